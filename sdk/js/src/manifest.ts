@@ -1,0 +1,79 @@
+/** The manifest `plugin.json`: its type, its JSON Schema, and the limits that hold where it says nothing. */
+import type { JsonSchema } from './json.ts';
+
+/** Version of the contract between host and plugin; a manifest's `noa` range is matched against it. */
+export const ABI_VERSION = '1.0.0';
+
+export interface ExportSpec {
+  input?: JsonSchema;
+  output?: JsonSchema;
+  /** Deadline of one call in milliseconds; never longer than the plugin's own `limits.timeoutMs`. */
+  timeoutMs?: number;
+  /** The host may repeat the call after a failure that was not the plugin's. */
+  idempotent?: boolean;
+}
+
+export interface RouteSpec {
+  method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
+  /** Path below `/plugins/<name>`, with `:param` segments. */
+  path: string;
+  export: string;
+  /** Status of a successful answer; 200 when absent. */
+  status?: number;
+}
+
+export interface CapabilityRequest {
+  capability: string;
+  operations: string[];
+  /** Exact names or prefixes that end in `*`. */
+  resources: string[];
+  /** The plugin serves without it; its use is refused until it is granted. */
+  optional?: boolean;
+  /** Shown to the administrator who decides. */
+  reason: string;
+}
+
+export interface Dependency {
+  plugin: string;
+  /** Semver range; any version when absent. */
+  version?: string;
+  /** An absent or failing optional dependency never blocks this plugin. */
+  optional?: boolean;
+}
+
+export interface Limits {
+  memoryMiB: number;
+  timeoutMs: number;
+  concurrency: number;
+  maxInputBytes: number;
+  maxOutputBytes: number;
+}
+
+export interface Manifest {
+  $schema?: string;
+  name: string;
+  version: string;
+  description?: string;
+  license?: string;
+  homepage?: string;
+  /** Semver range of the ABI; the present major version when absent. */
+  noa?: string;
+  runtime: { kind: 'wasm'; file: string; sha256?: string };
+  needs?: Dependency[];
+  /** Names that other plugins may need, with the version provided; the plugin's own name is implied. */
+  provides?: { [name: string]: string };
+  exports: { [name: string]: ExportSpec };
+  contributes?: { routes?: RouteSpec[] };
+  capabilities?: CapabilityRequest[];
+  /** JSON Schema of the plugin's configuration; a property with `secret: true` is never shown. */
+  config?: JsonSchema;
+  limits?: Partial<Limits>;
+}
+
+export const DEFAULT_LIMITS: Limits = {
+  memoryMiB: 64,
+  timeoutMs: 5000,
+  concurrency: 16,
+  maxInputBytes: 1 << 20,
+  maxOutputBytes: 4 << 20,
+};
