@@ -1,3 +1,23 @@
 /** What plugin authors import. */
 export { NoaError, type ErrorCode } from './errors.ts';
+export {
+  definePlugin,
+  type Context,
+  type Handlers,
+  type PluginContract,
+  type PluginDefinition,
+} from './guest/define.ts';
 export type { Json } from './json.ts';
+export type {
+  Cache,
+  CacheLock,
+  Capabilities,
+  Clock,
+  Db,
+  Log,
+  PluginPort,
+  Random,
+  SqlParameter,
+  SqlResult,
+  SqlStatement,
+} from './ports.ts';

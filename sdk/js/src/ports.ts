@@ -1,0 +1,94 @@
+/**
+ * What a handler sees of the host: one interface per capability. A generated `Plugin` type picks from
+ * these the operations that its manifest declares, so that using any other is a compile error.
+ *
+ * A port only writes the request; whether it is allowed is decided by the host, call by call, against
+ * what an administrator granted. Every method rejects with `NoaError`: CAPABILITY_DENIED without the
+ * grant, INVALID_ARGUMENT for what the engine refuses, UNAVAILABLE when it is away. An instance does
+ * one capability call at a time, in the order in which the methods were called.
+ *
+ * A value called "JSON-able" is one that `JSON.stringify` accepts; what comes back is its JSON form.
+ */
+import type { Json } from './json.ts';
+
+/** A value bound to `$1`, `$2` … of a statement. */
+export type SqlParameter = Json | undefined;
+
+export interface SqlStatement {
+  readonly sql: string;
+  readonly params?: readonly SqlParameter[];
+}
+
+export interface SqlResult<Row> {
+  rows: Row[];
+  /** Rows that the statement returned or changed. */
+  rowCount: number;
+}
+
+/** The plugin's relational data, in PostgreSQL's dialect. */
+export interface Db {
+  /** Reads. The transaction is read only: a statement that writes is refused. */
+  query<Row = Record<string, Json>>(sql: string, params?: readonly SqlParameter[]): Promise<Row[]>;
+  /** Runs one statement that may write; `returning` fills `rows`. */
+  execute<Row = Record<string, Json>>(
+    sql: string,
+    params?: readonly SqlParameter[],
+  ): Promise<SqlResult<Row>>;
+  /** Runs the statements in order: all of them take effect, or none. */
+  transaction(statements: readonly SqlStatement[]): Promise<SqlResult<Record<string, Json>>[]>;
+}
+
+/** A held lock. It ends by itself after its `ttlMs`. */
+export interface CacheLock {
+  /** True when the lock was still ours. */
+  release(): Promise<boolean>;
+}
+
+/** Short-lived shared state. Anything in it may be gone at the next call. */
+export interface Cache {
+  /** The value, or null when there is none. */
+  get<Value = Json>(key: string): Promise<Value | null>;
+  /** Stores a JSON-able value; without `ttlMs` for as long as the cache likes. */
+  set(key: string, value: unknown, options?: { readonly ttlMs?: number }): Promise<void>;
+  /** True when there was a value. */
+  delete(key: string): Promise<boolean>;
+  /** Adds `by` (1) to a number atomically, from 0, and answers the sum; `ttlMs` counts from the first. */
+  increment(key: string, by?: number, options?: { readonly ttlMs?: number }): Promise<number>;
+  /** Takes the lock, or answers null when another holds it. */
+  lock(key: string, options: { readonly ttlMs: number }): Promise<CacheLock | null>;
+}
+
+/** Exports of other plugins. */
+export interface PluginPort {
+  /** Calls `exportName` of `plugin` with a JSON-able input; rejects with the error that it answered. */
+  call<Output = Json>(plugin: string, exportName: string, input?: unknown): Promise<Output>;
+}
+
+/** All ports that a manifest can ask for; a generated `Plugin` picks from it. */
+export interface Capabilities {
+  db: Db;
+  cache: Cache;
+  plugin: PluginPort;
+}
+
+/** The plugin's log; open to every plugin within a rate. */
+export interface Log {
+  debug(message: string, fields?: Record<string, unknown>): void;
+  info(message: string, fields?: Record<string, unknown>): void;
+  warn(message: string, fields?: Record<string, unknown>): void;
+  error(message: string, fields?: Record<string, unknown>): void;
+}
+
+/** The host's clock; open to every plugin. */
+export interface Clock {
+  /** Milliseconds since the epoch, as `Date.now()`. */
+  now(): number;
+}
+
+/** The host's cryptographic random source; open to every plugin. */
+export interface Random {
+  /** @throws RangeError above 65,536 bytes. */
+  bytes(length: number): Uint8Array<ArrayBuffer>;
+  /** A random UUID (RFC 9562, version 4). */
+  uuid(): string;
+}
