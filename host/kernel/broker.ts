@@ -1,0 +1,208 @@
+/**
+ * The one door. Whatever a plugin wants outside its own memory comes through `invoke`: verify the token
+ * → find the right → take from the budget → validate → drive → audit and measure. Built-in and
+ * third-party plugins differ in nothing here, because there is no other way in.
+ */
+import {
+  type Capability,
+  type CompiledSchema,
+  compileSchema,
+  covers,
+  type Driver,
+  type Json,
+  NoaError,
+  type Operation,
+} from '@noa/sdk/host';
+import type { AuditEvent } from './audit.ts';
+import type { Budgets } from './budgets.ts';
+import type { Chain } from './chain.ts';
+import type { Right } from './grants.ts';
+import { RateLimiter } from './rate.ts';
+import type { Audience, Claims, TokenService } from './tokens.ts';
+
+export interface CapabilityEntry {
+  readonly capability: Capability;
+  readonly driver: Driver;
+}
+
+/** What one capability call costs and how it ended, for metrics. */
+export interface CapabilityObservation {
+  readonly plugin: string;
+  readonly capability: string;
+  readonly operation: string;
+  readonly outcome: 'ok' | 'denied' | 'failed';
+  readonly seconds: number;
+}
+
+export interface BrokerOptions {
+  readonly capabilities: readonly CapabilityEntry[];
+  readonly tokens: TokenService;
+  readonly budgets: Budgets;
+  /** True while this grant is approved; asked at every call, so that a revocation holds at once. */
+  readonly isApproved: (grant: string) => boolean;
+  readonly audit: { admit(): void; record(event: AuditEvent): void };
+  readonly observe: (observation: CapabilityObservation) => void;
+  readonly now: () => number;
+}
+
+/** The frame that a call runs in; made by the dispatcher, never by the plugin. */
+export interface CallFrame extends Chain {
+  readonly audience: Audience;
+}
+
+interface Entry {
+  readonly spec: Operation;
+  readonly driver: Driver;
+  readonly limiter: RateLimiter | undefined;
+  readonly check: CompiledSchema;
+}
+
+export class Broker {
+  readonly #options: BrokerOptions;
+  readonly #operations = new Map<string, Entry>();
+
+  constructor(options: BrokerOptions) {
+    this.#options = options;
+    for (const { capability, driver } of options.capabilities) {
+      const limiter = capability.always && new RateLimiter(capability.always.ratePerSecond, options.now);
+      for (const [name, spec] of Object.entries(capability.operations)) {
+        const check = compileSchema(spec.input);
+        this.#operations.set(`${capability.name}.${name}`, { spec, driver, limiter, check });
+      }
+    }
+  }
+
+  /**
+   * Runs one operation for the plugin in whose name the frame speaks. Rejects with NoaError: NOT_FOUND
+   * (no such operation), UNAUTHENTICATED (token), CAPABILITY_DENIED (no right), RESOURCE_EXHAUSTED
+   * (budget), RATE_LIMITED, DEADLINE_EXCEEDED, INVALID_ARGUMENT (schema), or what the driver says.
+   */
+  async invoke(
+    frame: CallFrame,
+    capability: string,
+    operation: string,
+    input: Json,
+    signal: AbortSignal,
+  ): Promise<unknown> {
+    const started = this.#options.now();
+    const { plugin } = frame.audience;
+    let resources: readonly string[] = [];
+    const entry = this.#operations.get(`${capability}.${operation}`);
+    try {
+      if (entry === undefined) {
+        throw new NoaError('NOT_FOUND', `this host has no operation ${name(capability, operation)}`);
+      }
+      const token = await frame.token();
+      const claims = await this.#options.tokens.verify(token.text, frame.audience);
+      const broken = entry.check(input);
+      if (broken.length > 0) {
+        const text = broken.map(({ path, message }) => `${path || 'arguments'} ${message}`).join('; ');
+        throw new NoaError('INVALID_ARGUMENT', `${name(capability, operation)}: ${text}`, {
+          details: broken,
+        });
+      }
+      let allowed: readonly string[] = [];
+      if (entry.limiter === undefined) {
+        this.#options.audit.admit();
+        resources = (entry.spec.resources as ((input: Json) => string[]) | undefined)?.(input) ?? [];
+        allowed = this.#authorize(claims, capability, operation, resources);
+      } else {
+        entry.limiter.take(plugin, name(capability, operation));
+      }
+      if (frame.deadline <= started) {
+        throw new NoaError('DEADLINE_EXCEEDED', 'the call has no time left');
+      }
+      this.#options.budgets.begin(claims);
+      const output = await entry.driver.invoke(operation, input, {
+        plugin,
+        resources: allowed,
+        signal,
+        deadline: frame.deadline,
+        chain: frame satisfies Chain,
+      });
+      const usage = entry.spec.usage as ((input: Json, output: unknown) => object) | undefined;
+      this.#options.budgets.end(claims, usage?.(input, output) ?? {}, this.#options.now() - started);
+      this.#finish(frame, capability, operation, resources, started, undefined, entry);
+      return output;
+    } catch (error) {
+      this.#finish(frame, capability, operation, resources, started, error, entry);
+      if (error instanceof NoaError) throw error;
+      throw new NoaError('INTERNAL', `${name(capability, operation)} failed in the host`, {
+        cause: error,
+      });
+    }
+  }
+
+  /** The patterns that cover these resources, or CAPABILITY_DENIED with what is missing. */
+  #authorize(
+    claims: Claims,
+    capability: string,
+    operation: string,
+    resources: readonly string[],
+  ): readonly string[] {
+    const rights = claims.rights.filter(
+      (right) =>
+        right.capability === capability &&
+        right.operations.includes(operation) &&
+        right.grants.every(this.#options.isApproved),
+    );
+    const patterns = rights.flatMap((right) => right.resources);
+    const lacking = resources.find((resource) => !patterns.some((pattern) => covers(pattern, resource)));
+    if (patterns.length === 0 || lacking !== undefined) {
+      const on = lacking === undefined ? '' : ` on ${JSON.stringify(lacking.slice(0, 200))}`;
+      throw new NoaError(
+        'CAPABILITY_DENIED',
+        `plugin ${claims.plugin} has no grant for ${capability}.${operation}${on}` +
+          `${whyNot(claims.rights, capability, operation)}; an administrator can change that: noa grant list`,
+      );
+    }
+    return patterns;
+  }
+
+  #finish(
+    frame: CallFrame,
+    capability: string,
+    operation: string,
+    resources: readonly string[],
+    started: number,
+    error: unknown,
+    entry: Entry | undefined,
+  ): void {
+    const { plugin } = frame.audience;
+    const code = error === undefined ? null : error instanceof NoaError ? error.code : 'INTERNAL';
+    const denied = code === 'CAPABILITY_DENIED' || code === 'UNAUTHENTICATED';
+    const outcome = code === null ? 'ok' : denied ? 'denied' : 'failed';
+    if (entry !== undefined) {
+      const seconds = (this.#options.now() - started) / 1000;
+      this.#options.observe({ plugin, capability, operation, outcome, seconds });
+    }
+    // What is open to every plugin needs no grant and would drown the log.
+    if (entry?.limiter !== undefined && !denied) return;
+    this.#options.audit.record({
+      kind: denied ? 'capability.denial' : 'capability.use',
+      actor: `plugin:${plugin}`,
+      plugin,
+      capability: capability.slice(0, 64),
+      operation: operation.slice(0, 64),
+      resources: resources.slice(0, 16).map((resource) => resource.slice(0, 256)),
+      outcome,
+      code,
+      details: { principal: frame.principal.subject, request: frame.requestId, chain: [...frame.plugins] },
+    });
+  }
+}
+
+function name(capability: string, operation: string): string {
+  return `${capability.slice(0, 64)}.${operation.slice(0, 64)}`;
+}
+
+/** Says which part of the right is missing, as far as the token shows it. */
+function whyNot(rights: readonly Right[], capability: string, operation: string): string {
+  const lines = rights.filter((right) => right.capability === capability);
+  if (lines.length === 0) return ` (nothing of ${capability} is granted)`;
+  const allowed = lines.filter((right) => right.operations.includes(operation));
+  if (allowed.length === 0) {
+    return ` (granted: ${[...new Set(lines.flatMap((right) => right.operations))].join(', ')})`;
+  }
+  return ` (granted on: ${[...new Set(allowed.flatMap((right) => right.resources))].join(', ')})`;
+}

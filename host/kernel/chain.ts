@@ -1,0 +1,15 @@
+/** The calls that led to a call: carried beside a token, never inside the guest. */
+import type { Principal } from './invocation.ts';
+import type { Token } from './tokens.ts';
+
+export interface Chain {
+  /** Plugins from the first called to the one that calls now. */
+  readonly plugins: readonly string[];
+  /** The present token of the one that calls now: a long call outlives a single token. */
+  readonly token: () => Promise<Token>;
+  readonly principal: Principal;
+  readonly requestId: string;
+  readonly traceId: string;
+  /** Milliseconds since the epoch; a call that it makes ends no later. */
+  readonly deadline: number;
+}

@@ -1,0 +1,161 @@
+/**
+ * Runs one Invocation: find the plugin → check the input → wait for a place → call the runtime with a
+ * way to the door → check the output. The same path for a client and for a plugin that calls another.
+ */
+import {
+  type CompiledSchema,
+  type ErrorCode,
+  type Json,
+  NoaError,
+  type SchemaViolation,
+} from '@noa/sdk/host';
+import type { Broker, CallFrame } from './broker.ts';
+import type { Invocation, Outcome } from './invocation.ts';
+import type { RuntimeCall } from './loader.ts';
+import type { ServedExport, Serving } from './serving.ts';
+import type { Budget } from './tokens.ts';
+
+/** Plugins in one chain of calls. */
+const MAX_DEPTH = 8;
+
+/** How a call of an export ended, for metrics. */
+export interface CallObservation {
+  readonly plugin: string;
+  readonly export: string;
+  readonly code: ErrorCode | 'OK';
+  readonly seconds: number;
+}
+
+export interface DispatcherOptions {
+  /** The running version of a plugin. Throws NoaError when there is none, saying why. */
+  readonly serving: (plugin: string) => Serving;
+  readonly broker: Broker;
+  readonly observe: (observation: CallObservation) => void;
+  readonly now: () => number;
+}
+
+export class Dispatcher {
+  readonly #options: DispatcherOptions;
+
+  constructor(options: DispatcherOptions) {
+    this.#options = options;
+  }
+
+  /** Rejects with NoaError; `budget` narrows what the called plugin may spend of its caller's. */
+  async dispatch(invocation: Invocation, budget?: Budget): Promise<Outcome> {
+    const started = this.#options.now();
+    const serving = this.#options.serving(invocation.plugin);
+    const target = serving.exports.get(invocation.export);
+    if (target === undefined) {
+      const known = [...serving.exports.keys()].join(', ');
+      throw new NoaError(
+        'NOT_FOUND',
+        `plugin ${invocation.plugin} has no export ${JSON.stringify(invocation.export.slice(0, 64))}; it has ${known}`,
+      );
+    }
+    let code: ErrorCode | 'OK' = 'OK';
+    try {
+      return await this.#run(invocation, serving, target, started, budget);
+    } catch (error) {
+      const failure =
+        error instanceof NoaError
+          ? error
+          : new NoaError('INTERNAL', 'the call failed in the host', { cause: error });
+      code = failure.code;
+      throw failure;
+    } finally {
+      const seconds = (this.#options.now() - started) / 1000;
+      this.#options.observe({ plugin: invocation.plugin, export: invocation.export, code, seconds });
+    }
+  }
+
+  async #run(
+    invocation: Invocation,
+    serving: Serving,
+    target: ServedExport,
+    started: number,
+    budget: Budget | undefined,
+  ): Promise<Outcome> {
+    const { chain, signal } = invocation;
+    if (chain?.plugins.includes(invocation.plugin)) {
+      const path = [...chain.plugins, invocation.plugin].join(' → ');
+      throw new NoaError('CONFLICT', `a plugin cannot be called again from within its own call: ${path}`);
+    }
+    if (chain !== undefined && chain.plugins.length >= MAX_DEPTH) {
+      throw new NoaError('RESOURCE_EXHAUSTED', `calls between plugins go ${MAX_DEPTH} deep at most`);
+    }
+    check(target.checkInput, invocation.input, 'INVALID_ARGUMENT', 'the input breaks the schema');
+    const deadline = Math.min(
+      started + target.timeoutMs,
+      invocation.deadline ?? Infinity,
+      chain?.deadline ?? Infinity,
+    );
+    if (!serving.gate.tryEnter()) await serving.gate.wait(deadline, signal);
+    try {
+      const frame: CallFrame = {
+        audience: serving.audience,
+        token:
+          chain === undefined
+            ? () => serving.token()
+            : async () => serving.childToken(await chain.token(), budget),
+        plugins: [...(chain?.plugins ?? []), invocation.plugin],
+        principal: invocation.principal,
+        requestId: invocation.id,
+        traceId: invocation.traceId,
+        deadline,
+      };
+      const call: RuntimeCall = {
+        export: invocation.export,
+        input: invocation.text ?? JSON.stringify(invocation.input),
+        deadline,
+        signal,
+        invoke: (capability, operation, input, callSignal) =>
+          this.#options.broker.invoke(frame, capability, operation, input, callSignal),
+      };
+      const text = await this.#call(serving, target, call);
+      const value = parse(text);
+      check(target.checkOutput, value, 'PLUGIN_OUTPUT_INVALID', 'the plugin broke its output schema');
+      return { value, text };
+    } finally {
+      serving.gate.leave();
+    }
+  }
+
+  /** An idempotent export that fell with its worker through no fault of its own is tried once more. */
+  async #call(serving: Serving, target: ServedExport, call: RuntimeCall): Promise<string> {
+    try {
+      return await serving.runtime.call(call);
+    } catch (error) {
+      const again =
+        error instanceof NoaError &&
+        error.code === 'UNAVAILABLE' &&
+        target.spec.idempotent === true &&
+        this.#options.now() < call.deadline &&
+        !call.signal.aborted;
+      if (!again) throw error;
+      return serving.runtime.call(call);
+    }
+  }
+}
+
+function parse(text: string): Json {
+  try {
+    return JSON.parse(text) as Json;
+  } catch (error) {
+    throw new NoaError('PLUGIN_OUTPUT_INVALID', 'the plugin answered something that is not JSON', {
+      cause: error,
+    });
+  }
+}
+
+function check(
+  schema: CompiledSchema | undefined,
+  value: Json,
+  code: 'INVALID_ARGUMENT' | 'PLUGIN_OUTPUT_INVALID',
+  title: string,
+): void {
+  const broken: readonly SchemaViolation[] = schema?.(value) ?? [];
+  if (broken.length === 0) return;
+  const text = broken.map(({ path, message }) => `${path || '(root)'} ${message}`).join('; ');
+  throw new NoaError(code, `${title}: ${text}`, { details: broken });
+}

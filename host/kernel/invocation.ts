@@ -1,0 +1,40 @@
+/**
+ * The one value that every transport makes: who calls which export of which plugin with what, until
+ * when. Transports translate a frame into it and its result or NoaError back; nothing else.
+ */
+import type { Json } from '@noa/sdk/host';
+import type { Chain } from './chain.ts';
+
+/** Whoever stands behind a request. Never taken from a client's own header. */
+export interface Principal {
+  /** `bootstrap`, later a user or client id; shown in the audit log. */
+  readonly subject: string;
+  /** Administrative and calling rights, `admin` covers all. */
+  readonly scopes: readonly string[];
+}
+
+export interface Invocation {
+  /** Request id (`x-request-id`), joins logs, audit and answers. */
+  readonly id: string;
+  readonly plugin: string;
+  readonly export: string;
+  readonly input: Json;
+  /** The JSON text of `input` when the transport has it already; saves writing it again. */
+  readonly text?: string;
+  readonly principal: Principal;
+  /** Milliseconds since the epoch; the export's own time-out applies when it is sooner. */
+  readonly deadline?: number;
+  /** Aborts when the caller goes away. */
+  readonly signal: AbortSignal;
+  /** W3C trace id (32 hex digits). */
+  readonly traceId: string;
+  /** Present when a plugin calls: the calls above this one. */
+  readonly chain?: Chain;
+}
+
+export interface Outcome {
+  /** The export's output, checked against its schema. */
+  readonly value: Json;
+  /** The same as the JSON text that the plugin wrote. */
+  readonly text: string;
+}

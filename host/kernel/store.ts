@@ -1,0 +1,78 @@
+/**
+ * The port to durable state. The database is the truth, memory follows it: every change happens in one
+ * transaction that raises `revision`, and a host that sees a new revision reads the snapshot again.
+ */
+import type { Manifest } from '@noa/sdk/host';
+import type { AuditRecord, AuditSink } from './audit.ts';
+import type { Grant } from './grants.ts';
+import type { TokenKey } from './tokens.ts';
+
+export interface PluginVersion {
+  readonly plugin: string;
+  readonly version: string;
+  /** SHA-256 of the bundle, in hex. */
+  readonly digest: string;
+  readonly manifest: Manifest;
+  /** ISO 8601. */
+  readonly installedAt: string;
+}
+
+export interface PluginRecord {
+  readonly name: string;
+  readonly enabled: boolean;
+  /** Digest of the bundle that serves, or will once it may. */
+  readonly active: string;
+  /** Digest of an upgrade that waits for grants while `active` serves. */
+  readonly candidate: string | null;
+  /** Digest to which `rollback` returns. */
+  readonly previous: string | null;
+}
+
+export interface Snapshot {
+  readonly revision: number;
+  readonly plugins: readonly PluginRecord[];
+  readonly versions: readonly PluginVersion[];
+  readonly grants: readonly Grant[];
+  readonly keys: readonly TokenKey[];
+}
+
+/** Reads and writes inside one change; all reads see the state that the change will be made to. */
+export interface StoreTx {
+  plugin(name: string): Promise<PluginRecord | undefined>;
+  versions(plugin: string): Promise<PluginVersion[]>;
+  grants(plugin: string): Promise<Grant[]>;
+  grant(id: string): Promise<Grant | undefined>;
+  keys(): Promise<TokenKey[]>;
+  putPlugin(record: PluginRecord): Promise<void>;
+  /** Keeps a bundle; the same digest twice is one bundle. */
+  putVersion(version: PluginVersion, bundle: Uint8Array): Promise<void>;
+  /** Deletes the plugin with its versions and grants. */
+  deletePlugin(name: string): Promise<void>;
+  putGrant(grant: Grant): Promise<void>;
+  deleteGrant(id: string): Promise<void>;
+  putKey(key: TokenKey): Promise<void>;
+}
+
+export interface AuditPage {
+  readonly records: readonly AuditRecord[];
+  /** Cursor of the next page, null after the last. */
+  readonly next: string | null;
+}
+
+export interface Store extends AuditSink<StoreTx> {
+  revision(): Promise<number>;
+  snapshot(): Promise<Snapshot>;
+  /** The bundle's bytes. Rejects with NOT_FOUND when no version has this digest. */
+  bundle(digest: string): Promise<Uint8Array>;
+  /** Newest first. `limit` at most 1000. */
+  auditPage(query: { cursor?: string; limit: number; plugin?: string }): Promise<AuditPage>;
+  /** Every record, chain by chain, in order. */
+  auditAll(): AsyncIterable<AuditRecord>;
+}
+
+/** A bundle taken apart. */
+export interface Bundle {
+  readonly manifest: Manifest;
+  readonly wasm: Uint8Array;
+  readonly migrations: readonly { readonly name: string; readonly sql: string }[];
+}
