@@ -1,4 +1,4 @@
-/** The manifest `plugin.json`: its type, its JSON Schema, and the limits that hold where it says nothing. */
+/** The manifest `plugin.json`: its type, and the limits that hold where it says nothing. */
 import type { JsonSchema } from './json.ts';
 
 /** Version of the contract between host and plugin; a manifest's `noa` range is matched against it. */
@@ -77,3 +77,8 @@ export const DEFAULT_LIMITS: Limits = {
   maxInputBytes: 1 << 20,
   maxOutputBytes: 4 << 20,
 };
+
+/** The limits that hold for a plugin: its own where it names them, the defaults elsewhere. */
+export function effectiveLimits(manifest: Manifest): Limits {
+  return { ...DEFAULT_LIMITS, ...manifest.limits };
+}

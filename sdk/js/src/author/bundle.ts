@@ -1,0 +1,182 @@
+/**
+ * The bundle NAME-VERSION.tgz, the one form in which a plugin travels: which files it may hold, how it is
+ * read and how it is written. Invariant: the reader answers nothing that it has not checked (names, kinds,
+ * sizes, manifest, digest), and equal files are written as equal bytes.
+ */
+import { createHash } from 'node:crypto';
+import { buffer } from 'node:stream/consumers';
+import { promisify } from 'node:util';
+import { gunzip, gzipSync } from 'node:zlib';
+import tar, { type Header } from 'tar-stream';
+import { NoaError } from '../errors.ts';
+import type { Manifest } from '../manifest.ts';
+import { parseManifest } from '../manifest-parse.ts';
+
+export interface BundleLimits {
+  /** Compressed size in bytes. */
+  readonly maxBytes: number;
+  /** Total size of the archive after decompression, in bytes. */
+  readonly maxUnpackedBytes: number;
+  /** Files and folders in the archive. */
+  readonly maxEntries: number;
+}
+
+export const BUNDLE_LIMITS: BundleLimits = {
+  maxBytes: 32 << 20,
+  maxUnpackedBytes: 128 << 20,
+  maxEntries: 512,
+};
+
+export interface Bundle {
+  /** With `runtime.sha256` filled in. */
+  readonly manifest: Manifest;
+  /** Content by path: `plugin.json` (of this very manifest), the module, `migrations/*.sql`, documents. */
+  readonly files: ReadonlyMap<string, Uint8Array>;
+}
+
+const MANIFEST_FILE = 'plugin.json';
+const DOCUMENTS = ['CHANGELOG.md', 'LICENSE', 'LICENSE.md', 'LICENSE.txt', 'NOTICE', 'README.md'];
+const MIGRATION = /^migrations\/\d{4,14}[_-][a-z0-9][a-z0-9_-]{0,80}\.sql$/;
+
+/** Whether a bundle of this manifest may hold a file of this name. */
+export function belongs(manifest: Manifest, name: string): boolean {
+  return (
+    name === MANIFEST_FILE ||
+    name === manifest.runtime.file ||
+    DOCUMENTS.includes(name) ||
+    MIGRATION.test(name)
+  );
+}
+
+/**
+ * Reads a bundle from anywhere. Throws NoaError PAYLOAD_TOO_LARGE when it is over a limit and
+ * INVALID_ARGUMENT for everything else that is wrong with it; answers the checked manifest and files.
+ */
+export async function readBundle(
+  bytes: Uint8Array,
+  limits: BundleLimits = BUNDLE_LIMITS,
+): Promise<Bundle> {
+  if (bytes.length > limits.maxBytes) throw tooLarge('is', `${limits.maxBytes} bytes`);
+  const files = await entries(await unzip(bytes, limits), limits);
+  return checkFiles(files);
+}
+
+/**
+ * Checks files, by path, as a bundle: manifest there and valid, nothing that does not belong, module
+ * there and equal to its digest. Throws NoaError INVALID_ARGUMENT.
+ */
+export function checkFiles(files: ReadonlyMap<string, Uint8Array>): Bundle {
+  const text = files.get(MANIFEST_FILE);
+  if (text === undefined)
+    throw refused(`holds no ${MANIFEST_FILE}`, 'Pack it with `noa plugin pack`');
+  const manifest = parseManifest(decode(text));
+  const strange = [...files.keys()].find((name) => !belongs(manifest, name));
+  if (strange !== undefined) {
+    const fix = `A bundle holds ${MANIFEST_FILE}, ${manifest.runtime.file}, migrations/NNNN_name.sql and ${DOCUMENTS.join(', ')}`;
+    throw refused(`holds ${show(strange)}, which does not belong in it`, fix);
+  }
+  const { file, sha256 } = manifest.runtime;
+  const wasm = files.get(file);
+  if (wasm === undefined) {
+    throw refused(`holds no ${file}, which runtime.file names`, 'Build the plugin, then pack it');
+  }
+  const digest = createHash('sha256').update(wasm).digest('hex');
+  if (sha256 !== undefined && sha256 !== digest) {
+    const message = `holds a ${file} whose SHA-256 is ${digest}, and runtime.sha256 says ${sha256}`;
+    throw refused(message, 'Pack it again, or get an undamaged copy');
+  }
+  manifest.runtime.sha256 = digest;
+  const own = new TextEncoder().encode(`${JSON.stringify(manifest, null, 2)}\n`);
+  return { manifest, files: new Map([...files, [MANIFEST_FILE, own]]) };
+}
+
+/** Writes the files as a bundle: sorted, owned by nobody, of no date; equal files give equal bytes. */
+export async function writeBundle(files: ReadonlyMap<string, Uint8Array>): Promise<Uint8Array> {
+  const pack = tar.pack();
+  for (const [name, content] of [...files].toSorted(([a], [b]) => (a < b ? -1 : 1))) {
+    const header = { name, mode: 0o644, mtime: new Date(0), uid: 0, gid: 0, uname: '', gname: '' };
+    pack.entry(header, Buffer.from(content));
+  }
+  pack.finalize();
+  const zipped = gzipSync(await buffer(pack), { level: 9 });
+  zipped[9] = 255; // the system that wrote it (RFC 1952): unknown, or it would differ by platform
+  return zipped;
+}
+
+async function unzip(bytes: Uint8Array, limits: BundleLimits): Promise<Uint8Array> {
+  try {
+    return await promisify(gunzip)(bytes, { maxOutputLength: limits.maxUnpackedBytes });
+  } catch (error) {
+    if (error instanceof RangeError)
+      throw tooLarge('unpacks to', `${limits.maxUnpackedBytes} bytes`);
+    throw refused('is not a gzip archive, or is damaged', 'Pack it with `noa plugin pack`', error);
+  }
+}
+
+async function entries(
+  archive: Uint8Array,
+  limits: BundleLimits,
+): Promise<Map<string, Uint8Array>> {
+  const files = new Map<string, Uint8Array>();
+  const extract = tar.extract();
+  let count = 0;
+  try {
+    extract.end(archive);
+    for await (const entry of extract) {
+      count += 1;
+      if (count > limits.maxEntries) throw tooLarge('holds', `${limits.maxEntries} entries`);
+      const name = entryName(entry.header);
+      const content = await buffer(entry);
+      if (name === undefined) continue;
+      if (files.has(name)) throw refused(`holds ${show(name)} twice`, 'Keep one');
+      files.set(name, content);
+    }
+  } catch (error) {
+    if (error instanceof NoaError) throw error;
+    throw refused('is not a tar archive, or is damaged', 'Pack it with `noa plugin pack`', error);
+  }
+  return files;
+}
+
+/** The safe path of a file, undefined for a folder. Refuses every other kind of entry and every other path. */
+function entryName({ name, type }: Header): string | undefined {
+  const path = name.replace(/^(\.\/)+/, '').replace(/\/$/, '');
+  const safe = /^[A-Za-z0-9._-]+(\/[A-Za-z0-9._-]+)*$/.test(path) && path.length <= 200;
+  const climbs = path.split('/').some((segment) => segment === '..' || segment === '.');
+  if (type === 'directory' && (path === '' || path === '.')) return undefined;
+  if (!safe || climbs) {
+    throw refused(
+      `holds ${show(name)}, which is not a safe path`,
+      'Use relative paths of letters, digits and . _ -',
+    );
+  }
+  if (type === 'directory') return undefined;
+  if (type !== 'file') {
+    throw refused(
+      `holds ${show(name)}, a ${type ?? 'thing of unknown kind'}`,
+      'Pack plain files only',
+    );
+  }
+  return path;
+}
+
+function decode(bytes: Uint8Array): string {
+  try {
+    return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
+  } catch (error) {
+    throw refused(`holds a ${MANIFEST_FILE} that is not UTF-8`, 'Save it as UTF-8', error);
+  }
+}
+
+function show(name: string): string {
+  return JSON.stringify(name.slice(0, 100));
+}
+
+function refused(problem: string, fix: string, cause?: unknown): NoaError {
+  return new NoaError('INVALID_ARGUMENT', `The bundle ${problem}. ${fix}.`, { cause });
+}
+
+function tooLarge(verb: string, bound: string): NoaError {
+  const message = `The bundle ${verb} more than ${bound}. Make it smaller.`;
+  return new NoaError('PAYLOAD_TOO_LARGE', message);
+}

@@ -1,0 +1,3 @@
+/** What tools around a plugin's source import: types, folder and bundle. */
+export { packPlugin, readPluginFolder, type PackedPlugin } from './folder.ts';
+export { BUNDLE_LIMITS, readBundle, type Bundle, type BundleLimits } from './bundle.ts';

@@ -1,0 +1,264 @@
+/**
+ * Reads `plugin.json`. Invariant: what it answers keeps every rule of the manifest, is a fresh copy
+ * without inherited surprises, and each schema in it is safe to compile and to run; what breaks a rule
+ * is refused with all its findings at once.
+ */
+import type { ErrorObject, ValidateFunction } from 'ajv/dist/2020.js';
+import semver from 'semver';
+import { NoaError } from './errors.ts';
+import type { JsonSchema } from './json.ts';
+import { effectiveLimits, type Manifest } from './manifest.ts';
+import { MANIFEST_SCHEMA } from './manifest-schema.ts';
+import { checkSchema, type Finding } from './schema-check.ts';
+import { strictAjv, violation } from './schema.ts';
+import { isSchema, pointerToken } from './schema-walk.ts';
+
+/** Greatest size of a manifest, in characters of its text. */
+export const MAX_MANIFEST_CHARS: number = 1 << 20;
+const MAX_DEPTH = 64;
+const SHOWN = 20;
+
+/**
+ * The manifest in `source`, which is JSON text or an already parsed value. Throws NoaError
+ * INVALID_ARGUMENT whose message names every finding (JSON path, rule, fix) and whose `details` is the
+ * same as `Finding[]`.
+ */
+export function parseManifest(source: unknown): Manifest {
+  const value = copy(source);
+  const findings = shape(value);
+  if (findings.length > 0) throw refusal(findings);
+  if (!isManifest(value)) throw refusal(schemaFindings());
+  const broken = [
+    ...ranges(value),
+    ...routes(value),
+    ...requests(value),
+    ...timeouts(value),
+    ...schemas(value),
+  ];
+  if (broken.length > 0) throw refusal(broken);
+  return value;
+}
+
+function refusal(findings: readonly Finding[]): NoaError {
+  const lines = findings
+    .slice(0, SHOWN)
+    .map(({ path, message, fix }) => `${path === '' ? '/' : path} ${message}. ${fix}`);
+  if (findings.length > SHOWN) lines.push(`… and ${findings.length - SHOWN} more`);
+  return new NoaError('INVALID_ARGUMENT', `plugin.json is refused: ${lines.join(' | ')}`, {
+    details: findings.slice(0, SHOWN),
+  });
+}
+
+function copy(source: unknown): unknown {
+  const text = typeof source === 'string' ? source : JSON.stringify(source);
+  const whole = { path: '', rule: 'json', fix: 'Write one JSON object.' };
+  if (text === undefined) throw refusal([{ ...whole, message: 'is missing' }]);
+  if (text.length > MAX_MANIFEST_CHARS) {
+    const message = `is longer than ${MAX_MANIFEST_CHARS} characters`;
+    throw refusal([{ ...whole, rule: 'bounded', message, fix: 'Make it shorter.' }]);
+  }
+  try {
+    return JSON.parse(text.replace(/^\uFEFF/, ''));
+  } catch (error) {
+    const message = `is not JSON: ${error instanceof Error ? error.message : String(error)}`;
+    throw refusal([{ ...whole, message }]);
+  }
+}
+
+/** What no rule below could bear: keys that reach a prototype, and depth that overflows a stack. */
+function shape(root: unknown): Finding[] {
+  const findings: Finding[] = [];
+  const pending = [{ value: root, path: '', depth: 0 }];
+  for (let next = pending.pop(); next !== undefined; next = pending.pop()) {
+    const { value, path, depth } = next;
+    if (typeof value !== 'object' || value === null) continue;
+    if (depth === MAX_DEPTH) {
+      const message = `is nested more than ${MAX_DEPTH} levels deep`;
+      return [{ path, rule: 'bounded', message, fix: 'Flatten it.' }];
+    }
+    for (const [key, inner] of Object.entries(value)) {
+      const at = `${path}/${pointerToken(key)}`;
+      if (key === '__proto__') {
+        findings.push({ path: at, rule: 'key', message: 'is not a usable key', fix: 'Rename it.' });
+      }
+      pending.push({ value: inner, path: at, depth: depth + 1 });
+    }
+  }
+  return findings;
+}
+
+/** Compiled once: it depends on a constant. Native patterns, because this schema is ours. */
+let compiled: ValidateFunction<Manifest> | undefined;
+
+function isManifest(value: unknown): value is Manifest {
+  compiled ??= strictAjv({ allErrors: true, verbose: true, code: {} }).compile<Manifest>(
+    MANIFEST_SCHEMA,
+  );
+  return compiled(value);
+}
+
+function schemaFindings(): Finding[] {
+  return ((compiled?.errors ?? []) as ErrorObject[])
+    .filter(({ keyword }) => keyword !== 'propertyNames') // its cause is listed by itself
+    .map((error) => {
+      const { path, rule, message } = violation(error);
+      return {
+        path,
+        rule,
+        message: rule === 'not' ? 'is a reserved name' : message,
+        fix: fixOf(error),
+      };
+    });
+}
+
+/** The description of what should be there; for an unknown key, the known key it resembles. */
+function fixOf({ keyword, params, parentSchema }: ErrorObject): string {
+  const schema: JsonSchema = parentSchema ?? {};
+  const properties = isSchema(schema['properties']) ? schema['properties'] : {};
+  if (keyword === 'additionalProperties') {
+    const near = nearest(String(params.additionalProperty), Object.keys(properties));
+    return near === undefined ? 'Remove it.' : `Remove it, or write "${near}".`;
+  }
+  if (keyword === 'required') {
+    const missing: unknown = properties[String(params.missingProperty)];
+    return `Add it: ${isSchema(missing) ? String(missing['description']) : 'it has no default.'}`;
+  }
+  return String(schema['description'] ?? 'Correct the value.');
+}
+
+function nearest(word: string, known: readonly string[]): string | undefined {
+  const scored = known.map((key) => ({ key, distance: editDistance(word.slice(0, 64), key) }));
+  const best = scored.toSorted((a, b) => a.distance - b.distance)[0];
+  return best !== undefined && best.distance <= Math.max(2, best.key.length / 3)
+    ? best.key
+    : undefined;
+}
+
+/** Levenshtein distance, one row at a time. */
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
+  for (const [i, x] of [...a].entries()) {
+    const next = [i + 1];
+    for (const [j, y] of [...b].entries()) {
+      const replaced = (row[j] ?? 0) + (x === y ? 0 : 1);
+      next.push(Math.min(replaced, (row[j + 1] ?? 0) + 1, (next[j] ?? 0) + 1));
+    }
+    row = next;
+  }
+  return row.at(-1) ?? 0;
+}
+
+function* ranges({ noa, needs = [] }: Manifest): Generator<Finding> {
+  const fix = 'Write a semver range, for example ^1.0.0.';
+  const found = [
+    { path: '/noa', range: noa },
+    ...needs.map((need, i) => ({ path: `/needs/${i}/version`, range: need.version })),
+  ];
+  for (const { path, range } of found) {
+    if (range !== undefined && semver.validRange(range) === null) {
+      yield { path, rule: 'range', message: 'is not a semver range', fix };
+    }
+  }
+}
+
+function* routes({ contributes, exports }: Manifest): Generator<Finding> {
+  const first = new Map<string, number>();
+  for (const [i, { method, path, export: target }] of (contributes?.routes ?? []).entries()) {
+    const at = `/contributes/routes/${i}`;
+    const parameters = [...path.matchAll(/:([A-Za-z0-9_]+)/g)].map(([, name]) => String(name));
+    const key = `${method} ${path.replaceAll(/:[A-Za-z0-9_]+/g, ':')}`;
+    const twin = first.get(key);
+    if (twin === undefined) first.set(key, i);
+    else {
+      const message = `matches the same requests as /contributes/routes/${twin}`;
+      yield {
+        path: at,
+        rule: 'duplicate',
+        message,
+        fix: 'Remove one, or change its method or path.',
+      };
+    }
+    if (new Set(parameters).size < parameters.length) {
+      const fix = 'Give each :param its own name.';
+      yield { path: `${at}/path`, rule: 'duplicate', message: 'names a parameter twice', fix };
+    }
+    const spec = Object.hasOwn(exports, target) ? exports[target] : undefined;
+    if (spec === undefined) {
+      const fix = `Name one of the exports: ${Object.keys(exports).slice(0, 10).join(', ')}.`;
+      yield {
+        path: `${at}/export`,
+        rule: 'export',
+        message: 'names no export of this manifest',
+        fix,
+      };
+    } else yield* routeInput(spec.input, target, parameters, `${at}/path`);
+  }
+}
+
+/** A route hands over an object with the path's parameters: the export's input must be able to take it. */
+function* routeInput(
+  input: JsonSchema | undefined,
+  target: string,
+  parameters: readonly string[],
+  path: string,
+): Generator<Finding> {
+  if (input === undefined) return;
+  const { type, properties, additionalProperties } = input;
+  if (type !== undefined && ![type].flat().includes('object')) {
+    const fix = 'Make the input of the export an object, or route to another export.';
+    yield { path, rule: 'input', message: `leads to ${target}, which takes no object`, fix };
+  }
+  if (additionalProperties !== false || Object.hasOwn(input, 'allOf')) return;
+  for (const name of parameters) {
+    if (isSchema(properties) && Object.hasOwn(properties, name)) continue;
+    const message = `has the parameter :${name}, which the input of ${target} does not take`;
+    yield { path, rule: 'input', message, fix: `Add ${name} to the properties of that input.` };
+  }
+}
+
+function* requests({ capabilities = [] }: Manifest): Generator<Finding> {
+  const first = new Map<string, number>();
+  for (const [i, { capability, operations, resources }] of capabilities.entries()) {
+    const rights = operations.flatMap((operation) =>
+      resources.map((resource) => `${operation} on ${resource}`),
+    );
+    for (const right of rights) {
+      const twin = first.get(`${capability} ${right}`);
+      if (twin === undefined) first.set(`${capability} ${right}`, i);
+      else {
+        const message = `asks for ${capability} ${right}, as /capabilities/${twin} does`;
+        yield {
+          path: `/capabilities/${i}`,
+          rule: 'duplicate',
+          message,
+          fix: 'Ask for each right once.',
+        };
+      }
+    }
+  }
+}
+
+function* timeouts(manifest: Manifest): Generator<Finding> {
+  const { timeoutMs } = effectiveLimits(manifest);
+  for (const [name, spec] of Object.entries(manifest.exports)) {
+    if ((spec.timeoutMs ?? 0) <= timeoutMs) continue;
+    const message = `is longer than the plugin's limit of ${timeoutMs} ms`;
+    const fix = 'Shorten it, or raise /limits/timeoutMs.';
+    yield { path: `/exports/${name}/timeoutMs`, rule: 'limit', message, fix };
+  }
+}
+
+function* schemas({ exports, config }: Manifest): Generator<Finding> {
+  for (const [name, { input, output }] of Object.entries(exports)) {
+    for (const [part, schema] of Object.entries({ input, output })) {
+      if (schema !== undefined)
+        yield* checkSchema(schema, `/exports/${name}/${part}`, { secrets: false });
+    }
+  }
+  if (config === undefined) return;
+  yield* checkSchema(config, '/config', { secrets: true });
+  if (config['type'] !== 'object') {
+    const fix = 'Write "type": "object" with the settings as properties.';
+    yield { path: '/config/type', rule: 'config', message: 'must be "object"', fix };
+  }
+}

@@ -1,0 +1,257 @@
+/**
+ * Judges a JSON Schema that a plugin brings (from a document whose depth is bounded), before anything is checked against it. Invariant: a schema
+ * that passes compiles strictly, stands alone (no reference leaves it) and judges each part of a value a
+ * bounded number of times, so that no value makes the check explode.
+ */
+import { Ajv2020, type ErrorObject } from 'ajv/dist/2020.js';
+import type { JsonSchema } from './json.ts';
+import { FORMATS, clip, strictAjv, violation } from './schema.ts';
+import { isSchema, resolveRef, subschemas } from './schema-walk.ts';
+
+/** A violation of a rule, with what to do about it. */
+export interface Finding {
+  /** JSON Pointer (RFC 6901) from the root of the document. */
+  readonly path: string;
+  readonly rule: string;
+  readonly message: string;
+  readonly fix: string;
+}
+
+export const SCHEMA_BOUNDS = {
+  /** Schemas inside one schema, itself included. */
+  nodes: 2000,
+  /** How often one schema may judge the same part of a value. */
+  repeats: 32,
+  /** Elements that `uniqueItems` compares pair by pair when they are not all scalars. */
+  uniqueItems: 1000,
+};
+
+const DIALECT = 'https://json-schema.org/draft/2020-12/schema';
+const NAMING = ['$id', '$anchor', '$dynamicAnchor', '$dynamicRef', '$recursiveRef', '$vocabulary'];
+
+/** Answers every finding in `schema`, whose JSON Pointer in its document is `at`; none when it is sound. */
+export function checkSchema(
+  schema: JsonSchema,
+  at: string,
+  options: { secrets: boolean },
+): Finding[] {
+  const form = wellFormed(schema, at);
+  if (form.length > 0) return form;
+  const findings = rules(schema, at, options);
+  if (findings.length > 0) return findings;
+  try {
+    strictAjv({}).compile(schema);
+  } catch (error) {
+    const message = clip(error instanceof Error ? error.message : String(error));
+    return [
+      {
+        path: at,
+        rule: 'strict',
+        message,
+        fix: 'Correct the schema; unknown keywords, unsupported patterns and keywords without their type are refused.',
+      },
+    ];
+  }
+  return cost(schema, at);
+}
+
+/** Compiled once: it depends on nothing but the dialect. */
+let metaSchema: ReturnType<Ajv2020['getSchema']>;
+
+function wellFormed(schema: JsonSchema, at: string): Finding[] {
+  metaSchema ??= new Ajv2020({ strict: false }).getSchema(DIALECT);
+  if (metaSchema === undefined) throw new Error(`ajv brings no meta-schema ${DIALECT}`);
+  if (metaSchema(schema)) return [];
+  const [first] = (metaSchema.errors ?? []) as ErrorObject[];
+  const found = first === undefined ? { path: '', message: 'is wrong' } : violation(first);
+  return [
+    {
+      path: at + found.path,
+      rule: 'json-schema',
+      message: `is not JSON Schema 2020-12: ${found.message}`,
+      fix: 'Write the keyword as JSON Schema 2020-12 defines it.',
+    },
+  ];
+}
+
+function rules(root: JsonSchema, at: string, options: { secrets: boolean }): Finding[] {
+  const findings: Finding[] = [];
+  const add = (path: string, rule: string, message: string, fix: string): void => {
+    findings.push({ path, rule, message, fix });
+  };
+  const visited = new Set<JsonSchema>();
+  const references: { path: string; target: unknown }[] = [];
+  const visit = (schema: JsonSchema, path: string): void => {
+    if (visited.size > SCHEMA_BOUNDS.nodes) return;
+    visited.add(schema);
+    for (const keyword of NAMING) {
+      if (Object.hasOwn(schema, keyword)) {
+        add(
+          `${path}/${keyword}`,
+          'local',
+          `${keyword} is not taken here`,
+          'Put shared parts under $defs and refer to them by "#/$defs/…".',
+        );
+      }
+    }
+    const { $schema, $ref, format } = schema;
+    if ($schema !== undefined && $schema !== DIALECT) {
+      add(
+        `${path}/$schema`,
+        'dialect',
+        'names another dialect',
+        `Leave it out or write "${DIALECT}".`,
+      );
+    }
+    if ($ref !== undefined) {
+      references.push({ path: `${path}/$ref`, target: resolveRef(root, String($ref)) });
+    }
+    if (format !== undefined && !FORMATS.some((known) => known === format)) {
+      add(
+        `${path}/format`,
+        'format',
+        'is not a known format',
+        `Use one of ${FORMATS.join(', ')}, or a pattern.`,
+      );
+    }
+    if (Object.hasOwn(schema, 'secret') && !options.secrets) {
+      add(`${path}/secret`, 'secret', 'has a meaning in the configuration only', 'Remove it.');
+    }
+    if (schema['uniqueItems'] === true && !cheapToCompare(schema)) {
+      add(
+        `${path}/uniqueItems`,
+        'bounded',
+        'compares every pair of elements',
+        `Set maxItems to at most ${SCHEMA_BOUNDS.uniqueItems}, or give the items one scalar type.`,
+      );
+    }
+    for (const inner of subschemas(schema)) {
+      if (isSchema(inner.schema)) visit(inner.schema, path + inner.path);
+    }
+  };
+  visit(root, at);
+  for (const { path, target } of references) {
+    // A reference into an enum or a const would escape these rules.
+    if (!isSchema(target) || !visited.has(target)) {
+      add(
+        path,
+        'local',
+        'leads to no schema inside this one',
+        'Refer to a schema inside this one, for example "#/$defs/note".',
+      );
+    }
+  }
+  if (visited.size > SCHEMA_BOUNDS.nodes) {
+    add(at, 'bounded', `holds more than ${SCHEMA_BOUNDS.nodes} schemas`, 'Make it smaller.');
+  }
+  return findings;
+}
+
+function cheapToCompare(schema: JsonSchema): boolean {
+  const { maxItems, items } = schema;
+  if (typeof maxItems === 'number' && maxItems <= SCHEMA_BOUNDS.uniqueItems) return true;
+  const type = isSchema(items) ? items['type'] : undefined;
+  return typeof type === 'string' && type !== 'object' && type !== 'array';
+}
+
+/** The schemas that judge one place of a value, each with how often it does. */
+type Judges = Map<JsonSchema, number>;
+
+/**
+ * Follows the schema the way a check does, place by place instead of value by value, and counts how often
+ * one schema judges one place. References that fan out (a → b, b → c, c …) and recursion that doubles are
+ * both seen as a count that grows; recursion that walks down a tree stays at one.
+ */
+function cost(root: JsonSchema, at: string): Finding[] {
+  const seen = new Set<string>();
+  const ids = new Map<JsonSchema, number>();
+  const id = (schema: JsonSchema): number => {
+    const known = ids.get(schema) ?? ids.size;
+    ids.set(schema, known);
+    return known;
+  };
+  const queue: Judges[] = [new Map([[root, 1]])];
+  for (const start of queue) {
+    const judges = expand(root, start);
+    if (judges === undefined || seen.size > SCHEMA_BOUNDS.nodes) {
+      return [
+        {
+          path: at,
+          rule: 'bounded',
+          message: `judges one part of a value more than ${SCHEMA_BOUNDS.repeats} times over`,
+          fix: 'Let references not meet at the same place: refer to a shared part once.',
+        },
+      ];
+    }
+    for (const next of below(judges)) {
+      const key = [...next]
+        .map(([schema, count]) => `${id(schema)}:${count}`)
+        .toSorted()
+        .join();
+      if (!seen.has(key)) queue.push(next);
+      seen.add(key);
+    }
+  }
+  return [];
+}
+
+const IN_PLACE = new Set([
+  'allOf',
+  'anyOf',
+  'oneOf',
+  'not',
+  'if',
+  'then',
+  'else',
+  'dependentSchemas',
+]);
+
+/** All schemas that judge the place where `start` does, or undefined when one does too often. */
+function expand(root: JsonSchema, start: Judges): Judges | undefined {
+  const all: Judges = new Map();
+  const pending = [...start];
+  for (const [schema, count] of pending) {
+    const total = (all.get(schema) ?? 0) + count;
+    if (total > SCHEMA_BOUNDS.repeats || pending.length > SCHEMA_BOUNDS.nodes) return undefined;
+    all.set(schema, total);
+    const target =
+      schema['$ref'] === undefined ? undefined : resolveRef(root, String(schema['$ref']));
+    if (isSchema(target)) pending.push([target, count]);
+    for (const inner of subschemas(schema)) {
+      if (IN_PLACE.has(inner.keyword) && isSchema(inner.schema))
+        pending.push([inner.schema, count]);
+    }
+  }
+  return all;
+}
+
+/** The places below: one for each named property and tuple index, and one for all others. */
+function below(judges: Judges): Judges[] {
+  const named = new Map<string, Judges>();
+  const others: Judges = new Map();
+  const count = (place: Judges, schema: JsonSchema, times: number): void => {
+    place.set(schema, (place.get(schema) ?? 0) + times);
+  };
+  for (const [schema, times] of judges) {
+    for (const { keyword, key, schema: inner } of subschemas(schema)) {
+      if (
+        !isSchema(inner) ||
+        IN_PLACE.has(keyword) ||
+        keyword === '$defs' ||
+        keyword === 'definitions'
+      )
+        continue;
+      if (keyword !== 'properties' && keyword !== 'prefixItems') {
+        count(others, inner, times);
+        continue;
+      }
+      const name = `${keyword}/${key}`;
+      const place = named.get(name) ?? new Map();
+      named.set(name, place);
+      count(place, inner, times);
+    }
+  }
+  for (const place of named.values())
+    for (const [schema, times] of others) count(place, schema, times);
+  return [...named.values(), others].filter((place) => place.size > 0);
+}

@@ -1,0 +1,123 @@
+/**
+ * Compiles JSON Schemas that come from plugins into fast checks. Invariant: no schema and no value can
+ * make a check run longer than linear time: patterns run on RE2 (linear), formats are a list known to be
+ * linear, the first violation ends the check, and reading too deep into a value is itself a violation.
+ */
+import { Ajv2020, type ErrorObject, type Options } from 'ajv/dist/2020.js';
+import { fullFormats, type FormatName } from 'ajv-formats/dist/formats.js';
+import { RE2JS } from 're2js';
+import type { JsonSchema } from './json.ts';
+import { pointerToken } from './schema-walk.ts';
+
+/** One violation: JSON Pointer (RFC 6901) of the value, the schema keyword, and the rule in words. */
+export interface SchemaViolation {
+  readonly path: string;
+  readonly rule: string;
+  readonly message: string;
+}
+
+/** Answers no violation when the value fits; it stops at the first, so at most one. */
+export type Validate = (value: unknown) => readonly SchemaViolation[];
+
+/** Formats a plugin's schema may name. Absent on purpose: `url` and `regex`, whose checks are not linear. */
+export const FORMATS: readonly FormatName[] = [
+  'date',
+  'time',
+  'date-time',
+  'duration',
+  'uri',
+  'uri-reference',
+  'email',
+  'hostname',
+  'ipv4',
+  'ipv6',
+  'uuid',
+  'json-pointer',
+  'byte',
+  'int32',
+  'int64',
+  'float',
+  'double',
+];
+
+const linearPattern = Object.assign(
+  (pattern: string) => {
+    const regex = RE2JS.compile(RE2JS.translateRegExp(pattern));
+    // ajv shares one engine object per `toString()`, so it must tell patterns apart.
+    return { test: (text: string) => regex.test(text), toString: () => pattern };
+  },
+  { code: 'linearPattern' },
+);
+
+/** A strict ajv that trusts neither schema nor value. Schemas are checked against the meta-schema elsewhere. */
+export function strictAjv(options: Options): Ajv2020 {
+  const ajv = new Ajv2020({
+    strict: true,
+    strictTypes: true,
+    strictTuples: true,
+    allowUnionTypes: true,
+    ownProperties: true,
+    meta: false,
+    validateSchema: false,
+    logger: false,
+    code: { regExp: linearPattern },
+    ...options,
+  });
+  for (const name of FORMATS) ajv.addFormat(name, fullFormats[name]);
+  ajv.addKeyword({ keyword: 'secret', schemaType: 'boolean' });
+  return ajv;
+}
+
+const NONE: readonly SchemaViolation[] = [];
+
+/**
+ * Compiles one schema, which must already have passed `parseManifest` (or be the host's own).
+ * With `defaults` the check fills absent properties from the schema's `default`s in the value itself:
+ * for inputs and configuration, not for outputs.
+ * Throws Error when the schema does not compile strictly.
+ */
+export function compileSchema(schema: JsonSchema, options: { defaults?: boolean } = {}): Validate {
+  const check = strictAjv({ useDefaults: options.defaults === true }).compile(schema);
+  return (value) => {
+    try {
+      if (check(value)) return NONE;
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error;
+      return [{ path: '', rule: 'depth', message: 'is nested too deeply' }];
+    }
+    return (check.errors ?? []).slice(0, 1).map(violation);
+  };
+}
+
+/** Our form of an ajv error: the path leads to the very value, also when it is missing or too much. */
+export function violation(error: ErrorObject): SchemaViolation {
+  const { instancePath, keyword, params } = error;
+  const at = (key: unknown): string => clip(`${instancePath}/${pointerToken(String(key))}`);
+  switch (keyword) {
+    case 'required':
+      return { path: at(params.missingProperty), rule: keyword, message: 'is required' };
+    case 'additionalProperties':
+      return { path: at(params.additionalProperty), rule: keyword, message: 'is not a known key' };
+    case 'unevaluatedProperties':
+      return { path: at(params.unevaluatedProperty), rule: keyword, message: 'is not a known key' };
+    case 'enum':
+    case 'const': {
+      const allowed: unknown[] = keyword === 'enum' ? params.allowedValues : [params.allowedValue];
+      const list = allowed.map((value) => JSON.stringify(value)).join(', ');
+      return { path: clip(instancePath), rule: keyword, message: clip(`must be one of ${list}`) };
+    }
+    default: {
+      const path = error.propertyName === undefined ? clip(instancePath) : at(error.propertyName);
+      return { path, rule: keyword, message: clip(error.message ?? 'breaks the schema') };
+    }
+  }
+}
+
+/** Text from a caller or a plugin, fit for an error: no control characters and a bounded length. */
+export function clip(text: string): string {
+  const plain = text.replace(
+    /\p{C}/gu,
+    (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  );
+  return plain.length > 300 ? `${plain.slice(0, 299)}…` : plain;
+}
