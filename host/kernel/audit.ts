@@ -249,7 +249,8 @@ export async function verifyRecords(
     const head = heads.get(record.chain) ?? { seq: 0, hash: EMPTY_HASH };
     const name = `record ${record.seq} of chain ${record.chain}`;
     if (record.seq !== head.seq + 1) return report(`${name} does not follow record ${head.seq}`);
-    if (record.prevHash !== head.hash) return report(`${name} does not continue the hash before it`);
+    if (record.prevHash !== head.hash)
+      return report(`${name} does not continue the hash before it`);
     if (hashRecord(record) !== record.hash) return report(`${name} was changed: its hash differs`);
     heads.set(record.chain, { seq: record.seq, hash: record.hash });
     count += 1;

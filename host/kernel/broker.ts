@@ -5,7 +5,7 @@
  */
 import {
   type Capability,
-  type CompiledSchema,
+  type Validate,
   compileSchema,
   covers,
   type Driver,
@@ -54,7 +54,7 @@ interface Entry {
   readonly spec: Operation;
   readonly driver: Driver;
   readonly limiter: RateLimiter | undefined;
-  readonly check: CompiledSchema;
+  readonly check: Validate;
 }
 
 export class Broker {
@@ -64,7 +64,8 @@ export class Broker {
   constructor(options: BrokerOptions) {
     this.#options = options;
     for (const { capability, driver } of options.capabilities) {
-      const limiter = capability.always && new RateLimiter(capability.always.ratePerSecond, options.now);
+      const limiter =
+        capability.always && new RateLimiter(capability.always.ratePerSecond, options.now);
       for (const [name, spec] of Object.entries(capability.operations)) {
         const check = compileSchema(spec.input);
         this.#operations.set(`${capability.name}.${name}`, { spec, driver, limiter, check });
@@ -90,13 +91,18 @@ export class Broker {
     const entry = this.#operations.get(`${capability}.${operation}`);
     try {
       if (entry === undefined) {
-        throw new NoaError('NOT_FOUND', `this host has no operation ${name(capability, operation)}`);
+        throw new NoaError(
+          'NOT_FOUND',
+          `this host has no operation ${name(capability, operation)}`,
+        );
       }
       const token = await frame.token();
       const claims = await this.#options.tokens.verify(token.text, frame.audience);
       const broken = entry.check(input);
       if (broken.length > 0) {
-        const text = broken.map(({ path, message }) => `${path || 'arguments'} ${message}`).join('; ');
+        const text = broken
+          .map(({ path, message }) => `${path || 'arguments'} ${message}`)
+          .join('; ');
         throw new NoaError('INVALID_ARGUMENT', `${name(capability, operation)}: ${text}`, {
           details: broken,
         });
@@ -104,7 +110,8 @@ export class Broker {
       let allowed: readonly string[] = [];
       if (entry.limiter === undefined) {
         this.#options.audit.admit();
-        resources = (entry.spec.resources as ((input: Json) => string[]) | undefined)?.(input) ?? [];
+        resources =
+          (entry.spec.resources as ((input: Json) => string[]) | undefined)?.(input) ?? [];
         allowed = this.#authorize(claims, capability, operation, resources);
       } else {
         entry.limiter.take(plugin, name(capability, operation));
@@ -121,7 +128,11 @@ export class Broker {
         chain: frame satisfies Chain,
       });
       const usage = entry.spec.usage as ((input: Json, output: unknown) => object) | undefined;
-      this.#options.budgets.end(claims, usage?.(input, output) ?? {}, this.#options.now() - started);
+      this.#options.budgets.end(
+        claims,
+        usage?.(input, output) ?? {},
+        this.#options.now() - started,
+      );
       this.#finish(frame, capability, operation, resources, started, undefined, entry);
       return output;
     } catch (error) {
@@ -147,7 +158,9 @@ export class Broker {
         right.grants.every(this.#options.isApproved),
     );
     const patterns = rights.flatMap((right) => right.resources);
-    const lacking = resources.find((resource) => !patterns.some((pattern) => covers(pattern, resource)));
+    const lacking = resources.find(
+      (resource) => !patterns.some((pattern) => covers(pattern, resource)),
+    );
     if (patterns.length === 0 || lacking !== undefined) {
       const on = lacking === undefined ? '' : ` on ${JSON.stringify(lacking.slice(0, 200))}`;
       throw new NoaError(
@@ -187,7 +200,11 @@ export class Broker {
       resources: resources.slice(0, 16).map((resource) => resource.slice(0, 256)),
       outcome,
       code,
-      details: { principal: frame.principal.subject, request: frame.requestId, chain: [...frame.plugins] },
+      details: {
+        principal: frame.principal.subject,
+        request: frame.requestId,
+        chain: [...frame.plugins],
+      },
     });
   }
 }

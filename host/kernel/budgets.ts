@@ -19,7 +19,13 @@ export class Budgets {
   /** Opens the token's account at its first use. */
   #open(claims: Claims): void {
     if (this.#accounts.has(claims.id)) return;
-    const left = { calls: Infinity, rows: Infinity, tokens: Infinity, bytes: Infinity, ms: Infinity };
+    const left = {
+      calls: Infinity,
+      rows: Infinity,
+      tokens: Infinity,
+      bytes: Infinity,
+      ms: Infinity,
+    };
     Object.assign(left, claims.budget);
     this.#accounts.set(claims.id, { left, parent: claims.parent, expiresAt: claims.expiresAt });
   }

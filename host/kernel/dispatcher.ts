@@ -3,7 +3,7 @@
  * way to the door → check the output. The same path for a client and for a plugin that calls another.
  */
 import {
-  type CompiledSchema,
+  type Validate,
   type ErrorCode,
   type Json,
   NoaError,
@@ -65,7 +65,12 @@ export class Dispatcher {
       throw failure;
     } finally {
       const seconds = (this.#options.now() - started) / 1000;
-      this.#options.observe({ plugin: invocation.plugin, export: invocation.export, code, seconds });
+      this.#options.observe({
+        plugin: invocation.plugin,
+        export: invocation.export,
+        code,
+        seconds,
+      });
     }
   }
 
@@ -79,10 +84,16 @@ export class Dispatcher {
     const { chain, signal } = invocation;
     if (chain?.plugins.includes(invocation.plugin)) {
       const path = [...chain.plugins, invocation.plugin].join(' → ');
-      throw new NoaError('CONFLICT', `a plugin cannot be called again from within its own call: ${path}`);
+      throw new NoaError(
+        'CONFLICT',
+        `a plugin cannot be called again from within its own call: ${path}`,
+      );
     }
     if (chain !== undefined && chain.plugins.length >= MAX_DEPTH) {
-      throw new NoaError('RESOURCE_EXHAUSTED', `calls between plugins go ${MAX_DEPTH} deep at most`);
+      throw new NoaError(
+        'RESOURCE_EXHAUSTED',
+        `calls between plugins go ${MAX_DEPTH} deep at most`,
+      );
     }
     check(target.checkInput, invocation.input, 'INVALID_ARGUMENT', 'the input breaks the schema');
     const deadline = Math.min(
@@ -114,7 +125,12 @@ export class Dispatcher {
       };
       const text = await this.#call(serving, target, call);
       const value = parse(text);
-      check(target.checkOutput, value, 'PLUGIN_OUTPUT_INVALID', 'the plugin broke its output schema');
+      check(
+        target.checkOutput,
+        value,
+        'PLUGIN_OUTPUT_INVALID',
+        'the plugin broke its output schema',
+      );
       return { value, text };
     } finally {
       serving.gate.leave();
@@ -149,7 +165,7 @@ function parse(text: string): Json {
 }
 
 function check(
-  schema: CompiledSchema | undefined,
+  schema: Validate | undefined,
   value: Json,
   code: 'INVALID_ARGUMENT' | 'PLUGIN_OUTPUT_INVALID',
   title: string,

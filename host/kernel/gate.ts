@@ -66,7 +66,9 @@ export class Gate {
       };
       const onAbort = (): void => waiting.refuse(new NoaError('CANCELLED', 'the caller went away'));
       const expire = (): void =>
-        waiting.refuse(new NoaError('DEADLINE_EXCEEDED', 'the call waited for its turn until its deadline'));
+        waiting.refuse(
+          new NoaError('DEADLINE_EXCEEDED', 'the call waited for its turn until its deadline'),
+        );
       const timer = setTimeout(expire, Math.max(0, deadline - this.#now()));
       signal.addEventListener('abort', onAbort);
       this.#queue.push(waiting);

@@ -14,7 +14,10 @@ export interface Grant {
   /** Canonical patterns: exact names or prefixes that end in `*`. */
   readonly resources: readonly string[];
   /** What the manifest asked for, when the grant answers a request: approval may have narrowed it. */
-  readonly requested: { readonly operations: readonly string[]; readonly resources: readonly string[] } | null;
+  readonly requested: {
+    readonly operations: readonly string[];
+    readonly resources: readonly string[];
+  } | null;
   /** The plugin serves without it. */
   readonly optional: boolean;
   readonly reason: string;

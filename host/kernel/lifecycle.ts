@@ -77,10 +77,15 @@ export function notServing(plugin: string, state: State, reason: string | undefi
     case 'pending':
       return new NoaError('GRANT_PENDING', `plugin ${plugin} waits for a grant${why}`);
     case 'stopped':
-      return new NoaError('PLUGIN_DISABLED', `plugin ${plugin} is disabled; noa plugin enable ${plugin}`);
+      return new NoaError(
+        'PLUGIN_DISABLED',
+        `plugin ${plugin} is disabled; noa plugin enable ${plugin}`,
+      );
     case 'quarantined':
       return new NoaError('PLUGIN_QUARANTINED', `plugin ${plugin} is in quarantine${why}`);
     default:
-      return new NoaError('UNAVAILABLE', `plugin ${plugin} is ${state}${why}`, { retryAfterMs: 1000 });
+      return new NoaError('UNAVAILABLE', `plugin ${plugin} is ${state}${why}`, {
+        retryAfterMs: 1000,
+      });
   }
 }

@@ -53,7 +53,10 @@ export function resolve(manifests: readonly Manifest[]): Resolution {
       }
       const wanted = `${need.plugin}${need.version === undefined ? '' : ` ${need.version}`}`;
       if (providers.length === 0) {
-        problems.set(name, `needs ${wanted}, which no enabled plugin provides: install or enable it`);
+        problems.set(
+          name,
+          `needs ${wanted}, which no enabled plugin provides: install or enable it`,
+        );
       } else if (fit === undefined) {
         const found = providers.map(({ version }) => version).join(', ');
         problems.set(name, `needs ${wanted}, but the installed version is ${found}`);

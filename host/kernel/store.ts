@@ -48,6 +48,9 @@ export interface StoreTx {
   putVersion(version: PluginVersion, bundle: Uint8Array): Promise<void>;
   /** Deletes the plugin with its versions and grants. */
   deletePlugin(name: string): Promise<void>;
+  /** Notes that a removed plugin's data is still to be deleted. */
+  putLeftover(plugin: string): Promise<void>;
+  deleteLeftover(plugin: string): Promise<void>;
   putGrant(grant: Grant): Promise<void>;
   deleteGrant(id: string): Promise<void>;
   putKey(key: TokenKey): Promise<void>;
@@ -64,6 +67,8 @@ export interface Store extends AuditSink<StoreTx> {
   snapshot(): Promise<Snapshot>;
   /** The bundle's bytes. Rejects with NOT_FOUND when no version has this digest. */
   bundle(digest: string): Promise<Uint8Array>;
+  /** Removed plugins whose data is still to be deleted. */
+  leftovers(): Promise<string[]>;
   /** Newest first. `limit` at most 1000. */
   auditPage(query: { cursor?: string; limit: number; plugin?: string }): Promise<AuditPage>;
   /** Every record, chain by chain, in order. */

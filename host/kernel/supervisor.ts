@@ -86,7 +86,10 @@ export class Supervisor {
   serving(plugin: string): Serving {
     const unit = this.#units.get(plugin);
     if (unit === undefined) {
-      throw new NoaError('NOT_FOUND', `no plugin ${JSON.stringify(plugin.slice(0, 64))} is installed`);
+      throw new NoaError(
+        'NOT_FOUND',
+        `no plugin ${JSON.stringify(plugin.slice(0, 64))} is installed`,
+      );
     }
     if (unit.serving === undefined) throw notServing(plugin, unit.life.state, unit.life.reason);
     return unit.serving;
@@ -146,13 +149,12 @@ export class Supervisor {
     const goal = JSON.stringify([record.enabled, record.active, grants, problem]);
     if (unit.applied === goal) return;
     clearTimeout(unit.retry);
+    unit.applied = goal;
     try {
       await this.#apply(unit, record, manifest, grants, problem);
-      unit.applied = goal;
       unit.failures = 0;
     } catch (error) {
-      unit.applied = '';
-      await this.#fail(unit, error);
+      this.#fail(unit, error);
     }
   }
 
@@ -176,7 +178,9 @@ export class Supervisor {
     if (unit.serving === undefined) {
       if (life.state === 'validated') life.to('resolved');
       if (waiting.length > 0) {
-        const wanted = waiting.map(({ capability, operations }) => `${capability}.${operations.join('+')}`);
+        const wanted = waiting.map(
+          ({ capability, operations }) => `${capability}.${operations.join('+')}`,
+        );
         return life.to('pending', `${wanted.join(', ')}; noa grant approve ${life.plugin}`);
       }
       life.to('granted');
@@ -241,7 +245,9 @@ export class Supervisor {
   ): Promise<void> {
     for (const { capability, driver } of this.#options.capabilities) {
       if (driver.provision === undefined) continue;
-      const asked = bundle.manifest.capabilities?.some((request) => request.capability === capability.name);
+      const asked = bundle.manifest.capabilities?.some(
+        (request) => request.capability === capability.name,
+      );
       if (!asked) continue;
       const grants: DriverGrant[] = rights.filter((right) => right.capability === capability.name);
       await driver.provision({ plugin, grants, migrations: bundle.migrations });
@@ -265,27 +271,28 @@ export class Supervisor {
     life.to('stopped', reason);
   }
 
-  /** Notes the failure and tries again later: for good while the engine is away, a few times otherwise. */
-  async #fail(unit: Unit, error: unknown): Promise<void> {
+  /** Notes the failure and tries again later: for good while an engine is away, a few times otherwise. */
+  #fail(unit: Unit, error: unknown): void {
     const { life } = unit;
-    const reason = error instanceof NoaError ? error.message : 'the host failed to start it; see its log';
+    const reason =
+      error instanceof NoaError ? error.message : 'the host failed to start it; see its log';
     this.#options.onError(`plugin ${life.plugin} cannot start: ${reason}`, error);
     const away = error instanceof NoaError && error.code === 'UNAVAILABLE';
     if (!away) unit.failures += 1;
-    // The version that serves goes on serving when a new one cannot be brought up.
-    if (unit.serving === undefined) {
-      if (life.state === 'pending' || life.state === 'resolved') life.to('granted');
-      if (life.state !== 'failed') life.to('failed', reason);
-      if (unit.failures >= MAX_STARTS) {
-        const advice = `${reason}; after the cause is mended: noa plugin enable ${life.plugin}`;
-        return life.to('quarantined', advice);
-      }
-    } else if (unit.failures >= MAX_STARTS) {
-      return;
+    // A version that serves goes on serving when its successor cannot be brought up.
+    if (unit.serving !== undefined) life.to('serving', `the new version cannot start: ${reason}`);
+    else if (life.state !== 'failed') life.to('failed', reason);
+    if (unit.failures >= MAX_STARTS) {
+      if (unit.serving !== undefined) return;
+      const advice = `${reason}; after the cause is mended: noa plugin enable ${life.plugin}`;
+      return life.to('quarantined', advice);
     }
     const delay = Math.min(MAX_BACKOFF_MS, 1000 * 2 ** Math.max(0, unit.failures - 1));
     unit.retry = setTimeout(() => {
-      this.sync().catch((cause: unknown) => this.#options.onError('the state cannot be read', cause));
+      unit.applied = '';
+      this.sync().catch((cause: unknown) =>
+        this.#options.onError('the state cannot be read', cause),
+      );
     }, delay);
     unit.retry.unref();
   }

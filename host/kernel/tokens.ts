@@ -80,7 +80,10 @@ export class TokenService {
 
   constructor(options: TokenServiceOptions) {
     if (options.rootKey.byteLength < 32) {
-      throw new NoaError('INVALID_ARGUMENT', 'auth.root_key is shorter than 32 bytes: use a longer one');
+      throw new NoaError(
+        'INVALID_ARGUMENT',
+        'auth.root_key is shorter than 32 bytes: use a longer one',
+      );
     }
     if (options.lifeSeconds < MIN_LIFE || options.lifeSeconds > MAX_LIFE) {
       throw new NoaError('INVALID_ARGUMENT', `a token lives ${MIN_LIFE} to ${MAX_LIFE} seconds`);
@@ -99,7 +102,8 @@ export class TokenService {
     this.#signing = undefined;
     const oldestFirst = keys.toSorted((a, b) => a.createdAt.localeCompare(b.createdAt));
     for (const { kid, retiredAt } of oldestFirst) {
-      if (!KID.test(kid)) throw new NoaError('INTERNAL', `the key id ${JSON.stringify(kid)} is malformed`);
+      if (!KID.test(kid))
+        throw new NoaError('INTERNAL', `the key id ${JSON.stringify(kid)} is malformed`);
       const info = 'noa capability token v1';
       const secret = new Uint8Array(hkdfSync('sha256', this.#options.rootKey, kid, info, 32));
       const retired = retiredAt === null ? undefined : Date.parse(retiredAt);
@@ -141,7 +145,8 @@ export class TokenService {
   ): Promise<Token> {
     const kid = this.#signing;
     const key = kid === undefined ? undefined : this.#keys.get(kid);
-    if (kid === undefined || key === undefined) throw new NoaError('INTERNAL', 'no signing key is set');
+    if (kid === undefined || key === undefined)
+      throw new NoaError('INTERNAL', 'no signing key is set');
     const issuedAt = Math.floor(this.#options.now() / 1000);
     const expiresAt = Math.min(issuedAt + this.#options.lifeSeconds, latest);
     const id = this.#options.newId();
@@ -247,7 +252,8 @@ export class TokenService {
   sweep(): void {
     const now = this.#options.now() / 1000;
     for (const [id, { expiresAt }] of this.#issued) if (expiresAt < now) this.#issued.delete(id);
-    for (const [key, { expiresAt }] of this.#verified) if (expiresAt < now) this.#verified.delete(key);
+    for (const [key, { expiresAt }] of this.#verified)
+      if (expiresAt < now) this.#verified.delete(key);
   }
 }
 
@@ -279,7 +285,12 @@ function readClaims(payload: Record<string, unknown>, kid: string | undefined): 
   ) {
     throw refused('a claim has the wrong form');
   }
-  const rights = cap.map(({ c, o, r, g }) => ({ capability: c, operations: o, resources: r, grants: g }));
+  const rights = cap.map(({ c, o, r, g }) => ({
+    capability: c,
+    operations: o,
+    resources: r,
+    grants: g,
+  }));
   return {
     plugin: sub,
     instance: aud,
@@ -322,6 +333,9 @@ function isBudget(value: unknown): value is Budget | undefined {
   if (typeof value !== 'object' || value === null) return false;
   return Object.entries(value).every(
     ([field, amount]) =>
-      BUDGET_FIELDS.includes(field) && typeof amount === 'number' && Number.isFinite(amount) && amount >= 0,
+      BUDGET_FIELDS.includes(field) &&
+      typeof amount === 'number' &&
+      Number.isFinite(amount) &&
+      amount >= 0,
   );
 }

@@ -1,0 +1,441 @@
+/**
+ * Everything that an administrator does: install, govern, decide grants, read the audit. Each change is
+ * one transaction with its audit record, so a crash leaves either both or neither; then the supervisor
+ * follows. Who may call this is decided by the transport that calls it.
+ */
+import { type CapabilityRequest, type Json, type Manifest, NoaError } from '@noa/sdk/host';
+import { compare } from 'semver';
+import { type Audit, type AuditEvent, type Verification, verifyRecords } from './audit.ts';
+import type { CapabilityEntry } from './broker.ts';
+import { type Grant, grantOf, type GrantStatus, undecided } from './grants.ts';
+import type { Judge } from './judge.ts';
+import type { State } from './lifecycle.ts';
+import type { AuditPage, PluginRecord, PluginVersion, Store, StoreTx } from './store.ts';
+import type { Supervisor } from './supervisor.ts';
+
+export interface RequestView {
+  readonly grant: string | null;
+  readonly capability: string;
+  readonly operations: readonly string[];
+  readonly resources: readonly string[];
+  readonly optional: boolean;
+  readonly reason: string;
+  readonly status: GrantStatus;
+}
+
+export interface PluginView {
+  readonly name: string;
+  readonly version: string;
+  readonly digest: string;
+  readonly state: State;
+  readonly enabled: boolean;
+  /** Why it stands where it stands. */
+  readonly reason: string | null;
+  /** An upgrade that waits for grants. */
+  readonly candidate: { readonly version: string; readonly digest: string } | null;
+  readonly requested: readonly RequestView[];
+}
+
+export interface PluginDetail extends PluginView {
+  readonly manifest: Manifest;
+  readonly routes: readonly string[];
+  readonly versions: readonly {
+    readonly version: string;
+    readonly digest: string;
+    readonly installedAt: string;
+  }[];
+  readonly instances: number;
+  readonly memoryBytes: number;
+  readonly restarts: number;
+}
+
+export interface GrantRequest {
+  readonly plugin: string;
+  readonly capability: string;
+  readonly operations: readonly string[];
+  readonly resources: readonly string[];
+  readonly reason?: string;
+}
+
+export interface AdministrationOptions {
+  readonly store: Store;
+  readonly audit: Audit<StoreTx>;
+  readonly supervisor: Supervisor;
+  readonly judge: Judge;
+  readonly capabilities: readonly CapabilityEntry[];
+  readonly now: () => number;
+  readonly newId: () => string;
+}
+
+export class Administration {
+  readonly #options: AdministrationOptions;
+
+  constructor(options: AdministrationOptions) {
+    this.#options = options;
+  }
+
+  /** Installs a new plugin from its bundle; it asks for grants and gets none. CONFLICT when the name is taken. */
+  async install(bundle: Uint8Array, actor: string): Promise<PluginView> {
+    const { version, requests } = await this.#options.judge.bundle(bundle);
+    const { plugin } = version;
+    await this.dropLeftovers();
+    await this.#change(async (tx, note) => {
+      if (await tx.plugin(plugin)) {
+        throw new NoaError(
+          'CONFLICT',
+          `plugin ${plugin} is installed: upgrade or remove it instead`,
+        );
+      }
+      await tx.putPlugin({
+        name: plugin,
+        enabled: true,
+        active: version.digest,
+        candidate: null,
+        previous: null,
+      });
+      await tx.putVersion(version, bundle);
+      await this.#openRequests(tx, plugin, requests);
+      note(
+        event('plugin.install', actor, plugin, {
+          version: version.version,
+          digest: version.digest,
+        }),
+      );
+    });
+    return this.plugin(plugin);
+  }
+
+  /**
+   * Installs another version of a plugin. It takes over at once when all that it requires is granted;
+   * otherwise it waits as the candidate while the present version serves.
+   */
+  async upgrade(name: string, bundle: Uint8Array, actor: string): Promise<PluginView> {
+    const { version, requests } = await this.#options.judge.bundle(bundle);
+    if (version.plugin !== name) {
+      throw new NoaError(
+        'INVALID_ARGUMENT',
+        `the bundle is plugin ${version.plugin}, not ${name}: send it under its own name`,
+      );
+    }
+    await this.#change(async (tx, note) => {
+      const record = await mustHave(tx, name);
+      await tx.putVersion(version, bundle);
+      await this.#openRequests(tx, name, requests);
+      const waits = undecided(requests, await tx.grants(name)).length > 0;
+      // A version that never got its grants serves nobody: its successor replaces it at once.
+      const idle = this.#options.supervisor.units.get(name)?.serving === undefined;
+      if (waits && !idle) await tx.putPlugin({ ...record, candidate: version.digest });
+      else await tx.putPlugin(activate(record, version.digest));
+      const details = { version: version.version, digest: version.digest, waits };
+      note(event('plugin.upgrade', actor, name, details));
+    });
+    return this.plugin(name);
+  }
+
+  /** Returns to the version that served before. CONFLICT when there is none. */
+  async rollback(name: string, actor: string): Promise<PluginView> {
+    await this.#change(async (tx, note) => {
+      const record = await mustHave(tx, name);
+      if (record.previous === null) {
+        throw new NoaError('CONFLICT', `plugin ${name} has no earlier version to return to`);
+      }
+      await tx.putPlugin({ ...activate(record, record.previous), candidate: null });
+      note(event('plugin.rollback', actor, name, { digest: record.previous }));
+    });
+    return this.plugin(name);
+  }
+
+  async setEnabled(name: string, enabled: boolean, actor: string): Promise<PluginView> {
+    await this.#change(async (tx, note) => {
+      await tx.putPlugin({ ...(await mustHave(tx, name)), enabled });
+      note(event(enabled ? 'plugin.enable' : 'plugin.disable', actor, name, {}));
+      if (enabled) this.#options.supervisor.forgive(name);
+    });
+    return this.plugin(name);
+  }
+
+  /** Removes a plugin with its grants, and its data unless `keepData`. */
+  async remove(name: string, keepData: boolean, actor: string): Promise<void> {
+    await this.#change(async (tx, note) => {
+      await mustHave(tx, name);
+      await tx.deletePlugin(name);
+      if (!keepData) await tx.putLeftover(name);
+      note(event('plugin.remove', actor, name, { keepData }));
+    });
+    await this.dropLeftovers();
+  }
+
+  /** Deletes the data of removed plugins; what a crash interrupted is finished at the next start. */
+  async dropLeftovers(): Promise<void> {
+    for (const name of await this.#options.store.leftovers()) {
+      for (const { driver } of this.#options.capabilities) await driver.drop?.(name);
+      await this.#options.store.transaction((tx) => tx.deleteLeftover(name));
+    }
+  }
+
+  plugins(): PluginView[] {
+    return this.#options.supervisor.snapshot.plugins.map((record) => this.#view(record));
+  }
+
+  plugin(name: string): PluginDetail {
+    const { snapshot, units } = this.#options.supervisor;
+    const record = snapshot.plugins.find((plugin) => plugin.name === name);
+    if (record === undefined) throw noPlugin(name);
+    const unit = units.get(name);
+    const manifest = unit?.serving?.manifest ?? this.#version(record.active).manifest;
+    const stats = unit?.serving?.runtime.stats();
+    return {
+      ...this.#view(record),
+      manifest,
+      routes: (manifest.contributes?.routes ?? []).map(
+        ({ method, path }) => `${method} /plugins/${name}${path}`,
+      ),
+      versions: snapshot.versions
+        .filter(({ plugin }) => plugin === name)
+        .toSorted((a, b) => compare(b.version, a.version))
+        .map(({ version, digest, installedAt }) => ({ version, digest, installedAt })),
+      instances: stats?.instances ?? 0,
+      memoryBytes: stats?.memoryBytes ?? 0,
+      restarts: unit?.restarts ?? 0,
+    };
+  }
+
+  #version(digest: string): PluginVersion {
+    const version = this.#options.supervisor.snapshot.versions.find(
+      (item) => item.digest === digest,
+    );
+    if (version === undefined)
+      throw new NoaError('INTERNAL', 'a plugin names a version that is gone');
+    return version;
+  }
+
+  #view(record: PluginRecord): PluginView {
+    const { snapshot, units } = this.#options.supervisor;
+    const unit = units.get(record.name);
+    const { version, digest } = this.#version(unit?.serving?.digest ?? record.active);
+    const grants = snapshot.grants.filter(({ plugin }) => plugin === record.name);
+    const wanted = this.#version(record.candidate ?? record.active);
+    const candidate = record.candidate === null ? null : this.#version(record.candidate);
+    return {
+      name: record.name,
+      version,
+      digest,
+      state: unit?.life.state ?? 'discovered',
+      enabled: record.enabled,
+      reason: unit?.life.reason ?? null,
+      candidate: candidate && { version: candidate.version, digest: candidate.digest },
+      requested: (wanted.manifest.capabilities ?? []).map((request) =>
+        requestView(request, grants),
+      ),
+    };
+  }
+
+  grants(plugin?: string): readonly Grant[] {
+    const { grants } = this.#options.supervisor.snapshot;
+    return plugin === undefined ? grants : grants.filter((grant) => grant.plugin === plugin);
+  }
+
+  grant(id: string): Grant {
+    const grant = this.#options.supervisor.snapshot.grants.find((item) => item.id === id);
+    if (grant === undefined) throw noGrant(id);
+    return grant;
+  }
+
+  /** Grants something beyond or ahead of what a manifest asks; it has effect only where both meet. */
+  async addGrant(request: GrantRequest, actor: string): Promise<Grant> {
+    const reach = this.#options.judge.reach(
+      request.capability,
+      request.operations,
+      request.resources,
+    );
+    const at = this.#timestamp();
+    const grant: Grant = {
+      id: this.#options.newId(),
+      plugin: request.plugin,
+      capability: request.capability,
+      ...reach,
+      requested: null,
+      optional: false,
+      reason: request.reason ?? 'added by an administrator',
+      status: 'approved',
+      createdAt: at,
+      decidedAt: at,
+      decidedBy: actor,
+    };
+    await this.#change(async (tx, note) => {
+      await mustHave(tx, request.plugin);
+      await tx.putGrant(grant);
+      await this.#promote(tx, request.plugin);
+      note(grantEvent('grant.add', actor, grant));
+    });
+    return grant;
+  }
+
+  /** Approves a grant as it was asked for, or narrower when `to` says so. */
+  async approve(
+    id: string,
+    to: { readonly operations?: readonly string[]; readonly resources?: readonly string[] },
+    actor: string,
+  ): Promise<Grant> {
+    return this.#decide(id, actor, 'grant.approve', (grant) => {
+      const asked = grant.requested ?? grant;
+      const reach = this.#options.judge.reach(
+        grant.capability,
+        to.operations ?? asked.operations,
+        to.resources ?? asked.resources,
+      );
+      if (grant.requested !== null) this.#options.judge.narrower(reach, grant.requested);
+      return { ...grant, ...reach, status: 'approved' };
+    });
+  }
+
+  /** Takes a grant back; it holds at the plugin's next capability call. */
+  async revoke(id: string, actor: string): Promise<Grant> {
+    return this.#decide(id, actor, 'grant.revoke', (grant) => ({ ...grant, status: 'revoked' }));
+  }
+
+  async #decide(
+    id: string,
+    actor: string,
+    kind: string,
+    decision: (grant: Grant) => Grant,
+  ): Promise<Grant> {
+    return this.#change(async (tx, note) => {
+      const grant = await tx.grant(id);
+      if (grant === undefined) throw noGrant(id);
+      const decided = { ...decision(grant), decidedAt: this.#timestamp(), decidedBy: actor };
+      await tx.putGrant(decided);
+      await this.#promote(tx, grant.plugin);
+      note(grantEvent(kind, actor, decided));
+      return decided;
+    });
+  }
+
+  /** Makes the candidate the active version once nothing that it requires is undecided. */
+  async #promote(tx: StoreTx, name: string): Promise<void> {
+    const record = await tx.plugin(name);
+    if (record === undefined || record.candidate === null) return;
+    const versions = await tx.versions(name);
+    const candidate = versions.find(({ digest }) => digest === record.candidate);
+    if (candidate === undefined) return;
+    const waits = undecided(candidate.manifest.capabilities ?? [], await tx.grants(name));
+    if (waits.length === 0) await tx.putPlugin(activate(record, candidate.digest));
+  }
+
+  /** Opens a pending grant for each request that has none, and drops pending ones nobody asks for now. */
+  async #openRequests(
+    tx: StoreTx,
+    plugin: string,
+    requests: readonly CapabilityRequest[],
+  ): Promise<void> {
+    const grants = await tx.grants(plugin);
+    const wanted = new Set<string>();
+    for (const request of requests) {
+      const known = grantOf(request, grants);
+      const { capability, operations, resources, reason } = request;
+      const optional = request.optional ?? false;
+      if (known) {
+        wanted.add(known.id);
+        if (known.reason !== reason || known.optional !== optional) {
+          await tx.putGrant({ ...known, reason, optional });
+        }
+        continue;
+      }
+      await tx.putGrant({
+        id: this.#options.newId(),
+        plugin,
+        capability,
+        operations,
+        resources,
+        requested: { operations, resources },
+        optional,
+        reason,
+        status: 'pending',
+        createdAt: this.#timestamp(),
+        decidedAt: null,
+        decidedBy: null,
+      });
+    }
+    for (const grant of grants) {
+      if (grant.status === 'pending' && !wanted.has(grant.id)) await tx.deleteGrant(grant.id);
+    }
+  }
+
+  auditPage(query: { cursor?: string; limit: number; plugin?: string }): Promise<AuditPage> {
+    return this.#options.store.auditPage(query);
+  }
+
+  /** Checks every chain from its first record on, after writing what waits. */
+  async verifyAudit(): Promise<Verification> {
+    await this.#options.audit.flush();
+    return verifyRecords(this.#options.store.auditAll());
+  }
+
+  async #change<T>(
+    work: (tx: StoreTx, note: (event: AuditEvent) => void) => Promise<T>,
+  ): Promise<T> {
+    const result = await this.#options.audit.change(work);
+    await this.#options.supervisor.sync();
+    return result;
+  }
+
+  #timestamp(): string {
+    return new Date(this.#options.now()).toISOString();
+  }
+}
+
+function activate(record: PluginRecord, digest: string): PluginRecord {
+  const previous = record.active === digest ? record.previous : record.active;
+  return { ...record, active: digest, candidate: null, previous };
+}
+
+async function mustHave(tx: StoreTx, name: string): Promise<PluginRecord> {
+  const record = await tx.plugin(name);
+  if (record === undefined) throw noPlugin(name);
+  return record;
+}
+
+function noPlugin(name: string): NoaError {
+  return new NoaError('NOT_FOUND', `no plugin ${JSON.stringify(name.slice(0, 64))} is installed`);
+}
+
+function noGrant(id: string): NoaError {
+  return new NoaError(
+    'NOT_FOUND',
+    `there is no grant ${JSON.stringify(id.slice(0, 64))}: noa grant list`,
+  );
+}
+
+function requestView(request: CapabilityRequest, grants: readonly Grant[]): RequestView {
+  const grant = grantOf(request, grants);
+  const { capability, operations, resources, optional, reason } = request;
+  const status = grant?.status ?? 'pending';
+  return {
+    grant: grant?.id ?? null,
+    capability,
+    operations,
+    resources,
+    optional: optional ?? false,
+    reason,
+    status,
+  };
+}
+
+function event(kind: string, actor: string, plugin: string, details: Json): AuditEvent {
+  const none = { capability: null, operation: null, resources: [], code: null };
+  return { kind, actor, plugin, ...none, outcome: 'ok', details };
+}
+
+function grantEvent(kind: string, actor: string, grant: Grant): AuditEvent {
+  return {
+    kind,
+    actor,
+    plugin: grant.plugin,
+    capability: grant.capability,
+    operation: grant.operations.join(','),
+    resources: grant.resources,
+    outcome: 'ok',
+    code: null,
+    details: { grant: grant.id },
+  };
+}
