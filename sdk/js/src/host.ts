@@ -5,6 +5,6 @@ export * from './json.ts';
 export * from './manifest.ts';
 export { MANIFEST_SCHEMA, LIMIT_RANGES } from './manifest-schema.ts';
 export { parseManifest } from './manifest-parse.ts';
-export { compileSchema, type SchemaViolation, type Validate } from './schema.ts';
+export { compileSchema, type SchemaViolation, type CompiledSchema } from './schema.ts';
 export { compileCoercion, type TextParameters } from './schema-coerce.ts';
 export { BUNDLE_LIMITS, readBundle, type Bundle, type BundleLimits } from './author/bundle.ts';

@@ -17,7 +17,7 @@ export interface SchemaViolation {
 }
 
 /** Answers no violation when the value fits; it stops at the first, so at most one. */
-export type Validate = (value: unknown) => readonly SchemaViolation[];
+export type CompiledSchema = (value: unknown) => readonly SchemaViolation[];
 
 /** Formats a plugin's schema may name. Absent on purpose: `url` and `regex`, whose checks are not linear. */
 export const FORMATS: readonly FormatName[] = [
@@ -55,6 +55,7 @@ export function strictAjv(options: Options): Ajv2020 {
     strict: true,
     strictTypes: true,
     strictTuples: true,
+    strictRequired: false, // `anyOf: [{required: …}]` beside the properties is common
     allowUnionTypes: true,
     ownProperties: true,
     meta: false,
@@ -76,7 +77,7 @@ const NONE: readonly SchemaViolation[] = [];
  * for inputs and configuration, not for outputs.
  * Throws Error when the schema does not compile strictly.
  */
-export function compileSchema(schema: JsonSchema, options: { defaults?: boolean } = {}): Validate {
+export function compileSchema(schema: JsonSchema, options: { defaults?: boolean } = {}): CompiledSchema {
   const check = strictAjv({ useDefaults: options.defaults === true }).compile(schema);
   return (value) => {
     try {

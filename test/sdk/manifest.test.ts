@@ -1,0 +1,431 @@
+/** The manifest as authors and attackers write it: every rule, and schemas that cannot explode. */
+import { readFileSync } from 'node:fs';
+import fc from 'fast-check';
+import t from 'tap';
+import {
+  compileCoercion,
+  compileSchema,
+  DEFAULT_LIMITS,
+  effectiveLimits,
+  MANIFEST_SCHEMA,
+  NoaError,
+  parseManifest,
+  type Manifest,
+} from '@noa/sdk/host';
+
+const NOTES = {
+  name: 'notes',
+  version: '1.0.0',
+  description: 'Keeps notes.',
+  license: 'MIT',
+  homepage: 'https://example.org/notes',
+  noa: '^1.0.0',
+  runtime: { kind: 'wasm', file: 'dist/notes.wasm' },
+  needs: [{ plugin: 'tags', version: '>=1 <3', optional: true }],
+  provides: { memo: '1.2.0' },
+  exports: {
+    create: {
+      input: {
+        type: 'object',
+        properties: { text: { type: 'string', minLength: 1 } },
+        required: ['text'],
+        additionalProperties: false,
+      },
+      output: { type: 'object' },
+      timeoutMs: 1000,
+    },
+    read: { idempotent: true },
+  },
+  contributes: {
+    routes: [
+      { method: 'POST', path: '/notes', export: 'create', status: 201 },
+      { method: 'GET', path: '/notes/:id', export: 'read' },
+    ],
+  },
+  capabilities: [
+    {
+      capability: 'db',
+      operations: ['query', 'execute'],
+      resources: ['notes.*'],
+      reason: 'Notes.',
+    },
+  ],
+  config: { type: 'object', properties: { key: { type: 'string', secret: true } } },
+  limits: { memoryMiB: 128, timeoutMs: 2000 },
+};
+
+interface Finding {
+  path: string;
+  rule: string;
+  message: string;
+  fix: string;
+}
+
+/** A copy of the manifest above with `value` at a JSON path; undefined removes. */
+function changed(path: string, value: unknown): unknown {
+  const copy = structuredClone<Record<string, unknown>>(NOTES);
+  const keys = path.split('/').slice(1);
+  const last = keys.pop() ?? '';
+  let at = copy;
+  for (const key of keys) at = at[key] as Record<string, unknown>;
+  if (value === undefined) delete at[last];
+  else at[last] = value;
+  return copy;
+}
+
+function refusal(source: unknown): { message: string; findings: Finding[] } {
+  try {
+    parseManifest(source);
+  } catch (error) {
+    if (!(error instanceof NoaError) || error.code !== 'INVALID_ARGUMENT') throw error;
+    return { message: error.message, findings: error.details as Finding[] };
+  }
+  throw new Error(`accepted: ${JSON.stringify(source)?.slice(0, 200)}`);
+}
+
+void t.test('a whole manifest is read from text and from a value, as a fresh copy', async (t) => {
+  const read = parseManifest(NOTES);
+  t.same(read, NOTES);
+  t.not(read, NOTES);
+  t.same(parseManifest(`\uFEFF${JSON.stringify(NOTES)}`), NOTES);
+  const least: Manifest = parseManifest({
+    name: 'a',
+    version: '0.0.1',
+    runtime: { kind: 'wasm', file: 'a.wasm' },
+    exports: { run: {} },
+  });
+  t.same(effectiveLimits(least), DEFAULT_LIMITS);
+  t.same(effectiveLimits(read), { ...DEFAULT_LIMITS, memoryMiB: 128, timeoutMs: 2000 });
+});
+
+const DEEP_CHAIN = Object.fromEntries(
+  Array.from({ length: 30 }, (_, i) => [
+    `s${i}`,
+    i === 29 ? { type: 'string' } : { allOf: [ref(`s${i + 1}`), ref(`s${i + 1}`)] },
+  ]),
+);
+
+function ref(name: string): { $ref: string } {
+  return { $ref: `#/$defs/${name}` };
+}
+
+/** Where the change is, what is written there, where the finding must point, its rule. */
+const WRONG: [string, unknown, string?, string?][] = [
+  ['/name', undefined, '/name', 'required'],
+  ['/name', 7, '/name', 'type'],
+  ['/name', ''],
+  ['/name', 'Notes'],
+  ['/name', 'my_notes'],
+  ['/name', 'a--b'],
+  ['/name', '-a'],
+  ['/name', '1a'],
+  ['/name', 'a\n'],
+  ['/name', 'a'.repeat(49)],
+  ['/name', 'noa', '/name', 'not'],
+  ['/name', 'public'],
+  ['/name', 'information-schema'],
+  ['/name', 'pg-catalog'],
+  ['/name', 'constructor'],
+  ['/version', 'v1.0.0'],
+  ['/version', '1.0'],
+  ['/version', '1.0.0-01'],
+  ['/nam', 'x', '/nam', 'additionalProperties'],
+  ['/homepage', 'javascript:alert(1)'],
+  ['/noa', 'about one', '/noa', 'range'],
+  ['/runtime', undefined, '/runtime', 'required'],
+  ['/runtime/kind', 'native'],
+  ['/runtime/file', '../x.wasm'],
+  ['/runtime/file', '/x.wasm'],
+  ['/runtime/file', 'a/./x.wasm'],
+  ['/runtime/file', 'a\\x.wasm'],
+  ['/runtime/file', 'x.js'],
+  ['/runtime/sha256', 'AB'],
+  ['/needs/0/version', 'latest-ish!', '/needs/0/version', 'range'],
+  ['/needs/0/plugin', 'No'],
+  ['/provides', { constructor: '1.0.0' }, '/provides/constructor', 'not'],
+  ['/provides/memo', 'x'],
+  ['/exports', {}],
+  ['/exports', { 'bad-name': {} }, '/exports/bad-name', 'pattern'],
+  ['/exports', { toString: {} }, '/exports/toString', 'not'],
+  ['/exports', { memory: {} }, '/exports/memory', 'not'],
+  ['/exports/create/timeoutMs', 0],
+  ['/exports/create/timeoutMs', 2001, '/exports/create/timeoutMs', 'limit'],
+  ['/exports/create/stream', true, '/exports/create/stream', 'additionalProperties'],
+  ['/exports/read/input', { type: 'strin' }, '/exports/read/input/type', 'json-schema'],
+  ['/exports/read/input', { minLength: 1 }, '/exports/read/input', 'strict'],
+  ['/exports/read/input', { type: 'object', propertys: {} }, '/exports/read/input', 'strict'],
+  ['/exports/read/output', { type: 'string', pattern: '(?=a)' }, '/exports/read/output', 'strict'],
+  ['/exports/read/output', { type: 'string', pattern: '(' }, '/exports/read/output'],
+  [
+    '/exports/read/output',
+    { type: 'string', format: 'url' },
+    '/exports/read/output/format',
+    'format',
+  ],
+  ['/exports/read/input', { $ref: 'https://example.org/x' }, '/exports/read/input/$ref', 'local'],
+  ['/exports/read/input', { $ref: 'other.json#/x' }, '/exports/read/input/$ref', 'local'],
+  ['/exports/read/input', { $ref: '#/nowhere' }, '/exports/read/input/$ref', 'local'],
+  ['/exports/read/input', { $ref: '#/const', const: { type: 'string' } }, undefined, 'local'],
+  ['/exports/read/input', { $id: 'x', type: 'object' }, '/exports/read/input/$id', 'local'],
+  [
+    '/exports/read/input',
+    { $schema: 'http://json-schema.org/draft-07/schema#' },
+    undefined,
+    'dialect',
+  ],
+  ['/exports/read/input', { type: 'object', secret: true }, '/exports/read/input/secret', 'secret'],
+  ['/exports/read/input', { type: 'array', uniqueItems: true }, undefined, 'bounded'],
+  ['/exports/read/input', { allOf: [{ $ref: '#' }] }, '/exports/read/input', 'bounded'],
+  ['/exports/read/input', { ...ref('s0'), $defs: DEEP_CHAIN }, '/exports/read/input', 'bounded'],
+  [
+    '/exports/read/input',
+    {
+      type: 'object',
+      anyOf: [{ properties: { c: { $ref: '#' } } }, { properties: { c: { $ref: '#' } } }],
+    },
+    '/exports/read/input',
+    'bounded',
+  ],
+  ['/exports/read/input', { enum: Array.from({ length: 3e5 }, (_, i) => i) }, '', 'bounded'],
+  ['/contributes/routes/0/method', 'TRACE'],
+  ['/contributes/routes/0/path', 'notes'],
+  ['/contributes/routes/0/path', '/a/../b'],
+  ['/contributes/routes/0/path', '/a//b'],
+  ['/contributes/routes/0/path', '/a/*'],
+  ['/contributes/routes/0/path', '/%2e'],
+  ['/contributes/routes/0/path', '/:'],
+  ['/contributes/routes/0/path', '/notes/:nope', '/contributes/routes/0/path', 'input'],
+  ['/contributes/routes/0/status', 404],
+  ['/contributes/routes/1/path', '/:a/:a', '/contributes/routes/1/path', 'duplicate'],
+  ['/contributes/routes/1/export', 'valueOf', '/contributes/routes/1/export', 'export'],
+  [
+    '/contributes/routes/0',
+    { method: 'GET', path: '/notes/:other', export: 'read' },
+    '/contributes/routes/1',
+    'duplicate',
+  ],
+  ['/capabilities/0/reason', undefined, '/capabilities/0/reason', 'required'],
+  ['/capabilities/0/reason', ''],
+  ['/capabilities/0/operations', []],
+  ['/capabilities/0/operations', ['query', 'query'], '/capabilities/0/operations', 'uniqueItems'],
+  ['/capabilities/0/resources', []],
+  ['/capabilities/0/resources', ['a*b'], '/capabilities/0/resources/0', 'pattern'],
+  ['/capabilities/0/resources', ['a b'], '/capabilities/0/resources/0', 'pattern'],
+  ['/capabilities/1', { ...NOTES.capabilities[0] }, '/capabilities/1', 'duplicate'],
+  ['/config', { type: 'string' }, '/config/type', 'config'],
+  ['/config/properties/key/secret', 'yes', '/config', 'strict'],
+  ['/limits/memoryMiB', 0],
+  ['/limits/memoryMiB', 1025],
+  ['/limits/memoryMiB', 1.5],
+  ['/limits/timeoutMs', 9],
+  ['/limits/timeoutMs', 600_001],
+  ['/limits/concurrency', 1025],
+  ['/limits/maxInputBytes', (64 << 20) + 1],
+  ['/limits/maxOutputBytes', 0],
+  ['/limits/cpu', 1, '/limits/cpu', 'additionalProperties'],
+];
+
+void t.test('each broken rule is refused with its path, rule and fix', async (t) => {
+  for (const [at, value, path = at, rule] of WRONG) {
+    const { message, findings } = refusal(changed(at, value));
+    const label = `${at} = ${JSON.stringify(value)?.slice(0, 60)}`;
+    const found = findings.find(
+      (finding) => finding.path.startsWith(path) && (rule === undefined || finding.rule === rule),
+    );
+    t.ok(found, label, { findings });
+    t.ok(found?.fix.endsWith('.'), `${label}: the fix is a sentence`);
+    t.ok(
+      message.includes(found?.path || '/') && message.includes(found?.fix ?? '?'),
+      `${label}: in the message`,
+    );
+  }
+});
+
+void t.test('all findings are reported at once, and a misspelled key is named', async (t) => {
+  const { message, findings } = refusal({
+    ...NOTES,
+    capabilites: [],
+    name: 'X',
+    limits: { memory: 1 },
+  });
+  t.same(findings.map(({ path }) => path).toSorted(), ['/capabilites', '/limits/memory', '/name']);
+  t.match(message, 'write "capabilities"');
+  t.match(message, 'write "memoryMiB"');
+});
+
+void t.test('text that is no manifest at all is refused in plain words', async (t) => {
+  t.match(refusal('{"name":').message, /is not JSON/);
+  t.match(refusal(undefined).message, /is missing/);
+  t.match(refusal('[]').message, /must be object/);
+  t.match(refusal(' '.repeat((1 << 20) + 1)).message, /longer than/);
+  t.match(refusal('['.repeat(5e5) + ']'.repeat(5e5)).message, /nested more than 64/);
+  t.match(refusal(`{"config":${'{"a":'.repeat(1e5)}1${'}'.repeat(1e5)}}`).message, /nested more/);
+});
+
+void t.test('keys that reach a prototype are refused and pollute nothing', async (t) => {
+  const text = JSON.stringify(NOTES);
+  for (const poisoned of [
+    text.replace('"license"', '"__proto__":{"polluted":1},"license"'),
+    text.replace('"text":', '"__proto__":{"default":{"polluted":1}},"text":'),
+    text.replace('"license"', '"constructor":{"prototype":{"polluted":1}},"license"'),
+  ]) {
+    t.not(poisoned, text);
+    refusal(poisoned);
+  }
+  t.notOk('polluted' in {});
+});
+
+void t.test(
+  'any JSON is either a manifest or refused with findings, never another error',
+  async () => {
+    fc.assert(
+      fc.property(fc.jsonValue({ maxDepth: 6 }), (value) => {
+        if (refusal(value).findings.length === 0) throw new Error('no finding');
+      }),
+      { numRuns: 200 },
+    );
+    const paths = WRONG.map(([path]) => path);
+    fc.assert(
+      fc.property(fc.constantFrom(...paths), fc.jsonValue({ maxDepth: 4 }), (path, value) => {
+        try {
+          parseManifest(changed(path, value));
+        } catch (error) {
+          if (!(error instanceof NoaError)) throw error;
+        }
+      }),
+      { numRuns: 500 },
+    );
+  },
+);
+
+void t.test('recursive schemas that walk down a value are welcome', async (t) => {
+  const tree = {
+    type: 'object',
+    properties: {
+      left: { $ref: '#' },
+      right: { $ref: '#' },
+      tags: { type: 'array', items: ref('tag') },
+    },
+    $defs: { tag: { type: 'string', maxLength: 3 } },
+  };
+  const manifest = parseManifest(changed('/exports/read/input', tree));
+  const check = compileSchema(manifest.exports['read']?.input ?? {});
+  t.same(check({ left: { right: { tags: ['abc'] } } }), []);
+  t.same(check({ left: { right: { tags: ['abcd'] } } }), [
+    {
+      path: '/left/right/tags/0',
+      rule: 'maxLength',
+      message: 'must NOT have more than 3 characters',
+    },
+  ]);
+  let deep: object = {};
+  for (let i = 0; i < 1e5; i++) deep = { left: deep };
+  t.match(check(deep), [{ rule: 'depth' }], 'a value too deep for the stack is a violation');
+});
+
+void t.test(
+  'a compiled schema names the very value and shares nothing with its caller',
+  async (t) => {
+    const check = compileSchema({
+      type: 'object',
+      properties: {
+        'a/b': { type: 'string' },
+        kind: { enum: ['x', 'y'] },
+        hasOwnProperty: { type: 'string' },
+      },
+      required: ['a/b'],
+      additionalProperties: false,
+    });
+    t.same(check({ 'a/b': 'ok', kind: 'x' }), []);
+    t.match(check({}), [{ path: '/a~1b', rule: 'required', message: 'is required' }]);
+    t.match(check({ 'a/b': 1 }), [{ path: '/a~1b', rule: 'type' }]);
+    t.match(check({ 'a/b': '', kind: 'z' }), [{ message: 'must be one of "x", "y"' }]);
+    t.match(check(JSON.parse('{"a/b":"","__proto__":{}}')), [{ path: '/__proto__' }]);
+    t.match(check({ 'a/b': '', ['\u001b[31m\r\n'.repeat(999)]: 1 }), [
+      { path: /^\/(\\u00[0-9a-f]{2}|\[31m)+\\?u?…$/ },
+    ]);
+    t.match(check(null), [{ path: '', rule: 'type' }]);
+    t.match(compileSchema({ type: 'object', required: ['valueOf'] })({}), [{ path: '/valueOf' }]);
+  },
+);
+
+void t.test('defaults are filled in only when asked for', async (t) => {
+  const schema = { type: 'object', properties: { n: { type: 'integer', default: 5 } } };
+  const plain = {};
+  t.same(compileSchema(schema)(plain), []);
+  t.same(plain, {});
+  t.same(compileSchema(schema, { defaults: true })(plain), []);
+  t.same(plain, { n: 5 });
+});
+
+void t.test(
+  'a pattern that explodes elsewhere is linear here, and patterns are not mixed up',
+  async (t) => {
+    const check = compileSchema({
+      type: 'object',
+      properties: {
+        a: { type: 'string', pattern: '^(a+)+$' },
+        b: { type: 'string', pattern: '^\\u00e9\\p{L}$' },
+      },
+      patternProperties: { '^(x+x+)+y$': { type: 'number' } },
+    });
+    const started = performance.now();
+    t.match(check({ a: `${'a'.repeat(1e5)}!` }), [{ path: '/a', rule: 'pattern' }]);
+    t.same(check({ ['x'.repeat(2e4)]: 1 }), []);
+    t.ok(performance.now() - started < 2000, `${performance.now() - started} ms`);
+    t.same(check({ a: 'aa', b: 'éa' }), []);
+    t.match(check({ b: 'aa' }), [{ path: '/b' }]);
+  },
+);
+
+void t.test('text parameters are read as the types the schema wants, and no further', async (t) => {
+  const read = compileCoercion({
+    type: 'object',
+    allOf: [{ type: 'object', properties: { deep: ref('flag') } }],
+    properties: {
+      n: { type: 'integer' },
+      x: { type: ['number', 'null'] },
+      flag: ref('flag'),
+      either: { anyOf: [{ type: 'integer' }, { type: 'string' }] },
+      list: { type: 'array', items: { type: 'number' } },
+      pick: { enum: [1, 2] },
+      text: { type: 'string' },
+    },
+    $defs: { flag: { type: 'boolean' } },
+  });
+  t.same(
+    read({
+      n: '42',
+      x: '-1.5e3',
+      flag: 'true',
+      deep: 'false',
+      either: '7',
+      list: ['1', 'b'],
+      pick: '2',
+      text: '1',
+    }),
+    { n: 42, x: -1500, flag: true, deep: false, either: '7', list: [1, 'b'], pick: 2, text: '1' },
+  );
+  t.same(read({ n: '0x10', x: 'null', flag: '1', list: '3', unknown: '4', gone: undefined }), {
+    n: '0x10',
+    x: null,
+    flag: '1',
+    list: [3],
+    unknown: '4',
+  });
+  t.same(read({ n: '', x: ' 1', pick: '01', text: ['a', 'b'] }), {
+    n: '',
+    x: ' 1',
+    pick: '01',
+    text: ['a', 'b'],
+  });
+  const poisoned = read(JSON.parse('{"__proto__":"x"}') as Record<string, string>);
+  t.same(Object.keys(poisoned), ['__proto__']);
+  t.equal(Object.getPrototypeOf(poisoned), Object.prototype);
+});
+
+void t.test('the published schema is the schema, and it compiles strictly', async (t) => {
+  t.doesNotThrow(() => compileSchema(MANIFEST_SCHEMA));
+  const file = new URL(import.meta.resolve('@noa/sdk/plugin.schema.json'));
+  t.same(JSON.parse(readFileSync(file, 'utf8')), MANIFEST_SCHEMA);
+});
