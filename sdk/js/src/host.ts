@@ -8,3 +8,4 @@ export { parseManifest } from './manifest-parse.ts';
 export { compileSchema, type SchemaViolation, type CompiledSchema } from './schema.ts';
 export { compileCoercion, type TextParameters } from './schema-coerce.ts';
 export { BUNDLE_LIMITS, readBundle, type Bundle, type BundleLimits } from './author/bundle.ts';
+export { nearest } from './nearest.ts';

@@ -12,6 +12,7 @@ import { MANIFEST_SCHEMA } from './manifest-schema.ts';
 import { checkSchema, type Finding } from './schema-check.ts';
 import { strictAjv, violation } from './schema.ts';
 import { isSchema, pointerToken } from './schema-walk.ts';
+import { nearest } from './nearest.ts';
 
 /** Greatest size of a manifest, in characters of its text. */
 export const MAX_MANIFEST_CHARS: number = 1 << 20;
@@ -124,28 +125,6 @@ function fixOf({ keyword, params, parentSchema }: ErrorObject): string {
     return `Add it: ${isSchema(missing) ? String(missing['description']) : 'it has no default.'}`;
   }
   return String(schema['description'] ?? 'Correct the value.');
-}
-
-function nearest(word: string, known: readonly string[]): string | undefined {
-  const scored = known.map((key) => ({ key, distance: editDistance(word.slice(0, 64), key) }));
-  const best = scored.toSorted((a, b) => a.distance - b.distance)[0];
-  return best !== undefined && best.distance <= Math.max(2, best.key.length / 3)
-    ? best.key
-    : undefined;
-}
-
-/** Levenshtein distance, one row at a time. */
-function editDistance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
-  for (const [i, x] of [...a].entries()) {
-    const next = [i + 1];
-    for (const [j, y] of [...b].entries()) {
-      const replaced = (row[j] ?? 0) + (x === y ? 0 : 1);
-      next.push(Math.min(replaced, (row[j + 1] ?? 0) + 1, (next[j] ?? 0) + 1));
-    }
-    row = next;
-  }
-  return row.at(-1) ?? 0;
 }
 
 function* ranges({ noa, needs = [] }: Manifest): Generator<Finding> {
