@@ -99,7 +99,7 @@ function isManifest(value: unknown): value is Manifest {
 }
 
 function schemaFindings(): Finding[] {
-  return ((compiled?.errors ?? []) as ErrorObject[])
+  return (compiled?.errors ?? [])
     .filter(({ keyword }) => keyword !== 'propertyNames') // its cause is listed by itself
     .map((error) => {
       const { path, rule, message } = violation(error);
@@ -124,7 +124,8 @@ function fixOf({ keyword, params, parentSchema }: ErrorObject): string {
     const missing: unknown = properties[String(params.missingProperty)];
     return `Add it: ${isSchema(missing) ? String(missing['description']) : 'it has no default.'}`;
   }
-  return String(schema['description'] ?? 'Correct the value.');
+  const { description } = schema;
+  return typeof description === 'string' ? description : 'Correct the value.';
 }
 
 function* ranges({ noa, needs = [] }: Manifest): Generator<Finding> {

@@ -3,7 +3,7 @@
  * that passes compiles strictly, stands alone (no reference leaves it) and judges each part of a value a
  * bounded number of times, so that no value makes the check explode.
  */
-import { Ajv2020, type ErrorObject } from 'ajv/dist/2020.js';
+import { Ajv2020 } from 'ajv/dist/2020.js';
 import type { JsonSchema } from './json.ts';
 import { FORMATS, clip, strictAjv, violation } from './schema.ts';
 import { isSchema, resolveRef, subschemas } from './schema-walk.ts';
@@ -62,7 +62,7 @@ function wellFormed(schema: JsonSchema, at: string): Finding[] {
   metaSchema ??= new Ajv2020({ strict: false }).getSchema(DIALECT);
   if (metaSchema === undefined) throw new Error(`ajv brings no meta-schema ${DIALECT}`);
   if (metaSchema(schema)) return [];
-  const [first] = (metaSchema.errors ?? []) as ErrorObject[];
+  const [first] = metaSchema.errors ?? [];
   const found = first === undefined ? { path: '', message: 'is wrong' } : violation(first);
   return [
     {
@@ -104,7 +104,7 @@ function rules(root: JsonSchema, at: string, options: { secrets: boolean }): Fin
       );
     }
     if ($ref !== undefined) {
-      references.push({ path: `${path}/$ref`, target: resolveRef(root, String($ref)) });
+      references.push({ path: `${path}/$ref`, target: resolveRef(root, $ref) });
     }
     if (format !== undefined && !FORMATS.some((known) => known === format)) {
       add(
@@ -214,8 +214,7 @@ function expand(root: JsonSchema, start: Judges): Judges | undefined {
     const total = (all.get(schema) ?? 0) + count;
     if (total > SCHEMA_BOUNDS.repeats || pending.length > SCHEMA_BOUNDS.nodes) return undefined;
     all.set(schema, total);
-    const target =
-      schema['$ref'] === undefined ? undefined : resolveRef(root, String(schema['$ref']));
+    const target = resolveRef(root, schema['$ref']);
     if (isSchema(target)) pending.push([target, count]);
     for (const inner of subschemas(schema)) {
       if (IN_PLACE.has(inner.keyword) && isSchema(inner.schema))

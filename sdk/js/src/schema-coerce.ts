@@ -78,7 +78,7 @@ function inPlace(root: JsonSchema, schema: JsonSchema): Set<JsonSchema> {
       const branches: unknown = part[keyword];
       if (Array.isArray(branches)) for (const b of branches) if (isSchema(b)) found.add(b);
     }
-    const target = typeof part['$ref'] === 'string' ? resolveRef(root, part['$ref']) : undefined;
+    const target = resolveRef(root, part['$ref']);
     if (isSchema(target)) found.add(target);
   }
   return found;

@@ -46,9 +46,9 @@ export function isSchema(value: unknown): value is JsonSchema {
 }
 
 /** What a local reference (`#` or `#/…`) points to, or undefined. */
-export function resolveRef(root: JsonSchema, ref: string): unknown {
+export function resolveRef(root: JsonSchema, ref: unknown): unknown {
   if (ref === '#') return root;
-  if (!ref.startsWith('#/')) return undefined;
+  if (typeof ref !== 'string' || !ref.startsWith('#/')) return undefined;
   let at: unknown = root;
   for (const token of ref.slice(2).split('/')) {
     const key = decodePart(token).replaceAll('~1', '/').replaceAll('~0', '~');

@@ -77,7 +77,10 @@ const NONE: readonly SchemaViolation[] = [];
  * for inputs and configuration, not for outputs.
  * Throws Error when the schema does not compile strictly.
  */
-export function compileSchema(schema: JsonSchema, options: { defaults?: boolean } = {}): CompiledSchema {
+export function compileSchema(
+  schema: JsonSchema,
+  options: { defaults?: boolean } = {},
+): CompiledSchema {
   const check = strictAjv({ useDefaults: options.defaults === true }).compile(schema);
   return (value) => {
     try {
@@ -92,18 +95,28 @@ export function compileSchema(schema: JsonSchema, options: { defaults?: boolean 
 
 /** Our form of an ajv error: the path leads to the very value, also when it is missing or too much. */
 export function violation(error: ErrorObject): SchemaViolation {
-  const { instancePath, keyword, params } = error;
+  const { instancePath, keyword } = error;
+  const params: Record<string, unknown> = error.params;
   const at = (key: unknown): string => clip(`${instancePath}/${pointerToken(String(key))}`);
   switch (keyword) {
     case 'required':
-      return { path: at(params.missingProperty), rule: keyword, message: 'is required' };
+      return { path: at(params['missingProperty']), rule: keyword, message: 'is required' };
     case 'additionalProperties':
-      return { path: at(params.additionalProperty), rule: keyword, message: 'is not a known key' };
+      return {
+        path: at(params['additionalProperty']),
+        rule: keyword,
+        message: 'is not a known key',
+      };
     case 'unevaluatedProperties':
-      return { path: at(params.unevaluatedProperty), rule: keyword, message: 'is not a known key' };
+      return {
+        path: at(params['unevaluatedProperty']),
+        rule: keyword,
+        message: 'is not a known key',
+      };
     case 'enum':
     case 'const': {
-      const allowed: unknown[] = keyword === 'enum' ? params.allowedValues : [params.allowedValue];
+      const { allowedValues, allowedValue } = params;
+      const allowed: unknown[] = Array.isArray(allowedValues) ? allowedValues : [allowedValue];
       const list = allowed.map((value) => JSON.stringify(value)).join(', ');
       return { path: clip(instancePath), rule: keyword, message: clip(`must be one of ${list}`) };
     }

@@ -4,13 +4,12 @@
  * sizes, manifest, digest), and equal files are written as equal bytes.
  */
 import { createHash } from 'node:crypto';
-import { buffer } from 'node:stream/consumers';
 import { promisify } from 'node:util';
 import { gunzip, gzipSync } from 'node:zlib';
-import tar, { type Header } from 'tar-stream';
 import { NoaError } from '../errors.ts';
 import type { Manifest } from '../manifest.ts';
 import { parseManifest } from '../manifest-parse.ts';
+import { TarError, readTar, writeTar } from './tar.ts';
 
 export interface BundleLimits {
   /** Compressed size in bytes. */
@@ -57,8 +56,7 @@ export async function readBundle(
   limits: BundleLimits = BUNDLE_LIMITS,
 ): Promise<Bundle> {
   if (bytes.length > limits.maxBytes) throw tooLarge('is', `${limits.maxBytes} bytes`);
-  const files = await entries(await unzip(bytes, limits), limits);
-  return checkFiles(files);
+  return checkFiles(entries(await unzip(bytes, limits), limits));
 }
 
 /**
@@ -91,14 +89,9 @@ export function checkFiles(files: ReadonlyMap<string, Uint8Array>): Bundle {
 }
 
 /** Writes the files as a bundle: sorted, owned by nobody, of no date; equal files give equal bytes. */
-export async function writeBundle(files: ReadonlyMap<string, Uint8Array>): Promise<Uint8Array> {
-  const pack = tar.pack();
-  for (const [name, content] of [...files].toSorted(([a], [b]) => (a < b ? -1 : 1))) {
-    const header = { name, mode: 0o644, mtime: new Date(0), uid: 0, gid: 0, uname: '', gname: '' };
-    pack.entry(header, Buffer.from(content));
-  }
-  pack.finalize();
-  const zipped = gzipSync(await buffer(pack), { level: 9 });
+export function writeBundle(files: ReadonlyMap<string, Uint8Array>): Uint8Array {
+  const sorted = [...files].toSorted(([a], [b]) => (a < b ? -1 : 1));
+  const zipped = gzipSync(writeTar(sorted), { level: 9 });
   zipped[9] = 255; // the system that wrote it (RFC 1952): unknown, or it would differ by platform
   return zipped;
 }
@@ -113,49 +106,34 @@ async function unzip(bytes: Uint8Array, limits: BundleLimits): Promise<Uint8Arra
   }
 }
 
-async function entries(
-  archive: Uint8Array,
-  limits: BundleLimits,
-): Promise<Map<string, Uint8Array>> {
+function entries(archive: Uint8Array, limits: BundleLimits): Map<string, Uint8Array> {
   const files = new Map<string, Uint8Array>();
-  const extract = tar.extract();
   let count = 0;
+  const visit = (name: string, content: Uint8Array | undefined): void => {
+    count += 1;
+    if (count > limits.maxEntries) throw tooLarge('holds', `${limits.maxEntries} entries`);
+    const path = safePath(name);
+    if (content === undefined) return;
+    if (files.has(path)) throw refused(`holds ${show(name)} twice`, 'Keep one');
+    files.set(path, content);
+  };
   try {
-    extract.end(archive);
-    for await (const entry of extract) {
-      count += 1;
-      if (count > limits.maxEntries) throw tooLarge('holds', `${limits.maxEntries} entries`);
-      const name = entryName(entry.header);
-      const content = await buffer(entry);
-      if (name === undefined) continue;
-      if (files.has(name)) throw refused(`holds ${show(name)} twice`, 'Keep one');
-      files.set(name, content);
-    }
+    readTar(archive, visit);
   } catch (error) {
-    if (error instanceof NoaError) throw error;
-    throw refused('is not a tar archive, or is damaged', 'Pack it with `noa plugin pack`', error);
+    if (error instanceof TarError) throw refused(error.message, 'Pack it with `noa plugin pack`');
+    throw error;
   }
   return files;
 }
 
-/** The safe path of a file, undefined for a folder. Refuses every other kind of entry and every other path. */
-function entryName({ name, type }: Header): string | undefined {
+/** The name without `./` before and `/` after it. Refuses what could lead outside. */
+function safePath(name: string): string {
   const path = name.replace(/^(\.\/)+/, '').replace(/\/$/, '');
-  const safe = /^[A-Za-z0-9._-]+(\/[A-Za-z0-9._-]+)*$/.test(path) && path.length <= 200;
-  const climbs = path.split('/').some((segment) => segment === '..' || segment === '.');
-  if (type === 'directory' && (path === '' || path === '.')) return undefined;
-  if (!safe || climbs) {
-    throw refused(
-      `holds ${show(name)}, which is not a safe path`,
-      'Use relative paths of letters, digits and . _ -',
-    );
-  }
-  if (type === 'directory') return undefined;
-  if (type !== 'file') {
-    throw refused(
-      `holds ${show(name)}, a ${type ?? 'thing of unknown kind'}`,
-      'Pack plain files only',
-    );
+  if (path === '') return path;
+  const plain = /^[A-Za-z0-9._-]+(\/[A-Za-z0-9._-]+)*$/.test(path) && path.length <= 200;
+  if (!plain || path.split('/').some((segment) => segment === '..' || segment === '.')) {
+    const fix = 'Use relative paths of letters, digits and . _ -';
+    throw refused(`holds ${show(name)}, which is not a safe path`, fix);
   }
   return path;
 }

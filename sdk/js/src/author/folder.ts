@@ -64,7 +64,7 @@ export interface PackedPlugin {
 /** Packs a built plugin's folder. The same folder gives the same bytes. Throws as `readPluginFolder`. */
 export async function packPlugin(dir: string): Promise<PackedPlugin> {
   const { manifest, files } = await readPluginFolder(dir);
-  const bytes = await writeBundle(files);
+  const bytes = writeBundle(files);
   const sha256 = createHash('sha256').update(bytes).digest('hex');
   return { file: `${manifest.name}-${manifest.version}.tgz`, bytes, sha256 };
 }
