@@ -124,8 +124,14 @@ export class Administration {
       const waits = undecided(requests, await tx.grants(name)).length > 0;
       // A version that never got its grants serves nobody: its successor replaces it at once.
       const idle = this.#options.supervisor.units.get(name)?.serving === undefined;
-      if (waits && !idle) await tx.putPlugin({ ...record, candidate: version.digest });
-      else await tx.putPlugin(activate(record, version.digest));
+      const next =
+        waits && !idle
+          ? { ...record, candidate: version.digest }
+          : activate(record, version.digest);
+      await tx.putPlugin(next);
+      // Two versions back is as far as an operator can go: the rest would only grow.
+      const kept = [next.active, next.candidate, next.previous].filter((digest) => digest !== null);
+      await tx.keepVersions(name, kept);
       const details = { version: version.version, digest: version.digest, waits };
       note(event('plugin.upgrade', actor, name, details));
     });

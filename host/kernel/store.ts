@@ -46,6 +46,8 @@ export interface StoreTx {
   putPlugin(record: PluginRecord): Promise<void>;
   /** Keeps a bundle; the same digest twice is one bundle. */
   putVersion(version: PluginVersion, bundle: Uint8Array): Promise<void>;
+  /** Deletes the versions of a plugin that are not named. */
+  keepVersions(plugin: string, digests: readonly string[]): Promise<void>;
   /** Deletes the plugin with its versions and grants. */
   deletePlugin(name: string): Promise<void>;
   /** Notes that a removed plugin's data is still to be deleted. */

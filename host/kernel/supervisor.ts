@@ -5,11 +5,11 @@
  */
 import {
   type DriverGrant,
+  compileSchema,
   effectiveLimits,
   type Json,
   type Manifest,
   NoaError,
-  pluginConfig,
 } from '@noa/sdk/host';
 import type { CapabilityEntry } from './broker.ts';
 import { effectiveRights, type Grant, undecided } from './grants.ts';
@@ -205,7 +205,7 @@ export class Supervisor {
     const limits = effectiveLimits(manifest);
     this.#generation += 1;
     const generation = this.#generation;
-    const config: Json = pluginConfig(manifest);
+    const config = defaultConfig(manifest);
     const log = (level: LogLevel, message: string) => pluginLog(plugin, level, message);
     const runtime = await loader.load({
       plugin,
@@ -311,4 +311,13 @@ export class Supervisor {
     await this.#turn;
     await Promise.all([...this.#units.values()].map((unit) => this.#stop(unit, 'the host stops')));
   }
+}
+
+/** The configuration that the manifest's defaults make. Throws INVALID_ARGUMENT when they leave a gap. */
+function defaultConfig(manifest: Manifest): Json {
+  const config: Json = {};
+  const broken = manifest.config ? compileSchema(manifest.config, { defaults: true })(config) : [];
+  if (broken.length === 0) return config;
+  const text = broken.map(({ path, message }) => `${path} ${message}`).join('; ');
+  throw new NoaError('INVALID_ARGUMENT', `its configuration is incomplete: ${text}; add a default`);
 }
