@@ -8,10 +8,22 @@ export type Dispatch = (target: PluginCall, call: DriverCall) => Promise<Json>;
 export function createLocalDriver(dispatch: Dispatch): Driver {
   return {
     async invoke(_operation, input, call) {
-      // The broker has checked the input against the operation's schema.
-      return { output: await dispatch(input as PluginCall, call) };
+      return { output: await dispatch(readCall(input), call) };
     },
     check: () => Promise.resolve(),
     close: () => Promise.resolve(),
   };
+}
+
+/** The broker has checked the input against the operation's schema; this only gives it its type. */
+function readCall(input: Json): PluginCall {
+  if (typeof input !== 'object' || input === null || Array.isArray(input))
+    throw new TypeError('no call');
+  const { plugin, export: name, input: value = null, budget } = input;
+  if (typeof plugin !== 'string' || typeof name !== 'string') throw new TypeError('no call');
+  return { plugin, export: name, input: value, ...(isBudget(budget) ? { budget } : {}) };
+}
+
+function isBudget(value: Json | undefined): value is { [field: string]: number } {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
