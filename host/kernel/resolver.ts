@@ -12,66 +12,100 @@ export interface Resolution {
   readonly problems: ReadonlyMap<string, string>;
 }
 
+interface Needs {
+  /** Plugins that must start before this one. */
+  readonly required: string[];
+  /** Plugins that start before this one where that closes no cycle. */
+  readonly optional: string[];
+}
+
 /** Resolves enabled plugins. Deterministic: the order follows names where dependencies leave it open. */
 export function resolve(manifests: readonly Manifest[]): Resolution {
-  const byName = new Map(manifests.map((manifest) => [manifest.name, manifest]));
+  const sorted = manifests.toSorted((a, b) => (a.name < b.name ? -1 : 1));
   const problems = new Map<string, string>();
-  const order: string[] = [];
-  const path: string[] = [];
-  const done = new Set<string>();
+  const needs = new Map(
+    sorted.map((manifest) => [manifest.name, link(manifest, sorted, problems)]),
+  );
+  nameCycles(needs, problems);
+  spread(needs, problems);
+  return { order: startOrder(needs, problems), problems };
+}
 
-  const providersOf = (name: string) =>
-    manifests.flatMap(({ name: plugin, version, provides }) => {
-      const provided = plugin === name ? version : provides?.[name];
-      return provided === undefined ? [] : [{ plugin, version: provided }];
+/** Finds a provider for each need; what has none is a problem when it is required. */
+function link(manifest: Manifest, all: readonly Manifest[], problems: Map<string, string>): Needs {
+  const needs: Needs = { required: [], optional: [] };
+  if (manifest.noa !== undefined && !satisfies(ABI_VERSION, manifest.noa)) {
+    problems.set(
+      manifest.name,
+      `needs plugin ABI ${manifest.noa}, this host speaks ${ABI_VERSION}`,
+    );
+  }
+  for (const { plugin: name, version: range = '*', optional } of manifest.needs ?? []) {
+    const providers = all.flatMap((other) => {
+      const version = other.name === name ? other.version : other.provides?.[name];
+      return version === undefined ? [] : [{ plugin: other.name, version }];
     });
+    const fit = providers.find(({ version }) => satisfies(version, range));
+    if (fit !== undefined) (optional ? needs.optional : needs.required).push(fit.plugin);
+    else if (!optional && !problems.has(manifest.name)) {
+      const found = providers.map(({ version }) => version).join(', ');
+      const text = found
+        ? `but the installed version is ${found}`
+        : 'which no enabled plugin provides: install or enable it';
+      problems.set(manifest.name, `needs ${range === '*' ? name : `${name} ${range}`}, ${text}`);
+    }
+  }
+  return needs;
+}
 
-  /** Visits depth first; a plugin met again on the present path closes a cycle. */
+/** Every plugin on a cycle of required needs gets the cycle's name. */
+function nameCycles(needs: ReadonlyMap<string, Needs>, problems: Map<string, string>): void {
+  const done = new Set<string>();
+  const path: string[] = [];
   const visit = (name: string): void => {
-    if (done.has(name)) return;
     const start = path.indexOf(name);
     if (start >= 0) {
       const members = path.slice(start);
       const text = `dependency cycle: ${[...members, name].join(' → ')}; make one of them optional`;
       for (const member of members) problems.set(member, text);
-      return;
+    } else if (!done.has(name)) {
+      path.push(name);
+      for (const next of needs.get(name)?.required ?? []) visit(next);
+      path.pop();
+      done.add(name);
     }
-    const manifest = byName.get(name);
-    if (manifest === undefined) return;
-    path.push(name);
-    const range = manifest.noa;
-    if (range !== undefined && !satisfies(ABI_VERSION, range)) {
-      problems.set(name, `needs plugin ABI ${range}, this host speaks ${ABI_VERSION}`);
-    }
-    for (const need of manifest.needs ?? []) {
-      const providers = providersOf(need.plugin);
-      const fit = providers.find(({ version }) => satisfies(version, need.version ?? '*'));
-      // An optional dependency orders the start when it can, and never more than that.
-      if (need.optional) {
-        if (fit !== undefined && !path.includes(fit.plugin)) visit(fit.plugin);
-        continue;
-      }
-      const wanted = `${need.plugin}${need.version === undefined ? '' : ` ${need.version}`}`;
-      if (providers.length === 0) {
-        problems.set(
-          name,
-          `needs ${wanted}, which no enabled plugin provides: install or enable it`,
-        );
-      } else if (fit === undefined) {
-        const found = providers.map(({ version }) => version).join(', ');
-        problems.set(name, `needs ${wanted}, but the installed version is ${found}`);
-      } else {
-        visit(fit.plugin);
-        if (problems.has(fit.plugin) && !problems.has(name)) {
-          problems.set(name, `needs ${wanted}, which cannot start: ${problems.get(fit.plugin)}`);
-        }
-      }
-    }
-    path.pop();
-    done.add(name);
-    if (!problems.has(name)) order.push(name);
   };
+  for (const name of needs.keys()) visit(name);
+}
 
-  for (const name of [...byName.keys()].sort()) visit(name);
-  return { order, problems };
+/** A plugin that needs one with a problem has a problem. */
+function spread(needs: ReadonlyMap<string, Needs>, problems: Map<string, string>): void {
+  for (let before = -1; before !== problems.size;) {
+    before = problems.size;
+    for (const [name, { required }] of needs) {
+      const broken = required.find((need) => problems.has(need));
+      if (broken === undefined || problems.has(name)) continue;
+      problems.set(name, `needs ${broken}, which cannot start: ${problems.get(broken)}`);
+    }
+  }
+}
+
+/** Takes, again and again, the first plugin whose needs are met: the optional ones too where one can. */
+function startOrder(
+  needs: ReadonlyMap<string, Needs>,
+  problems: ReadonlyMap<string, string>,
+): string[] {
+  const order: string[] = [];
+  const left = new Set([...needs.keys()].filter((name) => !problems.has(name)));
+  while (left.size > 0) {
+    const ready = [...left].filter(
+      (name) => !needs.get(name)?.required.some((need) => left.has(need)),
+    );
+    const next =
+      ready.find((name) => !needs.get(name)?.optional.some((need) => left.has(need))) ?? ready[0];
+    if (next === undefined) break;
+    order.push(next);
+    left.delete(next);
+  }
+  return order;
 }
