@@ -5,7 +5,7 @@
  */
 import {
   type Capability,
-  type Validate,
+  type CompiledSchema,
   compileSchema,
   covers,
   type Driver,
@@ -54,7 +54,7 @@ interface Entry {
   readonly spec: Operation;
   readonly driver: Driver;
   readonly limiter: RateLimiter | undefined;
-  readonly check: Validate;
+  readonly check: CompiledSchema;
 }
 
 export class Broker {

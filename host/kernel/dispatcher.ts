@@ -3,7 +3,7 @@
  * way to the door → check the output. The same path for a client and for a plugin that calls another.
  */
 import {
-  type Validate,
+  type CompiledSchema,
   type ErrorCode,
   type Json,
   NoaError,
@@ -165,7 +165,7 @@ function parse(text: string): Json {
 }
 
 function check(
-  schema: Validate | undefined,
+  schema: CompiledSchema | undefined,
   value: Json,
   code: 'INVALID_ARGUMENT' | 'PLUGIN_OUTPUT_INVALID',
   title: string,

@@ -3,7 +3,7 @@
  * schemas of its exports and the gate before them. Made once for each generation, replaced as a whole.
  */
 import {
-  type Validate,
+  type CompiledSchema,
   compileSchema,
   type ExportSpec,
   type Limits,
@@ -22,8 +22,8 @@ const MAX_CHILDREN = 256;
 export interface ServedExport {
   readonly spec: ExportSpec;
   readonly timeoutMs: number;
-  readonly checkInput: Validate | undefined;
-  readonly checkOutput: Validate | undefined;
+  readonly checkInput: CompiledSchema | undefined;
+  readonly checkOutput: CompiledSchema | undefined;
 }
 
 export interface ServingOptions {
