@@ -1,0 +1,171 @@
+/**
+ * Every configuration key, once. Parsing, validation, the reference in config/README.md and
+ * config/default.toml are all made from this table. Names are spec section 3's; a duration ends in its
+ * unit.
+ */
+import { choice, hostname, integer, type Key, path, secretText, url } from './kinds.ts';
+
+const MiB = 1 << 20;
+const later = 'Accepted and checked; this version does not use it yet.';
+
+export const KEYS = {
+  server: {
+    host: hostname('127.0.0.1', {
+      flag: 'host',
+      description: 'Address to listen on. Set 0.0.0.0 or :: to be reached from other machines.',
+    }),
+    port: integer(0, 65_535, 8080, {
+      flag: 'port',
+      description: 'Port of the public listener; 0 takes a free one and prints it.',
+    }),
+    workers: integer(0, 256, 0, {
+      flag: 'workers',
+      description: 'Threads that run plugin code; 0 means one for each processor core.',
+    }),
+    max_body_bytes: integer(1024, 256 * MiB, 8 * MiB, {
+      description: 'Longest request body; a bundle has its own bound, `plugins.max_bundle_bytes`.',
+    }),
+    drain_ms: integer(0, 600_000, 10_000, {
+      description: 'Longest wait for running requests after SIGTERM before they are cut off.',
+    }),
+    tls: {
+      cert_path: path(undefined, { description: 'PEM certificate chain of the listener.' }),
+      key_path: path(undefined, { description: 'PEM private key of `cert_path`.' }),
+      client_ca_path: path(undefined, {
+        description: 'PEM authorities whose client certificates are required.',
+      }),
+    },
+  },
+  data: {
+    path: path('.noa', {
+      description:
+        'Data folder: bundles, secrets made at first start, and all that the embedded engines keep. Deleting it is a factory reset.',
+    }),
+  },
+  database: {
+    url: url(['postgres', 'postgresql'], {
+      secret: true,
+      description: 'PostgreSQL 14 or later; without it an embedded PostgreSQL is started.',
+    }),
+    max_connections: integer(1, 1000, 20, {
+      description: 'Connections that this host opens to PostgreSQL at most.',
+    }),
+  },
+  cache: {
+    url: url(['redis', 'rediss'], {
+      secret: true,
+      description: 'Redis; without it an embedded cache is used.',
+    }),
+  },
+  qdrant: {
+    url: url(['http', 'https'], { description: `Qdrant, for vectors. ${later}` }),
+    api_key: secretText('text that is not empty', (text) => text !== '', {
+      description: `Key of \`qdrant.url\`. ${later}`,
+    }),
+  },
+  inference: {
+    device: choice(['auto', 'cpu', 'cuda'], 'auto', {
+      description: `Where models run; auto tries each. ${later}`,
+    }),
+    model_path: path(undefined, { description: `Folder of the models. ${later}` }),
+    max_batch_size: integer(1, 1024, 32, {
+      description: `Inputs that one model run takes at most. ${later}`,
+    }),
+    timeout_ms: integer(1, 600_000, 5000, {
+      description: `Deadline of one inference request. ${later}`,
+    }),
+  },
+  plugins: {
+    max_bundle_bytes: integer(1024, 256 * MiB, 32 * MiB, {
+      description: 'Largest plugin bundle (.tgz) that is taken.',
+    }),
+    max_queued_calls: integer(1, 1_000_000, 1024, {
+      description:
+        'Calls that may wait for a thread; one more is refused with RESOURCE_EXHAUSTED (429).',
+    }),
+    drain_ms: integer(0, 600_000, 10_000, {
+      description: 'Longest wait for running calls when a plugin is replaced, disabled or stopped.',
+    }),
+    log_lines: integer(1, 100_000, 1000, {
+      description: 'Log lines of each plugin that are kept in memory for `noa plugin logs`.',
+    }),
+  },
+  auth: {
+    bootstrap_token: secretText(
+      '32 to 512 characters without white space',
+      (text) => /^\S{32,512}$/.test(text),
+      {
+        description:
+          'Bearer credential of the first administrator; without it one is made at the first start, printed once and kept in the data folder.',
+      },
+    ),
+    root_key: secretText(
+      'the base64 form of at least 32 random bytes, such as `openssl rand -base64 32` prints',
+      (text) => /^[A-Za-z0-9+/_-]{43,1024}={0,2}$/.test(text),
+      {
+        description:
+          'Key from which all token keys are derived; without it one is made and kept in the data folder. Hosts that share a database must share it.',
+      },
+    ),
+    token_life_seconds: integer(60, 300, 120, {
+      description: 'Life of a capability token; it is renewed at two thirds.',
+    }),
+  },
+  observability: {
+    log_level: choice(['trace', 'debug', 'info', 'warn', 'error', 'fatal'], 'info', {
+      flag: 'log-level',
+      reloadable: true,
+      description: 'Least level that is logged.',
+    }),
+    log_format: choice(['json', 'pretty'], 'json', {
+      flag: 'log-format',
+      description: 'json for machines, one object a line; pretty for a person at a terminal.',
+    }),
+    metrics_bind: hostname('127.0.0.1', {
+      flag: 'metrics-bind',
+      description: 'Address of the metrics listener.',
+    }),
+    metrics_port: integer(0, 65_535, 9100, {
+      flag: 'metrics-port',
+      description: 'Port of the metrics listener; 0 takes a free one and prints it.',
+    }),
+    otlp_endpoint: url(['http', 'https'], {
+      flag: 'otlp-endpoint',
+      description: `OpenTelemetry collector to send traces to. ${later}`,
+    }),
+  },
+};
+
+export type Tree = { readonly [name: string]: Key<unknown> | Tree };
+
+type Settings<T> = {
+  readonly [K in keyof T]: T[K] extends Key<infer V> ? V : Settings<T[K]>;
+};
+
+/** The configuration of a host: frozen, every value within its rule. */
+export type Config = Settings<typeof KEYS>;
+
+export interface NamedKey {
+  /** `server.port` */
+  readonly path: string;
+  /** `NOA_SERVER__PORT` */
+  readonly variable: string;
+  readonly key: Key<unknown>;
+}
+
+export function isKey(node: Key<unknown> | Tree): node is Key<unknown> {
+  return typeof node['read'] === 'function';
+}
+
+export const KEY_LIST: readonly NamedKey[] = [...flatten(KEYS, [])];
+
+function* flatten(tree: Tree, above: readonly string[]): Generator<NamedKey> {
+  for (const [name, node] of Object.entries(tree)) {
+    const names = [...above, name];
+    if (!isKey(node)) yield* flatten(node, names);
+    else {
+      const variable = `NOA_${names.join('__').toUpperCase()}`;
+      yield { path: names.join('.'), variable, key: node };
+    }
+  }
+}

@@ -1,0 +1,115 @@
+/**
+ * The kinds of configuration value. A key is data (rule, default, description) plus one function that
+ * reads a value; whatever a source holds, `read` answers a value that keeps the rule, or undefined.
+ */
+import { isIP } from 'node:net';
+import { resolve } from 'node:path';
+
+export interface About {
+  readonly description: string;
+  /** Long command-line flag of `noa serve`, without the dashes. */
+  readonly flag?: string;
+  /** Never shown; may be given by reference (`env:NAME`, `file:PATH`). */
+  readonly secret?: true;
+  /** Takes effect on SIGHUP; every other key needs a restart. */
+  readonly reloadable?: true;
+}
+
+export interface Key<T> extends About {
+  /** Completes "must be …". */
+  readonly rule: string;
+  /** As a file would write it; absent when the key has no default. */
+  readonly default: string | number | undefined;
+  /** A value that keeps the rule; undefined for one that does not. Relative paths start at `cwd`. */
+  read(value: unknown, cwd: string): T | undefined;
+}
+
+export function integer(
+  minimum: number,
+  maximum: number,
+  fallback: number,
+  about: About,
+): Key<number> {
+  return {
+    ...about,
+    rule: `a whole number from ${minimum} to ${maximum}`,
+    default: fallback,
+    read: (value) => {
+      const number = typeof value === 'string' && /^-?\d{1,15}$/.test(value) ? +value : value;
+      if (typeof number !== 'number' || !Number.isInteger(number)) return undefined;
+      return number >= minimum && number <= maximum ? number : undefined;
+    },
+  };
+}
+
+export function choice<const V extends string>(
+  values: readonly V[],
+  fallback: V,
+  about: About,
+): Key<V> {
+  return {
+    ...about,
+    rule: `one of ${values.join(', ')}`,
+    default: fallback,
+    read: (value) => values.find((known) => known === value),
+  };
+}
+
+export function hostname(fallback: string, about: About): Key<string> {
+  const name = /^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$/i;
+  return {
+    ...about,
+    rule: 'an IP address or a host name',
+    default: fallback,
+    read: (value) => {
+      if (typeof value !== 'string') return undefined;
+      return isIP(value) !== 0 || name.test(value) ? value : undefined;
+    },
+  };
+}
+
+/** A path in the file system, answered in absolute form. */
+export function path<D extends string | undefined>(
+  fallback: D,
+  about: About,
+): Key<D extends string ? string : string | undefined> {
+  return {
+    ...about,
+    rule: 'a path, not empty and without NUL',
+    default: fallback,
+    read: (value, cwd) =>
+      typeof value === 'string' && value !== '' && !value.includes('\0')
+        ? resolve(cwd, value)
+        : undefined,
+  };
+}
+
+/** An address with one of these schemes, such as `https`; host required, text kept as given. */
+export function url(schemes: readonly string[], about: About): Key<string | undefined> {
+  return {
+    ...about,
+    rule: `a URL that starts with ${schemes.map((scheme) => `${scheme}://`).join(' or ')}`,
+    default: undefined,
+    read: (value) => {
+      if (typeof value !== 'string' || !URL.canParse(value)) return undefined;
+      const { protocol, hostname: host, search } = new URL(value);
+      // PostgreSQL's own form names a unix socket's folder in the query: postgres:///db?host=/run/…
+      const placed = host !== '' || search.includes('host=');
+      return placed && schemes.includes(protocol.slice(0, -1)) ? value : undefined;
+    },
+  };
+}
+
+export function secretText(
+  rule: string,
+  accepts: (text: string) => boolean,
+  about: About,
+): Key<string | undefined> {
+  return {
+    ...about,
+    rule,
+    default: undefined,
+    secret: true,
+    read: (value) => (typeof value === 'string' && accepts(value) ? value : undefined),
+  };
+}
