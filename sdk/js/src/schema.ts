@@ -54,7 +54,7 @@ export function strictAjv(options: Options): Ajv2020 {
   const ajv = new Ajv2020({
     strict: true,
     strictTypes: true,
-    strictTuples: true,
+    strictTuples: false, // a tuple whose last elements may be absent is fine
     strictRequired: false, // `anyOf: [{required: …}]` beside the properties is common
     allowUnionTypes: true,
     ownProperties: true,

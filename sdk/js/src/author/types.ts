@@ -1,0 +1,90 @@
+/** Writes `src/noa.gen.ts`: the types that connect a plugin's handlers with its manifest. */
+import { NoaError } from '../errors.ts';
+import type { CapabilityRequest, Manifest } from '../manifest.ts';
+import type { Capabilities } from '../ports.ts';
+import { TypeWriter } from './schema-types.ts';
+
+/** The operations that each port has a method for. */
+const PORTS: { readonly [Port in keyof Capabilities]: readonly (keyof Capabilities[Port])[] } = {
+  db: ['query', 'execute', 'transaction'],
+  cache: ['get', 'set', 'delete', 'increment', 'lock'],
+  plugin: ['call'],
+};
+const INTERFACES: { readonly [Port in keyof Capabilities]: string } = {
+  db: 'Db',
+  cache: 'Cache',
+  plugin: 'PluginPort',
+};
+
+/**
+ * The text of `src/noa.gen.ts`: a type for each input, output and the configuration, and `Plugin`, which
+ * `definePlugin<Plugin>` takes. The same manifest gives the same text. Throws NoaError INVALID_ARGUMENT
+ * when the manifest asks for a capability or operation that has no port.
+ */
+export function generateTypes(manifest: Manifest): string {
+  const types = new TypeWriter();
+  const exports = Object.entries(manifest.exports).map(([name, { input, output }]) => {
+    const prefix = name.charAt(0).toUpperCase() + name.slice(1);
+    const from = input === undefined ? 'Json' : types.declare(`${prefix}Input`, input, 'Json');
+    const to =
+      output === undefined ? 'unknown' : types.declare(`${prefix}Output`, output, 'unknown');
+    return `    ${name}(input: ${from}): ${to};`;
+  });
+  const config =
+    manifest.config === undefined ? '{}' : types.declare('Config', manifest.config, 'Json');
+  const ports = requestedPorts(manifest.capabilities ?? []);
+  const capabilities = ports.map(({ port, operations }) => {
+    const union = operations.map((operation) => `'${operation}'`).join(' | ');
+    return `    ${port}: Pick<${INTERFACES[port]}, ${union}>;`;
+  });
+  const body = [
+    types.text(),
+    'export interface Plugin {',
+    '  exports: {',
+    ...exports,
+    '  };',
+    `  config: ${config};`,
+    ...(capabilities.length === 0
+      ? ['  capabilities: {};']
+      : ['  capabilities: {', ...capabilities, '  };']),
+    '}',
+    '',
+  ].join('\n');
+  const imports = ports.map(({ port }) => INTERFACES[port]);
+  if (/\bJson\b/.test(body)) imports.push('Json');
+  const from =
+    imports.length === 0
+      ? ''
+      : `import type { ${imports.toSorted().join(', ')} } from '@noa/sdk';\n\n`;
+  return `// Written by \`noa plugin types\` from plugin.json; changes are lost.\n${from}${body.trimStart()}`;
+}
+
+interface RequestedPort {
+  readonly port: keyof Capabilities;
+  readonly operations: readonly string[];
+}
+
+function requestedPorts(requests: readonly CapabilityRequest[]): RequestedPort[] {
+  for (const [i, { capability, operations }] of requests.entries()) {
+    const ports = Object.entries<readonly string[]>(PORTS);
+    const known = ports.find(([port]) => port === capability)?.[1];
+    if (known === undefined) {
+      throw noPort(`/capabilities/${i}/capability`, capability, Object.keys(PORTS));
+    }
+    const missing = operations.find((operation) => !known.includes(operation));
+    if (missing !== undefined) throw noPort(`/capabilities/${i}/operations`, missing, known);
+  }
+  return (['db', 'cache', 'plugin'] as const).flatMap((port) => {
+    const asked = requests.filter(({ capability }) => capability === port);
+    const wanted = new Set(asked.flatMap(({ operations }) => operations));
+    const operations = PORTS[port].filter((operation) => wanted.has(operation));
+    return operations.length === 0 ? [] : [{ port, operations }];
+  });
+}
+
+function noPort(path: string, name: string, known: readonly string[]): NoaError {
+  const open = ['log', 'clock', 'random'].includes(name)
+    ? 'is open to every plugin; remove the request'
+    : `has no port in this SDK; it has ${known.join(', ')}`;
+  return new NoaError('INVALID_ARGUMENT', `${path}: ${JSON.stringify(name)} ${open}`);
+}
