@@ -9,3 +9,4 @@ export { compileSchema, type SchemaViolation, type CompiledSchema } from './sche
 export { compileCoercion, type TextParameters } from './schema-coerce.ts';
 export { BUNDLE_LIMITS, readBundle, type Bundle, type BundleLimits } from './author/bundle.ts';
 export { nearest } from './nearest.ts';
+export { mapStack } from './stack.ts';

@@ -1,0 +1,132 @@
+/**
+ * One script out of a plugin's files, by esbuild, with its source map. Paths in it do not depend on
+ * where the plugin's folder or this package lies, so the same files give the same bytes anywhere.
+ */
+import { build, type Message, type Plugin } from 'esbuild';
+import { existsSync } from 'node:fs';
+import { builtinModules } from 'node:module';
+import { join, resolve, sep } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { NoaError } from '../errors.ts';
+import { BUNDLE_NAME } from './machine.ts';
+
+export interface Bundle {
+  readonly code: string;
+  /** Source map (ECMA-426) as JSON, without the sources' text. */
+  readonly map: string;
+  readonly warnings: readonly string[];
+}
+
+/** This very package: its root, and its built files. */
+const SDK = fileURLToPath(new URL('../../', import.meta.url));
+const BUILT = join(SDK, 'dist');
+
+export async function bundle(dir: string, entry: string, minify: boolean): Promise<Bundle> {
+  if (!existsSync(join(dir, entry))) {
+    throw new NoaError('INVALID_ARGUMENT', `${entry}: no such file in the plugin's folder ${dir}`);
+  }
+  const result = await build({
+    stdin: {
+      // The order matters: the globals must be there before any module of the plugin runs.
+      contents: [
+        `import ${JSON.stringify(join(BUILT, 'guest/globals.js'))};`,
+        `import plugin from ${JSON.stringify(`./${entry}`)};`,
+        `import { serve } from ${JSON.stringify(join(BUILT, 'guest/runtime.js'))};`,
+        'serve(plugin);',
+      ].join('\n'),
+      resolveDir: dir,
+      sourcefile: '@noa/sdk/entry',
+    },
+    absWorkingDir: dir,
+    outfile: join(dir, BUNDLE_NAME),
+    bundle: true,
+    write: false,
+    format: 'iife',
+    target: 'es2023',
+    platform: 'neutral',
+    mainFields: ['browser', 'module', 'main'],
+    conditions: ['worker', 'browser', 'module'],
+    define: { 'process.env.NODE_ENV': '"production"' },
+    minify,
+    minifySyntax: true,
+    keepNames: minify,
+    charset: 'utf8',
+    legalComments: 'none',
+    sourcemap: 'external',
+    sourcesContent: false,
+    logLevel: 'silent',
+    plugins: [resolver],
+  }).catch((error: unknown) => {
+    const { errors } = error as { errors?: Message[] };
+    if (errors === undefined) throw error;
+    throw new NoaError('INVALID_ARGUMENT', errors.map(line).join('\n'));
+  });
+  const output = (suffix: string): string =>
+    result.outputFiles.find((file) => file.path.endsWith(suffix))?.text ?? '';
+  return {
+    code: output('.js'),
+    map: portable(output('.map'), dir),
+    warnings: result.warnings.map(line),
+  };
+}
+
+/** `src/index.ts:3:7: Expected ";" but found "}"`, with the line itself below. */
+function line({ location, text, notes }: Message): string {
+  const hint = notes.map((note) => ` (${note.text})`).join('');
+  if (location === null) return `${text}${hint}`;
+  const { file, line: row, column, lineText } = location;
+  return `${file}:${row}:${column + 1}: ${text}${hint}\n    ${lineText.trim()}`;
+}
+
+/** Sources named from the plugin's folder, from `node_modules/` or from `@noa/sdk/`. */
+function portable(json: string, dir: string): string {
+  const map: { sources: string[]; mappings: string; names: string[] } = JSON.parse(json);
+  const sources = map.sources.map((source) => {
+    const path = resolve(dir, source);
+    if (path.startsWith(SDK)) return `@noa/sdk/${path.slice(SDK.length).split(sep).join('/')}`;
+    const [, installed] = /.*\/(node_modules\/.*)/.exec(path.split(sep).join('/')) ?? [];
+    return installed ?? source;
+  });
+  return JSON.stringify({ version: 3, sources, names: map.names, mappings: map.mappings });
+}
+
+const INSTEAD: { readonly [builtin: string]: string | undefined } = {
+  fs: "keep data in the 'db' or 'cache' capability",
+  crypto: 'use the global crypto.getRandomValues and crypto.randomUUID',
+  buffer: 'use Uint8Array, TextEncoder and TextDecoder',
+  http: "this version of NOA has no 'http' capability",
+  https: "this version of NOA has no 'http' capability",
+  process: "read settings from the handler's `config`",
+  timers: 'use the global setTimeout',
+  url: 'use the global URL',
+  util: 'use the global TextEncoder and structuredClone',
+  perf_hooks: 'use the global performance',
+};
+
+/** Finds `@noa/sdk` wherever the plugin lies, and says what to use in place of Node's own modules. */
+const resolver: Plugin = {
+  name: 'noa',
+  setup(esbuild) {
+    esbuild.onResolve({ filter: /^@noa\/sdk$/ }, () => ({
+      path: join(BUILT, 'index.js'),
+      sideEffects: false,
+    }));
+    esbuild.onResolve({ filter: /^@noa\/sdk\// }, ({ path }) => ({
+      errors: [{ text: `${path} is for hosts and tools: a plugin imports '@noa/sdk'` }],
+    }));
+    esbuild.onResolve({ filter: /^[a-z_:/]+$/ }, async ({ path, pluginData, ...options }) => {
+      const name = path.replace(/^node:/, '');
+      const [root = name] = name.split('/');
+      if (pluginData === 'installed' || !builtinModules.includes(root)) return undefined;
+      if (name === path) {
+        // A package of that name may be installed.
+        const found = await esbuild.resolve(path, { ...options, pluginData: 'installed' });
+        if (found.errors.length === 0) return found;
+      }
+      const instead = INSTEAD[root] ?? 'use a package written for browsers or for all runtimes';
+      return {
+        errors: [{ text: `'${path}' is a part of Node, where plugins do not run: ${instead}` }],
+      };
+    });
+  },
+};
