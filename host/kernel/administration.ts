@@ -320,7 +320,7 @@ export class Administration {
   /** Makes the candidate the active version once nothing that it requires is undecided. */
   async #promote(tx: StoreTx, name: string): Promise<void> {
     const record = await tx.plugin(name);
-    if (record === undefined || record.candidate === null) return;
+    if (record?.candidate == null) return;
     const versions = await tx.versions(name);
     const candidate = versions.find(({ digest }) => digest === record.candidate);
     if (candidate === undefined) return;

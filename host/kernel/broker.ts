@@ -155,7 +155,7 @@ export class Broker {
       (right) =>
         right.capability === capability &&
         right.operations.includes(operation) &&
-        right.grants.every(this.#options.isApproved),
+        right.grants.every((grant) => this.#options.isApproved(grant)),
     );
     const patterns = rights.flatMap((right) => right.resources);
     const lacking = resources.find(

@@ -3,9 +3,14 @@
  * what it requests exists in this host, and that its module may run. Nothing here changes state.
  */
 import { createHash } from 'node:crypto';
-import { covers, effectiveLimits, NoaError, type CapabilityRequest } from '@noa/sdk/host';
+import {
+  ABI_VERSION,
+  type CapabilityRequest,
+  covers,
+  effectiveLimits,
+  NoaError,
+} from '@noa/sdk/host';
 import { satisfies } from 'semver';
-import { ABI_VERSION } from '@noa/sdk/host';
 import type { CapabilityEntry } from './broker.ts';
 import type { Loader } from './loader.ts';
 import type { Bundle, PluginVersion } from './store.ts';

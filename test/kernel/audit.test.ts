@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
 import t from 'tap';
 import {
@@ -95,7 +96,7 @@ t.test('what waits is written by itself within the flush time', async (t) => {
   audit.record(event('x'));
   const until = Date.now() + 5000;
   while (sink.records.length === 0 && Date.now() < until)
-    await new Promise((r) => setTimeout(r, 5));
+    await sleep(5);
   t.equal(sink.records.length, 1);
   await audit.close();
 });

@@ -1,0 +1,174 @@
+/**
+ * Puts the kernel's parts together. Everything that they need from outside comes in here, clock and ids
+ * included; there is one kernel in a host.
+ */
+import type { Json } from '@noa/sdk/host';
+import { Administration } from './administration.ts';
+import { Audit } from './audit.ts';
+import { Broker, type CapabilityEntry, type CapabilityObservation } from './broker.ts';
+import { Budgets } from './budgets.ts';
+import { type CallObservation, Dispatcher } from './dispatcher.ts';
+import type { Chain } from './chain.ts';
+import { Judge } from './judge.ts';
+import type { Transition } from './lifecycle.ts';
+import type { Loader, LogLevel } from './loader.ts';
+import type { Bundle, Store, StoreTx } from './store.ts';
+import { Supervisor } from './supervisor.ts';
+import { type Budget, TokenService } from './tokens.ts';
+
+/** How often expired tokens and budgets are forgotten. */
+const SWEEP_MS = 30_000;
+/**
+ * How often other hosts' changes are looked for: the bound within which a revocation holds on every
+ * host. On the host that it is sent to it holds before it is answered.
+ */
+export const CONVERGENCE_MS = 1000;
+
+/** A call that one plugin makes into another. */
+export interface PluginCall {
+  readonly plugin: string;
+  readonly export: string;
+  readonly input: Json;
+  readonly budget: Budget | undefined;
+  readonly chain: Chain;
+  readonly signal: AbortSignal;
+  readonly deadline: number;
+}
+
+export interface KernelPowers {
+  readonly store: Store;
+  readonly loader: Loader;
+  /** Given the way back in for calls between plugins, answers every capability of this host. */
+  readonly capabilities: (call: (call: PluginCall) => Promise<Json>) => readonly CapabilityEntry[];
+  readonly readBundle: (bytes: Uint8Array) => Promise<Bundle>;
+  readonly rootKey: Uint8Array;
+  /** Survives restarts; names this host's audit chain. */
+  readonly hostId: string;
+  readonly tokenLifeSeconds: number;
+  readonly drainMs: number;
+  /** Milliseconds since the epoch. */
+  readonly now: () => number;
+  readonly newId: () => string;
+  readonly onTransition: (transition: Transition) => void;
+  readonly onError: (message: string, error: unknown) => void;
+  readonly observeCall: (observation: CallObservation) => void;
+  readonly observeCapability: (observation: CapabilityObservation) => void;
+  readonly pluginLog: (plugin: string, level: LogLevel, message: string) => void;
+}
+
+export class Kernel {
+  readonly administration: Administration;
+  readonly dispatcher: Dispatcher;
+  readonly supervisor: Supervisor;
+  readonly audit: Audit<StoreTx>;
+  readonly capabilities: readonly CapabilityEntry[];
+  readonly #powers: KernelPowers;
+  readonly #tokens: TokenService;
+  readonly #budgets = new Budgets();
+  readonly #timers: NodeJS.Timeout[] = [];
+
+  constructor(powers: KernelPowers) {
+    const { store, loader, readBundle, now, newId, onError } = powers;
+    this.#powers = powers;
+    this.#tokens = new TokenService({
+      issuer: 'noa',
+      rootKey: powers.rootKey,
+      lifeSeconds: powers.tokenLifeSeconds,
+      now,
+      newId,
+    });
+    this.audit = new Audit<StoreTx>({
+      chain: powers.hostId,
+      sink: store,
+      now,
+      flushMs: 100,
+      capacity: 10_000,
+      onError: (error) => onError('the audit log cannot be written; it will be tried again', error),
+    });
+    this.capabilities = powers.capabilities((call) => this.#callPlugin(call));
+    this.supervisor = new Supervisor({
+      ...powers,
+      capabilities: this.capabilities,
+      tokens: this.#tokens,
+      hostRun: `${powers.hostId}/${newId()}`,
+    });
+    const broker = new Broker({
+      capabilities: this.capabilities,
+      tokens: this.#tokens,
+      budgets: this.#budgets,
+      isApproved: (grant) => this.supervisor.isApproved(grant),
+      audit: this.audit,
+      observe: powers.observeCapability,
+      now,
+    });
+    this.dispatcher = new Dispatcher({
+      serving: (plugin) => this.supervisor.serving(plugin),
+      broker,
+      observe: powers.observeCall,
+      now,
+    });
+    const judge = new Judge({ capabilities: this.capabilities, loader, readBundle, now });
+    this.administration = new Administration({
+      store,
+      audit: this.audit,
+      supervisor: this.supervisor,
+      judge,
+      capabilities: this.capabilities,
+      now,
+      newId,
+    });
+  }
+
+  async #callPlugin(call: PluginCall): Promise<Json> {
+    const { principal, requestId, traceId } = call.chain;
+    const invocation = { ...call, id: requestId, principal, traceId };
+    return (await this.dispatcher.dispatch(invocation, call.budget)).value;
+  }
+
+  /** Brings up every plugin that may run; one that cannot does not keep the host from starting. */
+  async start(): Promise<void> {
+    const { store, now, onError } = this.#powers;
+    await this.#firstKey();
+    await this.administration.dropLeftovers();
+    await this.supervisor.sync();
+    const follow = async (): Promise<void> => {
+      if ((await store.revision()) !== this.supervisor.snapshot.revision) await this.supervisor.sync();
+    };
+    let following = false;
+    this.#every(CONVERGENCE_MS, () => {
+      if (following) return;
+      following = true;
+      follow()
+        .catch((error: unknown) => onError('changes of other hosts cannot be read', error))
+        .finally(() => (following = false));
+    });
+    this.#every(SWEEP_MS, () => {
+      this.#tokens.sweep();
+      this.#budgets.sweep(now());
+    });
+  }
+
+  /** The very first host makes the first signing key. */
+  async #firstKey(): Promise<void> {
+    const { keys } = await this.#powers.store.snapshot();
+    if (keys.some(({ retiredAt }) => retiredAt === null)) return;
+    await this.audit.change(async (tx, note) => {
+      if ((await tx.keys()).some(({ retiredAt }) => retiredAt === null)) return;
+      const kid = `k-${this.#powers.newId().slice(0, 8)}`;
+      await tx.putKey({ kid, createdAt: new Date(this.#powers.now()).toISOString(), retiredAt: null });
+      const none = { plugin: null, capability: null, operation: null, resources: [], code: null };
+      note({ kind: 'key.create', actor: 'host', ...none, outcome: 'ok', details: { kid } });
+    });
+  }
+
+  #every(ms: number, work: () => void): void {
+    this.#timers.push(setInterval(work, ms).unref());
+  }
+
+  /** Drains and stops every plugin and makes the audit durable. The store stays open. */
+  async close(): Promise<void> {
+    for (const timer of this.#timers) clearInterval(timer);
+    await this.supervisor.close();
+    await this.audit.close();
+  }
+}
