@@ -25,9 +25,9 @@ export interface Operation {
    * The resources that these arguments touch. The broker requires a grant for each. Absent when only
    * the driver can tell (SQL text): then the driver enforces `DriverCall.resources` itself.
    */
-  resources?(input: never): string[];
+  readonly resources?: (input: never) => string[];
   /** What the call used, from its arguments and its answer. */
-  usage?(input: never, output: never): Usage;
+  readonly usage?: (input: never, output: never) => Usage;
 }
 
 export interface Capability {
