@@ -1,0 +1,169 @@
+/**
+ * Decides whether a module may be installed, before any of it runs: what it imports, what it exports
+ * and how large it may become. Deny by default: an import that is not in the tables here is refused.
+ */
+import type { Limits, Manifest } from '@noa/sdk/host';
+import { NoaError } from '@noa/sdk/host';
+import { ModuleError, clamp, readOutline } from './binary.ts';
+import type { ImportEntry, Outline } from './binary.ts';
+import { printable } from './text.ts';
+
+export const ENV_MODULE = 'extism:host/env';
+export const USER_MODULE = 'extism:host/user';
+/** Added to every module; no module may export this name itself. */
+export const MEMORY_EXPORT = 'noa:memory';
+
+const PAGES_PER_MIB = 16;
+const MAX_TABLES = 4;
+const MAX_TABLE_SLOTS = 1 << 16;
+const MAX_IMPORTS = 256;
+
+const LOG = '(i64) -> nothing';
+/** The imports this host provides, with their types. */
+export const PROVIDED: { readonly [module: string]: { readonly [name: string]: string } } = {
+  [ENV_MODULE]: {
+    alloc: '(i64) -> i64',
+    free: '(i64) -> nothing',
+    length: '(i64) -> i64',
+    length_unsafe: '(i64) -> i64',
+    load_u8: '(i64) -> i32',
+    load_u64: '(i64) -> i64',
+    store_u8: '(i64, i32) -> nothing',
+    store_u64: '(i64, i64) -> nothing',
+    input_offset: '() -> i64',
+    input_length: '() -> i64',
+    input_load_u8: '(i64) -> i32',
+    input_load_u64: '(i64) -> i64',
+    output_set: '(i64, i64) -> nothing',
+    error_set: '(i64) -> nothing',
+    config_get: '(i64) -> i64',
+    var_get: '(i64) -> i64',
+    var_set: '(i64, i64) -> nothing',
+    log_trace: LOG,
+    log_debug: LOG,
+    log_info: LOG,
+    log_warn: LOG,
+    log_error: LOG,
+    get_log_level: '() -> i32',
+  },
+  [USER_MODULE]: {
+    noa_call: '(i64) -> i64',
+    noa_clock: '() -> i64',
+    noa_random: '() -> i64',
+  },
+};
+
+export interface Admitted {
+  /** The module to compile: the installed bytes with clamped limits. */
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  /** Whether it can call the host and so needs a stack that can be set aside. */
+  readonly suspends: boolean;
+}
+
+function refuse(message: string): never {
+  throw new ModuleError(message);
+}
+
+function checkImport(entry: ImportEntry): void {
+  const name = `"${printable(entry.module, 64)}" "${printable(entry.name, 64)}"`;
+  if (entry.kind !== 'function') {
+    refuse(`The module imports the ${entry.kind} ${name}; it must define its own.`);
+  }
+  if (entry.module.startsWith('wasi')) {
+    refuse(
+      `The module imports ${name}: there is no WASI here. Build for a freestanding target (Rust: wasm32-unknown-unknown; C: no libc input or output) and use capabilities instead.`,
+    );
+  }
+  if (entry.module === ENV_MODULE && entry.name.startsWith('http_')) {
+    refuse(
+      `The module imports ${name}: the network is a capability. Request "http" in the manifest and call it through noa_call.`,
+    );
+  }
+  const provided = PROVIDED[entry.module];
+  if (provided === undefined || !Object.hasOwn(provided, entry.name)) {
+    refuse(
+      `The module imports ${name}, which this host does not provide; remove it or build with the NOA SDK.`,
+    );
+  }
+  const expected = provided[entry.name];
+  if (expected !== entry.signature) {
+    refuse(`The module imports ${name} as ${entry.signature}; its type is ${expected}.`);
+  }
+}
+
+function checkSizes(outline: Outline, limits: Limits): void {
+  const pages = limits.memoryMiB * PAGES_PER_MIB;
+  if (outline.memories.length > 1) {
+    refuse(`The module has ${outline.memories.length} memories; build it with one.`);
+  }
+  const initial = outline.memories[0]?.min ?? 0;
+  if (initial > pages) {
+    refuse(
+      `The module starts with ${initial / PAGES_PER_MIB} MiB of memory, over limits.memoryMiB = ${limits.memoryMiB}; raise the limit or shrink its initial memory.`,
+    );
+  }
+  if (outline.tables.length > MAX_TABLES) {
+    refuse(`The module has ${outline.tables.length} tables; at most ${MAX_TABLES} are allowed.`);
+  }
+  for (const table of outline.tables) {
+    if (table.min > MAX_TABLE_SLOTS) {
+      refuse(
+        `The module has a table of ${table.min} slots; at most ${MAX_TABLE_SLOTS} are allowed.`,
+      );
+    }
+  }
+}
+
+function checkExports(outline: Outline, manifest: Manifest): void {
+  if (outline.exports.has(MEMORY_EXPORT)) {
+    refuse(`The module exports "${MEMORY_EXPORT}", a name kept for the host; rename it.`);
+  }
+  for (const name of Object.keys(manifest.exports)) {
+    const signature = outline.functions.get(name);
+    if (signature === undefined) {
+      refuse(
+        `The manifest names the export "${name}" but the module does not export such a function; export it or remove it from exports.`,
+      );
+    }
+    if (signature !== '() -> i32') {
+      refuse(
+        `The export "${name}" has the type ${signature}; it must be () -> i32, with its input and output exchanged through the ABI.`,
+      );
+    }
+  }
+}
+
+/** Judges a module and answers what to compile. Throws NoaError INVALID_ARGUMENT with the rule and the fix. */
+export function admit(
+  manifest: Manifest,
+  limits: Limits,
+  wasm: Uint8Array,
+  maxModuleBytes: number,
+): Admitted {
+  try {
+    if (wasm.length > maxModuleBytes) {
+      refuse(`The module has ${wasm.length} bytes; at most ${maxModuleBytes} are allowed.`);
+    }
+    const outline = readOutline(wasm);
+    if (outline.imports.length > MAX_IMPORTS) {
+      refuse(
+        `The module has ${outline.imports.length} imports; at most ${MAX_IMPORTS} are allowed.`,
+      );
+    }
+    for (const entry of outline.imports) checkImport(entry);
+    checkSizes(outline, limits);
+    checkExports(outline, manifest);
+    const caps = {
+      memoryPages: limits.memoryMiB * PAGES_PER_MIB,
+      tableSlots: MAX_TABLE_SLOTS,
+      memoryExport: MEMORY_EXPORT,
+    };
+    return {
+      bytes: clamp(wasm, outline, caps),
+      suspends: outline.imports.some((entry) => entry.name === 'noa_call'),
+    };
+  } catch (error) {
+    if (!(error instanceof ModuleError)) throw error;
+    throw new NoaError('INVALID_ARGUMENT', `runtime.file: ${error.message}`);
+  }
+}

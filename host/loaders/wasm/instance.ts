@@ -1,0 +1,139 @@
+/**
+ * One instance of a plugin's module with the host functions it may import. Behaviour follows the
+ * Extism ABI: a block given to `config_get`, `var_get` or a log function belongs to the host and is
+ * freed; the guest owns what it is given.
+ */
+import { webcrypto } from 'node:crypto';
+import type { LogLevel } from '../../kernel/loader.ts';
+import { ENV_MODULE, MEMORY_EXPORT, USER_MODULE } from './admission.ts';
+import { Arena } from './arena.ts';
+import type { Unit } from './unit.ts';
+
+const MAX_KEY_BYTES = 1024;
+const MAX_LOG_BYTES = 8192;
+/** All variables of one instance: bytes of keys and values. */
+const MAX_VAR_BYTES = 1 << 20;
+const MAX_VARS = 1024;
+/** Blocks of one call beyond its input and output: capability requests and replies, logs, copies. */
+const ARENA_SLACK_BYTES = 8 << 20;
+
+/** What an instance needs of the thread it lives in. */
+export interface InstanceHost {
+  /** Answers the block of the reply, now or when it has come. Throws to end the call. */
+  invoke(instance: Instance, request: number): bigint | Promise<bigint>;
+  log(unit: Unit, level: LogLevel, text: string): void;
+}
+
+export class Instance {
+  readonly unit: Unit;
+  readonly arena: Arena;
+  /** The id of the job it serves now. */
+  job: number | undefined;
+  /** When it became idle, by the thread's monotonic clock. */
+  idleSince = 0;
+  /** Bytes last counted against the thread's budget. */
+  counted = 0;
+  readonly #exports: Readonly<Record<string, unknown>>;
+  readonly #memory: WebAssembly.Memory | undefined;
+
+  /** Runs the module's start function and `_initialize`; throws what they throw. */
+  constructor(unit: Unit, arena: WebAssembly.Module, host: InstanceHost) {
+    const { limits, module } = unit.spec;
+    this.unit = unit;
+    this.arena = new Arena(arena, limits.maxInputBytes + limits.maxOutputBytes + ARENA_SLACK_BYTES);
+    const imports = {
+      [ENV_MODULE]: { ...this.arena.exports, ...this.#environment(host) },
+      [USER_MODULE]: {
+        noa_call: new WebAssembly.Suspending((block: bigint) => host.invoke(this, Number(block))),
+        noa_clock: () => BigInt(Date.now()) * 1_000_000n,
+        noa_random: random64,
+      },
+    } as WebAssembly.Imports;
+    this.#exports = new WebAssembly.Instance(module, imports).exports;
+    const memory = this.#exports[MEMORY_EXPORT];
+    this.#memory = memory instanceof WebAssembly.Memory ? memory : undefined;
+    this.export('_initialize')?.();
+  }
+
+  /** Linear memory of the guest and of its blocks. */
+  get byteLength(): number {
+    return this.memoryBytes + this.arena.byteLength;
+  }
+
+  /** Linear memory of the guest alone. */
+  get memoryBytes(): number {
+    return this.#memory?.buffer.byteLength ?? 0;
+  }
+
+  export(name: string): WebAssembly.ExportedFunction | undefined {
+    const value = Object.hasOwn(this.#exports, name) ? this.#exports[name] : undefined;
+    return typeof value === 'function' ? (value as WebAssembly.ExportedFunction) : undefined;
+  }
+
+  #environment(host: InstanceHost): Record<string, (...args: never[]) => unknown> {
+    const { arena, unit } = this;
+    const variables = new Map<string, Buffer>();
+    let used = 0;
+
+    /** Reads a key and frees its block. */
+    const takeKey = (block: bigint): string | undefined => {
+      const key = arena.text(Number(block), MAX_KEY_BYTES);
+      arena.drop(Number(block));
+      return key;
+    };
+    const log = (level: LogLevel) => (block: bigint) => {
+      const text = arena.text(Number(block), MAX_LOG_BYTES) ?? '';
+      arena.drop(Number(block));
+      host.log(unit, level, text);
+    };
+    return {
+      config_get: (block: bigint) => {
+        const value = unit.config.get(takeKey(block) ?? '');
+        return BigInt(value === undefined ? 0 : arena.put(value));
+      },
+      var_get: (block: bigint) => {
+        const value = variables.get(takeKey(block) ?? '');
+        return BigInt(value === undefined ? 0 : arena.putBytes(value));
+      },
+      var_set: (block: bigint, valueBlock: bigint) => {
+        const key = arena.text(Number(block), MAX_KEY_BYTES);
+        if (key === undefined) return;
+        const old = variables.get(key);
+        if (old !== undefined) used -= key.length + old.length;
+        variables.delete(key);
+        if (valueBlock === 0n) return;
+        const size = arena.size(Number(valueBlock));
+        if (used + key.length + size > MAX_VAR_BYTES || variables.size >= MAX_VARS) {
+          throw new GuestLimit(
+            `The plugin's variables are over their limit of ${MAX_VAR_BYTES} bytes or ${MAX_VARS} names.`,
+          );
+        }
+        variables.set(key, arena.copy(Number(valueBlock)));
+        used += key.length + size;
+      },
+      log_trace: log('debug'),
+      log_debug: log('debug'),
+      log_info: log('info'),
+      log_warn: log('warn'),
+      log_error: log('error'),
+      get_log_level: () => 0,
+    };
+  }
+}
+
+/** A bound of the sandbox that the guest ran into; its message may be shown. */
+export class GuestLimit extends Error {}
+
+const randomWords = new BigInt64Array(128);
+let randomLeft = 0;
+
+function random64(): bigint {
+  if (randomLeft === 0) {
+    webcrypto.getRandomValues(randomWords);
+    randomLeft = randomWords.length;
+  }
+  randomLeft -= 1;
+  const word = randomWords[randomLeft] ?? 0n;
+  randomWords[randomLeft] = 0n;
+  return word;
+}

@@ -1,0 +1,187 @@
+/**
+ * The loader of WebAssembly plugins: judges modules, compiles them away from the host's thread, and
+ * answers runtimes whose calls go through the pool of sandbox threads.
+ */
+import { createHash } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { setFlagsFromString } from 'node:v8';
+import { NoaError } from '@noa/sdk/host';
+import type { Limits, Manifest } from '@noa/sdk/host';
+import type { LoadRequest, Loader, Runtime, RuntimeCall } from '../../kernel/loader.ts';
+import { admit } from './admission.ts';
+import { ModuleCache } from './module-cache.ts';
+import { Plugin } from './plugin.ts';
+import { Pool } from './pool.ts';
+
+export interface WasmLoaderOptions {
+  /** Threads that serve calls, beside one spare. Default: one less than the processors, 1 to 8. */
+  readonly threads?: number;
+  /** Linear memory of all instances together, in MiB. Default 1024. */
+  readonly memoryMiB?: number;
+  /** Largest module, in bytes. Default 32 MiB. */
+  readonly maxModuleBytes?: number;
+  /** Calls that one thread holds, waiting ones included; beyond it RESOURCE_EXHAUSTED. Default 256. */
+  readonly callsPerThread?: number;
+  /** Calls of one thread that may have begun and wait for a capability. Default 64. */
+  readonly suspendedPerThread?: number;
+  /** Instances of one thread that are kept for the next call. Default 64. */
+  readonly idleInstances?: number;
+  /** How long an instance is kept without a call, in ms. Default 15,000. */
+  readonly idleMs?: number;
+  /** Largest request to a capability, in bytes. Default 1 MiB. */
+  readonly maxRequestBytes?: number;
+  /** Largest reply of a capability, in bytes. Default 4 MiB. */
+  readonly maxReplyBytes?: number;
+}
+
+const MIB = 1 << 20;
+const COMPILE_MS = 30_000;
+/** Longest run of a module's start function at inspection. */
+const START_MS = 1000;
+/** The same at a load, where the thread may have other work before it. */
+const WARM_MS = 10_000;
+
+/**
+ * Sets the largest linear memory of this process, in pages of 64 KiB, whatever a module declares.
+ * Takes effect for memories made later, so call it before any loader is created.
+ */
+export function limitWasmMemory(pages: number): void {
+  setFlagsFromString(`--wasm-max-mem-pages=${Math.trunc(pages)}`);
+}
+
+function asset(name: string): WebAssembly.Module {
+  return new WebAssembly.Module(readFileSync(new URL(name, import.meta.url)));
+}
+
+export function createWasmLoader(options: WasmLoaderOptions = {}): Loader {
+  const threads = options.threads ?? Math.min(8, Math.max(1, availableParallelism() - 1));
+  const maxModuleBytes = options.maxModuleBytes ?? 32 * MIB;
+  const pool = new Pool({
+    threads,
+    jobsPerThread: options.callsPerThread ?? 256,
+    replyBytes: options.maxReplyBytes ?? 4 * MIB,
+    bounds: {
+      fibers: options.suspendedPerThread ?? 64,
+      memoryBytes: Math.floor(((options.memoryMiB ?? 1024) * MIB) / threads),
+      idleInstances: options.idleInstances ?? 64,
+      idleMs: options.idleMs ?? 15_000,
+      requestBytes: options.maxRequestBytes ?? MIB,
+    },
+    arena: asset('./arena.wasm'),
+    fiber: asset('./fiber.wasm'),
+  });
+  const modules = new ModuleCache((bytes) => compile(pool, bytes));
+  let lastPlugin = 0;
+  let closing: Promise<void> | undefined;
+
+  const plugin = (
+    name: string,
+    module: WebAssembly.Module,
+    suspends: boolean,
+    limits: Limits,
+    config: string,
+    log: LoadRequest['log'],
+  ): Plugin => new Plugin((lastPlugin += 1), name, { module, suspends, config, limits }, log);
+
+  return {
+    async inspect(manifest: Manifest, limits: Limits, wasm: Uint8Array): Promise<void> {
+      const { bytes, suspends } = admit(manifest, limits, wasm, maxModuleBytes);
+      const module = await compile(pool, bytes);
+      const probe = plugin(manifest.name, module, suspends, limits, '{}', () => undefined);
+      try {
+        await warm(pool, probe, START_MS, 'spare');
+      } catch (error) {
+        const why = error instanceof NoaError ? error.message : 'it cannot be instantiated.';
+        throw new NoaError(
+          'INVALID_ARGUMENT',
+          `runtime.file: The module fails before its first call: ${why} Keep work out of the start function and the top level.`,
+          { cause: error },
+        );
+      } finally {
+        await pool.unload(probe);
+      }
+    },
+
+    async load(request: LoadRequest): Promise<Runtime> {
+      const { limits, manifest } = request;
+      const { bytes, suspends } = admit(manifest, limits, request.wasm, maxModuleBytes);
+      const digest = createHash('sha256').update(bytes).digest('base64');
+      const module = await modules.take(digest, bytes);
+      const config = JSON.stringify(request.config);
+      const log: LoadRequest['log'] = (level, message) => request.log(level, message);
+      const loaded = plugin(request.plugin, module, suspends, limits, config, log);
+      let stopping: Promise<void> | undefined;
+      const stop = (): Promise<void> =>
+        (stopping ??= pool.unload(loaded).finally(() => modules.release(digest)));
+      try {
+        await warm(pool, loaded, WARM_MS, 'serving');
+      } catch (error) {
+        await stop();
+        throw error;
+      }
+      return {
+        call: (call) =>
+          stopping === undefined
+            ? run(pool, loaded, call)
+            : Promise.reject(new NoaError('UNAVAILABLE', `The plugin ${loaded.name} was stopped.`)),
+        stats: () => loaded.stats(),
+        stop,
+      };
+    },
+
+    close: () => (closing ??= pool.close()),
+  };
+}
+
+function compile(pool: Pool, bytes: Uint8Array): Promise<WebAssembly.Module> {
+  return new Promise((resolve, reject) => {
+    pool.submit(
+      {
+        message: (id) => ['compile', id, bytes],
+        expires: performance.now() + COMPILE_MS,
+        expired: `The module took more than ${COMPILE_MS} ms to compile.`,
+        compiled: resolve,
+        failed: reject,
+      },
+      'spare',
+    );
+  });
+}
+
+function warm(pool: Pool, plugin: Plugin, ms: number, to: 'serving' | 'spare'): Promise<unknown> {
+  return new Promise((resolve, reject) => {
+    pool.submit(
+      {
+        plugin,
+        message: (id) => ['warm', id, plugin.id],
+        expires: performance.now() + ms,
+        expired: `Its start function did not end within ${ms} ms.`,
+        done: resolve,
+        failed: reject,
+      },
+      to,
+    );
+  });
+}
+
+function run(pool: Pool, plugin: Plugin, call: RuntimeCall): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const { limits } = plugin.spec;
+    const inputBytes = Buffer.byteLength(call.input);
+    if (inputBytes > limits.maxInputBytes) {
+      const words = `The input has ${inputBytes} bytes; limits.maxInputBytes of ${plugin.name} is ${limits.maxInputBytes}.`;
+      return reject(new NoaError('PAYLOAD_TOO_LARGE', words));
+    }
+    const remaining = call.deadline - Date.now();
+    pool.submit({
+      plugin,
+      message: (id) => ['call', id, plugin.id, call.export, call.input, inputBytes],
+      expires: performance.now() + remaining,
+      expired: `${plugin.name}/${call.export} did not answer before its deadline.`,
+      call,
+      done: resolve,
+      failed: reject,
+    });
+  });
+}

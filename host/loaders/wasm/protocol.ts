@@ -1,0 +1,78 @@
+/**
+ * What the host's thread and a sandbox thread say to each other: batches of flat tuples, because the
+ * structured clone of an object with named keys costs three times as much.
+ *
+ * A job is a call, a compilation or a warm-up. Its id is never used again; a message about an id that
+ * is unknown is dropped by either side.
+ */
+import type { MessagePort } from 'node:worker_threads';
+import type { Limits } from '@noa/sdk/host';
+import type { LogLevel } from '../../kernel/loader.ts';
+
+export type ToThread =
+  | readonly ['compile', id: number, bytes: Uint8Array]
+  /** Makes a plugin known; `unit` names one load of one plugin. */
+  | readonly ['load', unit: number, plugin: PluginUnit]
+  | readonly ['unload', unit: number]
+  /** Creates an instance (its start function runs) and keeps it idle. */
+  | readonly ['warm', id: number, unit: number]
+  | readonly ['call', id: number, unit: number, name: string, input: string, inputBytes: number]
+  | readonly ['reply', id: number, envelope: string]
+  /** Ends a job that is queued or waits for a reply; answered by `failed`. */
+  | readonly ['cancel', id: number];
+
+export type FromThread =
+  | readonly ['compiled', id: number, module: WebAssembly.Module]
+  | readonly ['done', id: number, output: string]
+  | readonly ['failed', id: number, reason: Failure, text: string]
+  /** A capability call: the guest of this job waits for one `reply`. */
+  | readonly ['invoke', id: number, request: string]
+  | readonly ['log', unit: number, level: LogLevel, text: string]
+  | readonly ['usage', unit: number, instances: number, bytes: number];
+
+/**
+ * Why a job failed: `error` carries the guest's own error block, all others a sentence of ours;
+ * `cancelled` acknowledges `cancel`.
+ */
+export type Failure = 'error' | 'trap' | 'output' | 'exhausted' | 'invalid' | 'cancelled';
+
+export interface PluginUnit {
+  readonly module: WebAssembly.Module;
+  readonly suspends: boolean;
+  /** Configuration as JSON text. */
+  readonly config: string;
+  readonly limits: Limits;
+}
+
+/** What a thread is born with. */
+export interface ThreadData {
+  readonly port: MessagePort;
+  /** Int32Array over the words below. */
+  readonly words: SharedArrayBuffer;
+  readonly arena: WebAssembly.Module;
+  readonly fiber: WebAssembly.Module;
+  readonly bounds: ThreadBounds;
+}
+
+export interface ThreadBounds {
+  /** Calls that may hold a stack at one time; the others wait in the thread. */
+  readonly fibers: number;
+  /** Linear memory of all instances of one thread, in bytes. */
+  readonly memoryBytes: number;
+  readonly idleInstances: number;
+  readonly idleMs: number;
+  /** One request to a capability, in bytes. */
+  readonly requestBytes: number;
+}
+
+/** Indexes of the shared words. Ids are stored as their low 32 bits. */
+export const WORD = {
+  /** The job whose guest code executes now; 0 when none does. */
+  executing: 0,
+  /** The job that was taken up last; later ones have not begun. */
+  begun: 1,
+  /** Log lines that the executing turn has lost to the rate limit. */
+  dropped: 2,
+  /** Set to 1 by the host before it ends the thread: no further job begins. */
+  stop: 3,
+} as const;
