@@ -1,0 +1,55 @@
+/** What administrators may send, as JSON Schemas; unknown members are refused. */
+import type { JsonSchema } from '@noa/sdk/host';
+
+const text = (maxLength: number): JsonSchema => ({ type: 'string', minLength: 1, maxLength });
+
+const list = (maxItems: number, items: JsonSchema): JsonSchema => ({
+  type: 'array',
+  minItems: 1,
+  maxItems,
+  items,
+});
+
+const object = (
+  properties: { [name: string]: JsonSchema },
+  required: string[] = [],
+): JsonSchema => ({
+  type: 'object',
+  additionalProperties: false,
+  properties,
+  required,
+});
+
+const plugin = text(64);
+const operations = list(32, text(48));
+const resources = list(64, text(256));
+const limit = (preset: number): JsonSchema => ({
+  type: 'integer',
+  minimum: 1,
+  maximum: 1000,
+  default: preset,
+});
+
+export const GRANT = object(
+  { plugin, capability: text(48), operations, resources, reason: text(500) },
+  ['plugin', 'capability', 'operations', 'resources'],
+);
+
+/** Without a body the grant is approved as it was asked for. */
+export const APPROVAL: JsonSchema = {
+  ...object({ operations, resources }),
+  type: ['object', 'null'],
+};
+
+export const GRANTS_QUERY = object({ plugin });
+
+export const REMOVE_QUERY = object({
+  data: { type: 'string', enum: ['keep', 'drop'], default: 'drop' },
+});
+
+export const LOGS_QUERY = object({
+  since: { type: 'integer', minimum: 0, maximum: Number.MAX_SAFE_INTEGER, default: 0 },
+  limit: limit(200),
+});
+
+export const AUDIT_QUERY = object({ cursor: text(256), limit: limit(100), plugin });

@@ -1,0 +1,158 @@
+/**
+ * The administration's REST form (spec section 4): each route is one call of `Administration`, in the
+ * name of the principal. Invariant: nothing here is reached without the scope `admin`; the caller of
+ * `registerAdmin` has seen to the credential.
+ */
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { Administration, GrantRequest } from '../kernel/administration.ts';
+import {
+  APPROVAL,
+  AUDIT_QUERY,
+  GRANT,
+  GRANTS_QUERY,
+  LOGS_QUERY,
+  REMOVE_QUERY,
+} from './admin-schemas.ts';
+import { type BodyLimit, bundleOf, takeBundles } from './body.ts';
+import { principalOf } from './identity.ts';
+import { resource } from './resource.ts';
+
+export interface LogLine {
+  /** Rises by one with every line of a plugin. */
+  readonly seq: number;
+  /** ISO 8601. */
+  readonly timestamp: string;
+  readonly level: string;
+  readonly message: string;
+}
+
+export interface LogPage {
+  readonly lines: readonly LogLine[];
+  /** What `since` is to be next. */
+  readonly next: number;
+}
+
+/** The kept lines of a plugin after `since`, oldest first, at most `limit`. */
+export type ReadLogs = (plugin: string, query: { since: number; limit: number }) => LogPage;
+
+export interface AdminOptions {
+  readonly administration: Administration;
+  readonly logs: ReadLogs;
+  readonly bundleLimit: BodyLimit;
+}
+
+export function registerAdmin(scope: FastifyInstance, options: AdminOptions): void {
+  takeBundles(scope, options.bundleLimit);
+  plugins(scope, options);
+  grants(scope, options.administration);
+  audit(scope, options.administration);
+}
+
+function plugins(scope: FastifyInstance, { administration, logs }: AdminOptions): void {
+  resource(scope, '/v1/plugins', {
+    GET: { run: () => ({ plugins: administration.plugins() }) },
+    POST: {
+      bundle: true,
+      run: async (request, reply) => {
+        const view = await administration.install(bundleOf(request), actor(request));
+        return created(reply, `/v1/plugins/${view.name}`, view);
+      },
+    },
+  });
+  resource(scope, '/v1/plugins/:name', {
+    GET: { run: (request) => administration.plugin(param(request, 'name')) },
+    PUT: {
+      bundle: true,
+      run: (request) =>
+        administration.upgrade(param(request, 'name'), bundleOf(request), actor(request)),
+    },
+    DELETE: {
+      query: REMOVE_QUERY,
+      run: async (request, reply) => {
+        const { data } = request.query as { data: 'keep' | 'drop' };
+        await administration.remove(param(request, 'name'), data === 'keep', actor(request));
+        return reply.code(204).send();
+      },
+    },
+  });
+  resource(scope, '/v1/plugins/:name/enable', {
+    POST: {
+      run: (request) => administration.setEnabled(param(request, 'name'), true, actor(request)),
+    },
+  });
+  resource(scope, '/v1/plugins/:name/disable', {
+    POST: {
+      run: (request) => administration.setEnabled(param(request, 'name'), false, actor(request)),
+    },
+  });
+  resource(scope, '/v1/plugins/:name/rollback', {
+    POST: { run: (request) => administration.rollback(param(request, 'name'), actor(request)) },
+  });
+  resource(scope, '/v1/plugins/:name/logs', {
+    GET: {
+      query: LOGS_QUERY,
+      run: (request) => {
+        const { name } = administration.plugin(param(request, 'name'));
+        return logs(name, request.query as { since: number; limit: number });
+      },
+    },
+  });
+}
+
+function grants(scope: FastifyInstance, administration: Administration): void {
+  resource(scope, '/v1/grants', {
+    GET: {
+      query: GRANTS_QUERY,
+      run: (request) => {
+        const { plugin } = request.query as { plugin?: string };
+        return { grants: administration.grants(plugin) };
+      },
+    },
+    POST: {
+      body: GRANT,
+      run: async (request, reply) => {
+        const grant = await administration.addGrant(request.body as GrantRequest, actor(request));
+        return created(reply, `/v1/grants/${grant.id}`, grant);
+      },
+    },
+  });
+  resource(scope, '/v1/grants/:id', {
+    GET: { run: (request) => administration.grant(param(request, 'id')) },
+    DELETE: { run: (request) => administration.revoke(param(request, 'id'), actor(request)) },
+  });
+  resource(scope, '/v1/grants/:id/approve', {
+    POST: {
+      body: APPROVAL,
+      run: (request) => {
+        const to = (request.body ?? {}) as { operations?: string[]; resources?: string[] };
+        return administration.approve(param(request, 'id'), to, actor(request));
+      },
+    },
+  });
+}
+
+function audit(scope: FastifyInstance, administration: Administration): void {
+  resource(scope, '/v1/audit', {
+    GET: {
+      query: AUDIT_QUERY,
+      run: (request) => {
+        const query = request.query as { cursor?: string; limit: number; plugin?: string };
+        return administration.auditPage(query);
+      },
+    },
+  });
+  resource(scope, '/v1/audit/verify', { POST: { run: () => administration.verifyAudit() } });
+}
+
+function actor(request: FastifyRequest): string {
+  return principalOf(request).subject;
+}
+
+function param(request: FastifyRequest, name: 'name' | 'id'): string {
+  return (request.params as { name: string; id: string })[name];
+}
+
+function created(reply: FastifyReply, location: string, value: object): object {
+  void reply.code(201).header('location', location);
+  return value;
+}

@@ -1,0 +1,141 @@
+/**
+ * Reads request bodies within a limit that is known only when the request is: each plugin has its own.
+ * Invariant: never more than the limit is kept, and a JSON body is UTF-8, not compressed, and without
+ * members that could reach a prototype.
+ */
+import { isUtf8 } from 'node:buffer';
+import type { IncomingMessage } from 'node:http';
+import { NoaError } from '@noa/sdk/host';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
+
+/** What of a refused body is read and dropped, so that its sender gets to read the refusal. */
+const LINGER_BYTES = 16 << 20;
+const LINGER_MS = 1000;
+
+export const BUNDLE = 'application/gzip';
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** Media type of the body, JSON when absent. */
+    takes?: string;
+  }
+}
+
+export interface BodyLimit {
+  readonly bytes: number;
+  /** The setting that it comes from. */
+  readonly name: string;
+}
+
+export type LimitOf = (request: FastifyRequest) => BodyLimit;
+
+type Done<T> = (error: Error | null, body?: T) => void;
+
+/** Takes JSON and nothing else in this scope. An empty body is no body. */
+export function takeJson(scope: FastifyInstance, limitOf: LimitOf): void {
+  const parse = scope.getDefaultJsonParser('error', 'error');
+  scope.removeAllContentTypeParsers();
+  scope.addContentTypeParser('application/json', (request, payload, done) => {
+    readBody(request, payload, limitOf(request), (error, bytes) => {
+      if (error !== null || bytes === undefined || bytes.length === 0) return done(error);
+      if (!isUtf8(bytes)) {
+        return done(
+          new NoaError('INVALID_ARGUMENT', 'the body is not UTF-8: JSON is sent as UTF-8'),
+        );
+      }
+      const text = bytes.toString();
+      // fastify's types allow a promise here; its implementation calls back at once.
+      void parse(request, text, (failure, body: unknown) => {
+        if (failure === null) done(null, body);
+        else done(whyNotJson(text));
+      });
+    });
+  });
+}
+
+function whyNotJson(text: string): NoaError {
+  try {
+    JSON.parse(text);
+  } catch (error) {
+    const reason = error instanceof Error ? error.message.slice(0, 200) : '';
+    return new NoaError('INVALID_ARGUMENT', `the body is not JSON: ${reason}`);
+  }
+  const rule = 'the body may not have a member __proto__, or constructor with a member prototype';
+  return new NoaError('INVALID_ARGUMENT', rule);
+}
+
+/** Takes plugin bundles as bytes, on the routes whose `config.takes` says so. */
+export function takeBundles(scope: FastifyInstance, limit: BodyLimit): void {
+  const types = [BUNDLE, 'application/octet-stream', 'application/x-gzip'];
+  scope.addContentTypeParser(types, (request, payload, done) => {
+    if (takes(request) === BUNDLE) readBody(request, payload, limit, done);
+    else done(wrongType(request));
+  });
+}
+
+/** The bundle in a request. Throws when there is none. */
+export function bundleOf(request: FastifyRequest): Buffer {
+  if (Buffer.isBuffer(request.body) && request.body.length > 0) return request.body;
+  if (request.body === undefined) {
+    throw new NoaError('INVALID_ARGUMENT', `the body is empty: send the .tgz as ${BUNDLE}`);
+  }
+  throw wrongType(request);
+}
+
+export function wrongType(request: FastifyRequest): NoaError {
+  const rule = `content-type: a body is taken as ${takes(request)} here; send it with that media type`;
+  return new NoaError('UNSUPPORTED_MEDIA_TYPE', rule);
+}
+
+function takes(request: FastifyRequest): string {
+  return request.routeOptions.config.takes ?? 'application/json';
+}
+
+function readBody(
+  request: FastifyRequest,
+  payload: IncomingMessage,
+  limit: BodyLimit,
+  done: Done<Buffer>,
+): void {
+  const { 'content-encoding': encoding, 'content-length': length } = request.raw.headers;
+  if (encoding !== undefined && encoding !== 'identity') {
+    const rule = 'content-encoding: bodies are not decoded here; send it as it is';
+    return done(new NoaError('UNSUPPORTED_MEDIA_TYPE', rule));
+  }
+  const chunks: Buffer[] = [];
+  let size = 0;
+  const finish: Done<Buffer> = (error, body) => {
+    payload.off('data', onData).off('end', onEnd).off('error', onError);
+    done(error, body);
+  };
+  const refuse = (): void => {
+    payload.off('data', onData).off('end', onEnd).off('error', onError);
+    const text = `the body is over the limit of ${limit.bytes} bytes (${limit.name})`;
+    drop(payload, () => done(new NoaError('PAYLOAD_TOO_LARGE', text)));
+  };
+  const onData = (chunk: Buffer): void => {
+    size += chunk.length;
+    if (size > limit.bytes) refuse();
+    else chunks.push(chunk);
+  };
+  const onEnd = (): void => finish(null, chunks.length === 1 ? chunks[0] : Buffer.concat(chunks));
+  const onError = (): void => finish(new NoaError('CANCELLED', 'the caller left before its body'));
+  if (Number(length) > limit.bytes) return refuse();
+  payload.on('data', onData).on('end', onEnd).on('error', onError);
+}
+
+/** Reads on without keeping anything, for a while, then says that it is over. */
+function drop(payload: IncomingMessage, over: () => void): void {
+  let left = LINGER_BYTES;
+  const stop = (): void => {
+    clearTimeout(timer);
+    payload.off('data', onData).off('end', stop).off('error', stop).off('close', stop);
+    over();
+  };
+  const onData = (chunk: Buffer): void => {
+    left -= chunk.length;
+    if (left < 0) stop();
+  };
+  const timer = setTimeout(stop, LINGER_MS);
+  payload.on('data', onData).on('end', stop).on('error', stop).on('close', stop);
+}

@@ -1,0 +1,155 @@
+/**
+ * The HTTP front: puts limits, identity, routes and observation together on one fastify instance. There
+ * are two scopes: health, open to anyone, and all the rest, unknown paths included, which asks for a
+ * credential before anything else is looked at. Invariant: every answer carries the request's ids, and
+ * every failure is a problem document.
+ */
+import { ERROR_KINDS, NoaError } from '@noa/sdk/host';
+import { fastify, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
+import { type AdminOptions, registerAdmin } from './admin.ts';
+import { type BodyLimit, takeJson } from './body.ts';
+import { type DenialRecord, Denials } from './denials.ts';
+import { type AccessEntry, Exchanges, type HttpObservation } from './exchange.ts';
+import { type HealthOptions, registerHealth } from './health.ts';
+import { type Credential, Identity, requireScope } from './identity.ts';
+import {
+  type Address,
+  closeListener,
+  CONNECTION_LIMITS,
+  type ConnectionLimits,
+  createListener,
+  listen,
+  type Listening,
+  refuseConnection,
+} from './listener.ts';
+import type { Metrics } from './metrics.ts';
+import { type PluginsOptions, registerExports, registerPluginRoutes } from './plugins.ts';
+import { asNoaError, sendProblem } from './problem.ts';
+import { resource } from './resource.ts';
+import { readRequestId } from './trace.ts';
+
+/** Longest segment of a path that names something of the host. */
+const MAX_PARAMETER = 256;
+
+export interface HttpServerOptions
+  extends
+    PluginsOptions,
+    Pick<AdminOptions, 'administration' | 'logs'>,
+    Pick<HealthOptions, 'version' | 'checks' | 'now'> {
+  readonly credentials: readonly Credential[];
+  readonly metrics: () => Promise<Metrics>;
+  /** Longest body of a request; a plugin's own `limits.maxInputBytes` counts where it is larger. */
+  readonly maxBodyBytes: number;
+  readonly maxBundleBytes: number;
+  readonly limits?: Partial<ConnectionLimits>;
+  readonly observe: (observation: HttpObservation) => void;
+  readonly access: (entry: AccessEntry) => void;
+  /** For the audit log; bounded in number. */
+  readonly denied: (denial: DenialRecord) => void;
+  /** For the log: what the callers are not told. */
+  readonly onError: (message: string, error: unknown) => void;
+}
+
+export interface HttpServer {
+  /** Rejects with NoaError in words for an operator when it cannot. */
+  listen(address: Address): Promise<Listening>;
+  /** Finishes what runs, for at most `graceMs`; answers during that end their connections. */
+  close(options: { readonly graceMs: number }): Promise<void>;
+  readonly app: FastifyInstance;
+}
+
+export function createHttpServer(options: HttpServerOptions): HttpServer {
+  const exchanges = new Exchanges(options);
+  const limits = { ...CONNECTION_LIMITS, ...options.limits };
+  const fail = (error: unknown, request: FastifyRequest, reply: FastifyReply): void => {
+    const shown = asNoaError(error, request);
+    if (ERROR_KINDS[shown.code].status >= 500 && shown.cause !== undefined) {
+      options.onError(`request ${request.exchange.id}: ${shown.message}`, shown.cause);
+    }
+    sendProblem(request, reply, shown);
+  };
+  const app: FastifyInstance = fastify({
+    serverFactory: (handler) => createListener(handler, limits, exchanges.open),
+    clientErrorHandler: (error, socket) => refuseConnection(error, socket, exchanges.open),
+    // Before routing no hook has run.
+    frameworkErrors: (error, request, reply) => {
+      exchanges.begin(request, reply);
+      fail(error, request, reply);
+    },
+    genReqId: (raw) => readRequestId(raw.headers['x-request-id']),
+    routerOptions: { maxParamLength: MAX_PARAMETER },
+    return503OnClosing: false,
+  });
+  app.decorateRequest('exchange');
+  app.addHook('onRequest', (request, reply, done) => {
+    exchanges.begin(request, reply);
+    done();
+  });
+  app.setErrorHandler((error, request, reply) => fail(error, request, reply));
+
+  const { administration } = options;
+  app.register((scope, _none, done) => {
+    const plugins = () => administration.plugins();
+    registerHealth(scope, { ...options, plugins, draining: () => exchanges.draining });
+    done();
+  });
+  app.register((scope, _none, done) => {
+    registerPrivate(scope, options);
+    done();
+  });
+
+  return {
+    app,
+    listen: async (address) => {
+      await app.ready();
+      return listen(app.server, address, { host: '--host', port: '--port' });
+    },
+    close: async ({ graceMs }) => {
+      exchanges.drain();
+      await closeListener(app.server, graceMs);
+      await app.close();
+    },
+  };
+}
+
+/** All that asks for a credential. */
+function registerPrivate(scope: FastifyInstance, options: HttpServerOptions): void {
+  const denials = new Denials(options.denied);
+  const identity = new Identity({ ...options, denials });
+  scope.addHook('onRequest', (request, _reply, done) => {
+    identity.authenticate(request);
+    done();
+  });
+  takeJson(scope, (request) => bodyLimit(request, options.maxBodyBytes));
+  scope.setNotFoundHandler(notFound);
+  registerPluginRoutes(scope, options);
+  resource(scope, '/metrics', {
+    GET: {
+      run: async (_request, reply) => {
+        const { contentType, text } = await options.metrics();
+        return reply.header('content-type', contentType).send(text);
+      },
+    },
+  });
+  scope.register((admin, _none, done) => {
+    admin.addHook('onRequest', (request, _reply, next) => {
+      requireScope(request, 'admin', denials);
+      next();
+    });
+    const bundleLimit = { bytes: options.maxBundleBytes, name: 'plugins.max_bundle_bytes' };
+    registerAdmin(admin, { ...options, bundleLimit });
+    registerExports(admin, options);
+    done();
+  });
+}
+
+function bodyLimit(request: FastifyRequest, maxBodyBytes: number): BodyLimit {
+  const { limits, manifest } = request.exchange.serving ?? {};
+  return limits !== undefined && limits.maxInputBytes > maxBodyBytes
+    ? { bytes: limits.maxInputBytes, name: `limits.maxInputBytes of plugin ${manifest?.name}` }
+    : { bytes: maxBodyBytes, name: 'server.max_body_bytes' };
+}
+
+function notFound(request: FastifyRequest): never {
+  throw new NoaError('NOT_FOUND', `there is nothing at this path for ${request.method}`);
+}

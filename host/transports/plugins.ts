@@ -1,0 +1,139 @@
+/**
+ * Calls of plugins over HTTP: the routes that manifests contribute, below `/plugins/:name`, and any export
+ * by name for administrators. A request is matched before its body is read. Invariant: what reaches the
+ * dispatcher is exactly the value that its schema will judge, written as JSON anew: a body's own text
+ * could say a name twice and mean one thing to the host's parser and another to a guest's.
+ */
+import { type Json, NoaError, type TextParameters } from '@noa/sdk/host';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { Invocation, Outcome } from '../kernel/invocation.ts';
+import type { Serving } from '../kernel/serving.ts';
+import { principalOf } from './identity.ts';
+import { pathOf } from './problem.ts';
+import { refuseMethod, resource } from './resource.ts';
+import { type Route, RouteTable } from './route-table.ts';
+
+const JSON_TYPE = 'application/json; charset=utf-8';
+
+export interface PluginsOptions {
+  /** The running version of a plugin. Throws NoaError when there is none, saying why. */
+  readonly serving: (plugin: string) => Serving;
+  readonly dispatch: (invocation: Invocation) => Promise<Outcome>;
+}
+
+/** What a request for a plugin's route is for; known before its body. */
+interface Target {
+  readonly route: Route;
+  /** Of the path below the plugin, decoded. */
+  readonly segments: readonly string[];
+}
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    target: Target | undefined;
+  }
+}
+
+/** ANY /plugins/:name/… */
+export function registerPluginRoutes(scope: FastifyInstance, options: PluginsOptions): void {
+  const tables = new WeakMap<Serving, RouteTable>();
+  const tableOf = (serving: Serving): RouteTable => {
+    let table = tables.get(serving);
+    if (table === undefined) tables.set(serving, (table = new RouteTable(serving.manifest)));
+    return table;
+  };
+
+  const find = (request: FastifyRequest, reply: FastifyReply): void => {
+    const [, , name = '', ...rest] = pathOf(request.raw.url).split('/').map(decode);
+    const serving = options.serving(name);
+    request.exchange.serving = serving;
+    const segments = rest.length === 1 && rest[0] === '' ? [] : rest;
+    const match = tableOf(serving).match(request.method, segments);
+    if ('route' in match) {
+      request.exchange.route = match.route.label;
+      request.target = { route: match.route, segments };
+    } else if (match.allow.length > 0) refuseMethod(request, reply, match.allow);
+    else {
+      const advice = `noa plugin show ${name} lists its routes`;
+      throw new NoaError('NOT_FOUND', `plugin ${name} has no route for this path; ${advice}`);
+    }
+  };
+
+  scope.decorateRequest('target');
+  for (const url of ['/plugins/:name', '/plugins/:name/*']) {
+    scope.route({
+      method: scope.supportedMethods,
+      url,
+      onRequest: (request, reply, done) => {
+        find(request, reply);
+        if (!reply.sent) done();
+      },
+      handler: async (request, reply) => {
+        const { route, segments } = request.target as Target; // set by the hook
+        const query = request.query as TextParameters;
+        const input = route.input(query, segments, request.body as Json | undefined);
+        const outcome = await options.dispatch(invocation(request, route.export, input));
+        return answer(reply, route.status, outcome);
+      },
+    });
+  }
+}
+
+/** POST /v1/plugins/:name/exports/:export: the body is the input, and none stands for null. */
+export function registerExports(scope: FastifyInstance, options: PluginsOptions): void {
+  resource(scope, '/v1/plugins/:name/exports/:export', {
+    POST: {
+      body: {},
+      before: (request) => {
+        request.exchange.serving = options.serving((request.params as { name: string }).name);
+      },
+      run: async (request, reply) => {
+        const name = (request.params as { export: string }).export;
+        const outcome = await options.dispatch(invocation(request, name, request.body as Json));
+        return answer(reply, 200, outcome);
+      },
+    },
+  });
+}
+
+function invocation(request: FastifyRequest, name: string, input: Json): Invocation {
+  const { exchange } = request;
+  const { manifest } = exchange.serving as Serving; // set before the body was read
+  return {
+    id: exchange.id,
+    plugin: manifest.name,
+    export: name,
+    input,
+    text: write(input),
+    principal: principalOf(request),
+    signal: exchange.signal,
+    traceId: exchange.trace.traceId,
+  };
+}
+
+/** The plugin's own text goes out as it is: the dispatcher has read and judged it. */
+function answer(reply: FastifyReply, status: number, outcome: Outcome): FastifyReply {
+  void reply.code(status);
+  if (status === 204 || status === 205) return reply.send();
+  return reply.header('content-type', JSON_TYPE).send(outcome.text);
+}
+
+function write(input: Json): string {
+  try {
+    return JSON.stringify(input);
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    throw new NoaError('INVALID_ARGUMENT', 'the input is nested too deeply', { cause: error });
+  }
+}
+
+function decode(segment: string): string {
+  if (!segment.includes('%')) return segment;
+  try {
+    return decodeURIComponent(segment);
+  } catch (error) {
+    throw new NoaError('INVALID_ARGUMENT', 'the path is not valid percent-encoded UTF-8', {
+      cause: error,
+    });
+  }
+}

@@ -1,0 +1,95 @@
+/**
+ * Errors on the wire: RFC 9457 problem documents with the stable `code` of the SDK's one table.
+ * Invariant: only a NoaError speaks to a caller; of anything else the caller learns INTERNAL and the
+ * ids under which the host's log tells more.
+ */
+import { ERROR_KINDS, type ErrorCode, NoaError } from '@noa/sdk/host';
+import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
+import { wrongType } from './body.ts';
+
+export const PROBLEM_TYPE = 'application/problem+json';
+
+export interface Problem {
+  readonly type: string;
+  readonly title: string;
+  readonly status: number;
+  readonly detail: string;
+  readonly code: ErrorCode;
+  /** The path that was asked for; a query may hold secrets and is left out. */
+  readonly instance?: string;
+  readonly traceId?: string;
+  /** What breaks a schema: `[{path, rule, message}]`. */
+  readonly errors?: unknown;
+  /** Other particulars. */
+  readonly details?: unknown;
+}
+
+/** `status` differs from the table only where HTTP itself has a closer one (RFC 6585, RFC 9110). */
+export function problem(error: NoaError, status = ERROR_KINDS[error.code].status): Problem {
+  const { code, message, details } = error;
+  const { title } = ERROR_KINDS[code];
+  const extension =
+    details === undefined ? {} : { [isViolations(details) ? 'errors' : 'details']: details };
+  return { type: `urn:noa:error:${code}`, title, status, detail: message, code, ...extension };
+}
+
+function isViolations(details: unknown): boolean {
+  return (
+    Array.isArray(details) &&
+    details.every(
+      (item) => typeof item === 'object' && item !== null && 'path' in item && 'message' in item,
+    )
+  );
+}
+
+/** Answers a request with an error. Headers that were set before (`allow` …) stay. */
+export function sendProblem(request: FastifyRequest, reply: FastifyReply, error: NoaError): void {
+  const body: Problem = {
+    ...problem(error),
+    instance: pathOf(request.raw.url),
+    traceId: request.exchange.trace.traceId,
+  };
+  if (error.code === 'UNAUTHENTICATED') {
+    const presented = request.raw.headers.authorization !== undefined;
+    const why = presented ? ', error="invalid_token"' : ''; // RFC 6750 section 3
+    void reply.header('www-authenticate', `Bearer realm="noa"${why}`);
+  }
+  if (error.retryAfterMs !== undefined) {
+    void reply.header('retry-after', String(Math.max(1, Math.ceil(error.retryAfterMs / 1000))));
+  }
+  // A serialiser of its own: the type must stay as it is, without the charset that fastify adds.
+  void reply.code(body.status).header('content-type', PROBLEM_TYPE).serializer(identity);
+  void reply.send(JSON.stringify(body));
+}
+
+const identity = (text: unknown): string => String(text);
+
+/** What a caller is told of any failure. */
+export function asNoaError(error: unknown, request: FastifyRequest): NoaError {
+  if (error instanceof NoaError) return error;
+  switch ((error as Partial<FastifyError> | null)?.code) {
+    case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
+      return wrongType(request);
+    case 'FST_ERR_ROUTE_MISSING_CONTENT_TYPE':
+      return new NoaError('INVALID_ARGUMENT', 'content-type: is required with this method');
+    case 'FST_ERR_BAD_URL':
+      return new NoaError('INVALID_ARGUMENT', 'the path is not valid percent-encoded UTF-8');
+    case 'FST_ERR_MAX_PARAM_LENGTH':
+      return new NoaError('INVALID_ARGUMENT', 'a segment of the path is too long for this route');
+    default:
+      return new NoaError('INTERNAL', 'the host failed to answer; its log tells more', {
+        cause: error,
+      });
+  }
+}
+
+/** The path of a request target without query and fragment; of an absolute target, its path (RFC 9112 section 3.2). */
+export function pathOf(target = '/'): string {
+  const query = target.indexOf('?');
+  const fragment = target.indexOf('#');
+  const end = query < 0 || (fragment >= 0 && fragment < query) ? fragment : query;
+  const whole = end < 0 ? target : target.slice(0, end);
+  if (whole.startsWith('/')) return whole;
+  const slash = whole.indexOf('/', whole.indexOf('://') + 3);
+  return slash < 0 ? '/' : whole.slice(slash);
+}

@@ -1,0 +1,58 @@
+/**
+ * Who joins what: the W3C trace context (https://www.w3.org/TR/trace-context/) and the request id. Both
+ * are taken from the caller when they are well formed, made otherwise, and answered either way.
+ * Invariant: nothing of a caller's header is repeated that has not passed its pattern.
+ */
+import { randomFillSync } from 'node:crypto';
+
+export interface Trace {
+  /** 32 hex digits, the caller's when it sent any. */
+  readonly traceId: string;
+  /** This request's own span, 16 hex digits. */
+  readonly spanId: string;
+  /** Whether the caller records this trace. */
+  readonly sampled: boolean;
+}
+
+const REQUEST_ID = /^[A-Za-z0-9._:/+=@-]{1,128}$/;
+/** A later version may append fields, version ff is forbidden. */
+const TRACEPARENT = /^(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.{0,256})?$/;
+const NO_TRACE = '0'.repeat(32);
+const NO_SPAN = '0'.repeat(16);
+
+/** A header that came more than once is joined with a comma by then, and fits no pattern. */
+type Header = string | string[] | undefined;
+
+export function readRequestId(header: Header): string {
+  return typeof header === 'string' && REQUEST_ID.test(header) ? header : randomHex(16);
+}
+
+export function readTrace(header: Header): Trace {
+  const found = typeof header === 'string' ? TRACEPARENT.exec(header) : null;
+  const [, version, traceId, parent, flags, rest] = found ?? [];
+  const usable =
+    traceId !== undefined &&
+    traceId !== NO_TRACE &&
+    parent !== NO_SPAN &&
+    (version !== '00' || rest === undefined);
+  const sampled = usable && (Number.parseInt(flags ?? '0', 16) & 1) === 1;
+  return { traceId: usable ? traceId : randomHex(16), spanId: randomHex(8), sampled };
+}
+
+/** The trace as the value of a `traceparent` header. */
+export function traceparent({ traceId, spanId, sampled }: Trace): string {
+  return `00-${traceId}-${spanId}-${sampled ? '01' : '00'}`;
+}
+
+/** Random bytes are drawn many at a time: one draw for each id costs more than the rest of its making. */
+const pool = Buffer.alloc(4096);
+let used = pool.length;
+
+function randomHex(bytes: number): string {
+  if (used + bytes > pool.length) {
+    randomFillSync(pool);
+    used = 0;
+  }
+  used += bytes;
+  return pool.toString('hex', used - bytes, used);
+}
