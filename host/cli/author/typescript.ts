@@ -1,0 +1,38 @@
+/** The TypeScript check of a plugin: the compiler that the plugin has installed, else the one of this host. */
+import { spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import path from 'node:path';
+import { text } from 'node:stream/consumers';
+import { NoaError } from '@noa/sdk/host';
+
+/** Throws NoaError INVALID_ARGUMENT with the compiler's own lines. */
+export async function checkTypes(dir: string): Promise<void> {
+  if (!existsSync(path.join(dir, 'tsconfig.json'))) {
+    const fix = 'Add one (noa plugin new writes one), or build with --no-check';
+    throw new NoaError('INVALID_ARGUMENT', `There is no tsconfig.json in ${dir}. ${fix}.`);
+  }
+  const args = [compiler(dir), '--project', dir, '--noEmit', '--pretty', 'false'];
+  const child = spawn(process.execPath, args, { cwd: dir, stdio: ['ignore', 'pipe', 'pipe'] });
+  const exited = new Promise<number | null>((resolve, reject) => {
+    child.on('error', reject);
+    child.on('exit', resolve);
+  });
+  const [code, out, err] = await Promise.all([exited, text(child.stdout), text(child.stderr)]);
+  if (code === 0) return;
+  const lines = `${out}${err}`.trim();
+  throw new NoaError('INVALID_ARGUMENT', `The TypeScript check found:\n${lines}`);
+}
+
+function compiler(dir: string): string {
+  for (const from of [path.join(dir, 'plugin.json'), import.meta.filename]) {
+    try {
+      const manifest = createRequire(from).resolve('typescript/package.json');
+      return path.join(path.dirname(manifest), 'bin/tsc');
+    } catch {
+      continue; // not installed there
+    }
+  }
+  const fix = 'Run npm install --save-dev typescript, or build with --no-check';
+  throw new NoaError('NOT_FOUND', `TypeScript is not installed. ${fix}.`);
+}
