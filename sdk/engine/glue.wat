@@ -1,7 +1,7 @@
 ;; Joins QuickJS-NG with NOA's ABI (sdk/abi.md): what the guest library calls and what the host calls.
 ;;
 ;; The engine's stack is the first MiB of memory and grows down from its end; it is limited to 192 KiB
-;; by `qjs_set_max_stack_size`, so the low half is never touched by it and serves here:
+;; (see $limit_stack), so the low half is never touched by it and serves here:
 ;;   8        length written by JS_ToCStringLen2 and JS_GetUint8Array
 ;;   16..31   arguments of `run`
 ;;   32..55   arguments of `unhandled`
@@ -12,6 +12,8 @@
 ;; A JavaScript value is an i64 whose high half is the tag: 0 integer, 3 undefined, 6 exception.
 (module
   (import "qjs" "memory" (memory 0))
+  (import "qjs" "__stack_pointer" (global $sp (mut i32)))
+  (import "qjs" "qjs_set_max_stack_size" (func $set_stack (param i32)))
   (import "qjs" "qjs_get_context_ptr" (func $ctx (result i32)))
   (import "qjs" "qjs_is_job_pending" (func $is_job_pending (result i32)))
   (import "qjs" "qjs_execute_pending_job" (func $execute_job (result i32)))
@@ -131,12 +133,28 @@
   (func $release (param $p i32)
     (if (i32.ge_u (local.get $p) (global.get $low_end)) (then (call $mfree (local.get $p)))))
 
+  ;; The engine counts its own stack, and V8 ends a guest whose machine frames need more than about
+  ;; 980 KiB. Calls of JavaScript functions need 650 KiB for the 192 that they are given, but the JSON
+  ;; parser's frames need eleven bytes of V8's stack for each of the engine's, so it gets 48 more than
+  ;; are in use: some 2,900 levels. Both then end in a RangeError that a handler can catch.
+  (func $limit_stack (export "noa_limit_stack")
+    (call $set_stack (i32.const 0x30000)))
+
+  (func $parse_text (param $p i32) (param $n i32) (result i64)
+    (local $v i64) (local $limit i32)
+    (local.set $limit (i32.sub (i32.const 0x10C000) (global.get $sp)))
+    (if (i32.lt_u (local.get $limit) (i32.const 0x30000)) (then
+      (call $set_stack (local.get $limit))))
+    (local.set $v (call $js_parse (call $ctx) (local.get $p) (local.get $n) (i32.const 464)))
+    (call $limit_stack)
+    (local.get $v))
+
   ;; The JSON text in a block as a value; an exception when it is not JSON or memory is out.
   (func $parse (param $block i64) (param $n i32) (result i64)
     (local $p i32) (local $v i64)
     (local.set $p (call $load (local.get $block) (local.get $n)))
     (if (i32.eqz (local.get $p)) (then (return (call $js_throw_oom (call $ctx)))))
-    (local.set $v (call $js_parse (call $ctx) (local.get $p) (local.get $n) (i32.const 464)))
+    (local.set $v (call $parse_text (local.get $p) (local.get $n)))
     (call $release (local.get $p))
     (local.get $v))
 
@@ -184,11 +202,11 @@
     (if (i32.le_u (local.get $op) (i32.const 6)) (then
       (local.set $block (call $text (local.get $argument)))
       (if (i64.eqz (local.get $block)) (then (return (global.get $exception))))))
-    (block $bind (block $decode (block $encode (block $fill (block $number (block $clock
+    (block $parse (block $bind (block $decode (block $encode (block $fill (block $number (block $clock
     (block $config (block $log_error (block $log_warn (block $log_info (block $log_debug
     (block $error (block $output (block $call
       (br_table $call $output $error $log_debug $log_info $log_warn $log_error
-        $config $clock $number $fill $encode $decode $bind (local.get $op)))
+        $config $clock $number $fill $encode $decode $bind $parse (local.get $op)))
       ;; 0 call(request) -> reply
       (return (call $reply (call $noa_call (local.get $block)) (local.get $block))))
       ;; 1 output(text)
@@ -231,7 +249,17 @@
     (global.set $step (call $js_dup (call $ctx) (call $argument (local.get $argv) (i32.const 2))))
     (global.set $unhandled
       (call $js_dup (call $ctx) (call $argument (local.get $argv) (i32.const 3))))
-    (global.get $undefined))
+    (return (global.get $undefined)))
+    ;; 14 parse(text) -> value
+    (call $parse_value (local.get $argument)))
+
+  (func $parse_value (param $text i64) (result i64)
+    (local $p i32) (local $v i64)
+    (local.set $p (call $js_cstring (call $ctx) (i32.const 8) (local.get $text) (i32.const 0)))
+    (if (i32.eqz (local.get $p)) (then (return (global.get $exception))))
+    (local.set $v (call $parse_text (local.get $p) (i32.load (i32.const 8))))
+    (call $js_free_cstring (call $ctx) (local.get $p))
+    (local.get $v))
 
   ;; The JSON in an answer of the host, undefined for none; frees the request and the answer.
   (func $reply (param $block i64) (param $request i64) (result i64)

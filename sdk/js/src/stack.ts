@@ -13,7 +13,7 @@ const FRAME = /^\s*at (?:(.*?) \()?plugin\.js:(\d+):(\d+)\)?$/;
 
 /**
  * Maps the stack of an error of a guest (`stack` in its body) by the module's `noa.sourcemap` section.
- * Frames of the SDK's own files are left out; lines that are no frames stay. Never throws: a stack or a
+ * Frames without a place in the map, which are the SDK's own, are left out; lines that are no frames stay. Never throws: a stack or a
  * map that is not one gives the stack back as it is.
  */
 export function mapStack(stack: string, mapJson: string): string {
@@ -53,7 +53,7 @@ function locate(line: string, map: TraceMap): Frame | undefined {
     line: Number(match[2]),
     column: Number(match[3]) - 1,
   });
-  if (position.source === null || position.source.startsWith('@noa/sdk/')) return undefined;
+  if (position.source === null) return undefined;
   const name = match[1] === '<anonymous>' ? '' : (match[1] ?? '');
   return { name, source: position.source, line: position.line, column: position.column + 1 };
 }

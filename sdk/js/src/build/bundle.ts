@@ -2,6 +2,12 @@
  * One script out of a plugin's files, by esbuild, with its source map. Paths in it do not depend on
  * where the plugin's folder or this package lies, so the same files give the same bytes anywhere.
  */
+import {
+  decodedMappings,
+  encodedMappings,
+  type SourceMapSegment,
+  TraceMap,
+} from '@jridgewell/trace-mapping';
 import { build, type Message, type Plugin } from 'esbuild';
 import { existsSync } from 'node:fs';
 import { builtinModules } from 'node:module';
@@ -21,7 +27,20 @@ export interface Bundle {
 const SDK = fileURLToPath(new URL('../../', import.meta.url));
 const BUILT = join(SDK, 'dist');
 
-export async function bundle(dir: string, entry: string, minify: boolean): Promise<Bundle> {
+/** What guest/web.ts exports: injected where it is named, plainly or as a member of globalThis. */
+const WEB = [
+  'AbortController',
+  'AbortSignal',
+  'Event',
+  'EventTarget',
+  'TextDecoder',
+  'TextEncoder',
+  'URL',
+  'URLSearchParams',
+  'structuredClone',
+] as const;
+
+export async function bundle(dir: string, entry: string): Promise<Bundle> {
   if (!existsSync(join(dir, entry))) {
     throw new NoaError('INVALID_ARGUMENT', `${entry}: no such file in the plugin's folder ${dir}`);
   }
@@ -46,10 +65,12 @@ export async function bundle(dir: string, entry: string, minify: boolean): Promi
     platform: 'neutral',
     mainFields: ['browser', 'module', 'main'],
     conditions: ['worker', 'browser', 'module'],
-    define: { 'process.env.NODE_ENV': '"production"' },
-    minify,
+    define: {
+      'process.env.NODE_ENV': '"production"',
+      ...Object.fromEntries(WEB.map((name) => [`globalThis.${name}`, name])),
+    },
+    inject: [join(BUILT, 'guest/web.js')],
     minifySyntax: true,
-    keepNames: minify,
     charset: 'utf8',
     legalComments: 'none',
     sourcemap: 'external',
@@ -78,16 +99,37 @@ function line({ location, text, notes }: Message): string {
   return `${file}:${row}:${column + 1}: ${text}${hint}\n    ${lineText.trim()}`;
 }
 
-/** Sources named from the plugin's folder, from `node_modules/` or from `@noa/sdk/`. */
+/**
+ * The map of the plugin's own sources and those of its packages, named from the plugin's folder and from
+ * `node_modules/`. Positions in this SDK have no source: their frames say nothing to an author.
+ */
 function portable(json: string, dir: string): string {
-  const map: { sources: string[]; mappings: string; names: string[] } = JSON.parse(json);
-  const sources = map.sources.map((source) => {
-    const path = resolve(dir, source);
-    if (path.startsWith(SDK)) return `@noa/sdk/${path.slice(SDK.length).split(sep).join('/')}`;
-    const [, installed] = /.*\/(node_modules\/.*)/.exec(path.split(sep).join('/')) ?? [];
-    return installed ?? source;
+  const map = new TraceMap(json);
+  const kept: string[] = [];
+  const places = map.sources.map((source) => {
+    const path = resolve(dir, source ?? '')
+      .split(sep)
+      .join('/');
+    if (source === null || source.startsWith('@noa/sdk/') || path.startsWith(SDK)) return -1;
+    const [, installed] = /.*\/(node_modules\/.*)/.exec(path) ?? [];
+    return kept.push(installed ?? source) - 1;
   });
-  return JSON.stringify({ version: 3, sources, names: map.names, mappings: map.mappings });
+  const mappings = decodedMappings(map).map((segments) =>
+    segments.flatMap((segment): SourceMapSegment[] => {
+      const [column, source, line, sourceColumn] = segment;
+      if (source === undefined || line === undefined || sourceColumn === undefined)
+        return [segment];
+      const place = places[source] ?? -1;
+      return [place < 0 ? [column] : [column, place, line, sourceColumn]];
+    }),
+  );
+  const own = new TraceMap({ version: 3, sources: kept, names: [], mappings });
+  return JSON.stringify({
+    version: 3,
+    sources: kept,
+    names: [],
+    mappings: encodedMappings(own),
+  });
 }
 
 const INSTEAD: { readonly [builtin: string]: string | undefined } = {

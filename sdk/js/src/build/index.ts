@@ -24,8 +24,6 @@ export interface BuildOptions {
   readonly memoryMiB: number;
   /** Relative to `dir`; nothing is written when absent. */
   readonly outFile?: string;
-  /** Shorter names in the bundle: a smaller module, the same stacks. */
-  readonly minify?: boolean;
 }
 
 export interface BuildResult {
@@ -54,7 +52,7 @@ export async function buildPlugin(options: BuildOptions): Promise<BuildResult> {
   const dir = resolve(options.dir);
   const exports = checkNames(options.exports);
   const [script, engine] = await Promise.all([
-    bundle(dir, options.entry ?? 'src/index.ts', options.minify ?? false),
+    bundle(dir, options.entry ?? 'src/index.ts'),
     loadEngine(),
   ]);
   const machine = new Machine(engine.module);

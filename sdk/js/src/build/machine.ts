@@ -27,15 +27,13 @@ export class GuestError extends Error {
 /** The file name that positions of the bundle carry. */
 export const BUNDLE_NAME = 'plugin.js';
 
-/** A quarter of what V8 gives a coroutine's stack: deeper recursion is a RangeError of the guest's own. */
-const STACK_BYTES = 192 * 1024;
 const STRIP_SOURCE = 1 << 4;
 
 interface EngineExports {
   readonly memory: WebAssembly.Memory;
   _initialize(): void;
   qjs_init(): number;
-  qjs_set_max_stack_size(bytes: number): void;
+  noa_limit_stack(): void;
   qjs_set_promise_rejection_handler(enabled: number): void;
   qjs_new_host_function(name: number, length: number, arity: number): number;
   qjs_compile(
@@ -75,7 +73,7 @@ export class Machine {
     this.#engine = this.instance.exports as Readonly<Record<string, unknown>> & EngineExports;
     this.#engine._initialize();
     if (this.#engine.qjs_init() !== 0) throw new Error('the engine did not start');
-    this.#engine.qjs_set_max_stack_size(STACK_BYTES);
+    this.#engine.noa_limit_stack();
     this.#engine.qjs_set_promise_rejection_handler(1);
   }
 

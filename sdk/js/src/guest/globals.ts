@@ -1,11 +1,12 @@
 /**
  * What authors expect of a JavaScript runtime and QuickJS lacks, put on the global object before any of
- * the plugin's code runs. Types for authors are in globals.d.ts of this package. Not here: `Intl` and
- * `crypto.subtle` (the engine has no tables and no ciphers), and everything that would reach out.
+ * the plugin's code runs; larger things, which only some plugins use, are in web.ts. Types for authors are
+ * in globals.d.ts of this package. Nowhere: `Intl` and `crypto.subtle` (the engine has no tables and no
+ * ciphers), and everything that would reach out.
  */
 import { console } from './console.ts';
 import { getRandomValues, randomUUID } from './crypto.ts';
-import { clock, random } from './engine.ts';
+import { clock, parse, random } from './engine.ts';
 import { clearTimeout, setInterval, setTimeout } from './timers.ts';
 
 function define(target: object, values: object): void {
@@ -18,13 +19,13 @@ let origin: number | undefined;
 
 define(globalThis, {
   console,
+  crypto: { getRandomValues, randomUUID },
+  // The engine's own counts from its start, which was at build time.
+  performance: { now: () => clock() - (origin ??= clock()) },
   setTimeout,
   setInterval,
   clearTimeout,
   clearInterval: clearTimeout,
-  crypto: { getRandomValues, randomUUID },
-  // The engine's own counts from its start, which was at build time.
-  performance: { now: () => clock() - (origin ??= clock()) },
   fetch() {
     throw new Error(
       "fetch: this version of NOA has no 'http' capability, so a plugin cannot reach the network",
@@ -33,3 +34,12 @@ define(globalThis, {
 });
 // The engine seeds its own generator at its start, which is in the snapshot: all instances would agree.
 define(Math, { random });
+
+const parseWithReviver = JSON.parse;
+define(JSON, {
+  parse(text: unknown, reviver?: Parameters<typeof JSON.parse>[1]): unknown {
+    const json = `${text}`;
+    const value = parse(json);
+    return typeof reviver === 'function' ? parseWithReviver(json, reviver) : value;
+  },
+});

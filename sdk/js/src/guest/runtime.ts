@@ -3,7 +3,6 @@
  * output or the error on the wire (sdk/abi.md). A call has ended when its handler has settled and no
  * job is pending; nothing that it started outlives it.
  */
-import { NoaError } from '../errors.ts';
 import { context } from './context.ts';
 import * as engine from './engine.ts';
 import { describe, toBody } from './describe.ts';
@@ -78,9 +77,11 @@ function answer(name: string, outcome: Outcome): number {
       return 1;
     }
   }
-  const error =
-    outcome.state === 'failed' ? outcome.error : new NoaError('PLUGIN_TRAP', unsettled(name));
-  engine.fail(JSON.stringify(toBody(error)));
+  const body =
+    outcome.state === 'failed'
+      ? toBody(outcome.error)
+      : { code: 'PLUGIN_TRAP', message: unsettled(name) };
+  engine.fail(JSON.stringify(body));
   return 1;
 }
 
