@@ -116,9 +116,8 @@ export class InstancePool {
 
   /** Makes sure that housekeeping runs. */
   attend(): void {
-    if (this.#timer === undefined) {
-      this.#timer = setTimeout(() => this.#keepHouse(), HOUSEKEEPING_MS);
-    }
+    if (this.#timer !== undefined) return;
+    this.#timer = setTimeout(() => this.#keepHouse(), HOUSEKEEPING_MS);
   }
 
   #keepHouse(): void {

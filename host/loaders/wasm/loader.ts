@@ -12,7 +12,7 @@ import type { LoadRequest, Loader, Runtime, RuntimeCall } from '../../kernel/loa
 import { admit } from './admission.ts';
 import { ModuleCache } from './module-cache.ts';
 import { Plugin } from './plugin.ts';
-import { Pool } from './pool.ts';
+import { Pool, gone } from './pool.ts';
 
 export interface WasmLoaderOptions {
   /** Threads that serve calls, beside one spare. Default: one less than the processors, 1 to 8. */
@@ -173,12 +173,15 @@ function run(pool: Pool, plugin: Plugin, call: RuntimeCall): Promise<string> {
       const words = `The input has ${inputBytes} bytes; limits.maxInputBytes of ${plugin.name} is ${limits.maxInputBytes}.`;
       return reject(new NoaError('PAYLOAD_TOO_LARGE', words));
     }
+    const expired = `${plugin.name}/${call.export} did not answer before its deadline.`;
     const remaining = call.deadline - Date.now();
+    if (remaining <= 0) return reject(new NoaError('DEADLINE_EXCEEDED', expired));
+    if (call.signal.aborted) return reject(gone());
     pool.submit({
       plugin,
       message: (id) => ['call', id, plugin.id, call.export, call.input, inputBytes],
       expires: performance.now() + remaining,
-      expired: `${plugin.name}/${call.export} did not answer before its deadline.`,
+      expired,
       call,
       done: resolve,
       failed: reject,

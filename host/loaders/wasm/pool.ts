@@ -201,11 +201,7 @@ export class Pool implements Owner {
       return !executes;
     }
     if (spec.call?.signal.aborted === true) {
-      const error = new NoaError(
-        'CANCELLED',
-        'The caller went away before the plugin had answered.',
-      );
-      this.#cancel(thread, job, error, ABORT_GRACE_MS);
+      this.#cancel(thread, job, gone(), ABORT_GRACE_MS);
     }
     return true;
   }
@@ -256,6 +252,11 @@ export class Pool implements Owner {
     const ending = thread.end().finally(() => this.#ending.delete(ending));
     this.#ending.add(ending);
   }
+}
+
+/** The error of a call whose caller no longer waits. */
+export function gone(): NoaError {
+  return new NoaError('CANCELLED', 'The caller went away before the plugin had answered.');
 }
 
 function crash(plugin: Plugin | undefined): NoaError {

@@ -32,6 +32,8 @@ declare namespace WebAssembly {
   /** What a guest throws with its own `throw` instruction and nothing catches. */
   class Exception {}
 
+  function validate(bytes: Uint8Array): boolean;
+
   /** An import that may answer with a promise: the guest's stack is set aside until it settles. */
   class Suspending {
     constructor(fn: (...args: never[]) => unknown);

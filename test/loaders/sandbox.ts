@@ -1,0 +1,103 @@
+/** What the suites of the WebAssembly loader share: the kit, assembling, loading and calling it. */
+import { readFileSync } from 'node:fs';
+import { DEFAULT_LIMITS, NoaError } from '@noa/sdk/host';
+import type { Json, Limits, Manifest } from '@noa/sdk/host';
+import type { Test } from 'tap';
+import wabtFactory from 'wabt';
+import type { Loader, LogLevel, Runtime, RuntimeCall } from '../../host/kernel/loader.ts';
+import { createWasmLoader } from '../../host/loaders/wasm/loader.ts';
+import type { WasmLoaderOptions } from '../../host/loaders/wasm/loader.ts';
+
+const wabt = await wabtFactory();
+
+export function assemble(wat: string, features: object = {}): Uint8Array {
+  const module = wabt.parseWat('test.wat', wat, {
+    exceptions: true,
+    reference_types: true,
+    bulk_memory: true,
+    ...features,
+  });
+  try {
+    return module.toBinary({}).buffer;
+  } finally {
+    module.destroy();
+  }
+}
+
+const source = readFileSync(new URL('./kit.wat', import.meta.url), 'utf8');
+export const KIT = assemble(source);
+export const KIT_EXPORTS = [...source.matchAll(/\(func (?:\$\w+ )?\(export "(\w+)"\)/g)].map(
+  (match) => String(match[1]),
+);
+
+export function manifestOf(exports: readonly string[], name = 'kit'): Manifest {
+  return {
+    name,
+    version: '1.0.0',
+    runtime: { kind: 'wasm', file: 'kit.wasm' },
+    exports: Object.fromEntries(exports.map((key) => [key, {}])),
+  };
+}
+
+/** A loader of one serving thread that is closed with the test. */
+export function loader(test: Test, options: WasmLoaderOptions = {}): Loader {
+  const made = createWasmLoader({ threads: 1, ...options });
+  test.teardown(() => made.close());
+  return made;
+}
+
+export interface Setup {
+  readonly name?: string;
+  readonly limits?: Partial<Limits>;
+  readonly config?: Json;
+  readonly log?: (level: LogLevel, message: string) => void;
+}
+
+/** Loads the kit. */
+export function load(into: Loader, setup: Setup = {}): Promise<Runtime> {
+  const name = setup.name ?? 'kit';
+  return into.load({
+    plugin: name,
+    generation: 1,
+    manifest: manifestOf(KIT_EXPORTS, name),
+    limits: { ...DEFAULT_LIMITS, ...setup.limits },
+    wasm: KIT,
+    config: setup.config ?? {},
+    log: setup.log ?? (() => undefined),
+  });
+}
+
+export interface CallOptions {
+  readonly ms?: number;
+  readonly signal?: AbortSignal;
+  readonly invoke?: RuntimeCall['invoke'];
+}
+
+const never = new AbortController().signal;
+
+export function call(
+  runtime: Runtime,
+  name: string,
+  input = '',
+  { ms = 8000, signal = never, invoke = deny }: CallOptions = {},
+): Promise<string> {
+  return runtime.call({ export: name, input, deadline: Date.now() + ms, signal, invoke });
+}
+
+function deny(): Promise<unknown> {
+  return Promise.reject(new NoaError('CAPABILITY_DENIED', 'denied'));
+}
+
+/** The NoaError that a promise rejects with. */
+export async function refusal(promise: Promise<unknown>): Promise<NoaError> {
+  const error: unknown = await promise.then(
+    (value) => `answered ${JSON.stringify(value)}`,
+    (reason: unknown) => reason,
+  );
+  if (error instanceof NoaError) return error;
+  throw new Error('expected a NoaError', { cause: error });
+}
+
+export function request(args: Json): string {
+  return JSON.stringify({ capability: 'test', operation: 'run', arguments: args });
+}
