@@ -1,6 +1,7 @@
 /** What authors' tools make of a folder: types, bundles; and what the reader refuses of a bundle. */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
+import { stripTypeScriptTypes } from 'node:module';
 import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -9,8 +10,15 @@ import { gunzipSync, gzipSync } from 'node:zlib';
 import fc from 'fast-check';
 import t, { type Test } from 'tap';
 import tar, { type Header } from 'tar-stream';
-import { packPlugin, readPluginFolder } from '@noa/sdk/author';
-import { BUNDLE_LIMITS, NoaError, readBundle, type ErrorCode } from '@noa/sdk/host';
+import { generateTypes, packPlugin, readPluginFolder } from '@noa/sdk/author';
+import {
+  BUNDLE_LIMITS,
+  type ErrorCode,
+  type JsonSchema,
+  NoaError,
+  parseManifest,
+  readBundle,
+} from '@noa/sdk/host';
 
 const WASM = Uint8Array.of(0, 0x61, 0x73, 0x6d, 1, 0, 0, 0);
 const SHA256 = createHash('sha256').update(WASM).digest('hex');
@@ -251,5 +259,123 @@ void t.test('any bytes are a bundle or refused, never another failure', async (t
   await fc.assert(fc.asyncProperty(edited, reads), { numRuns: 400 });
   const cut = fc.nat(good.length).map((length) => gzipSync(good.subarray(0, length)));
   await fc.assert(fc.asyncProperty(cut, reads), { numRuns: 100 });
+  t.pass();
+});
+
+/** The types of one export whose input has this schema. */
+function typesOf(input: JsonSchema, more: object = {}): string {
+  return generateTypes(parseManifest({ ...MANIFEST, exports: { read: { input } }, ...more }));
+}
+
+void t.test('types say what a schema says', async (t) => {
+  const cases: [JsonSchema, string][] = [
+    [{}, 'export type ReadInput = Json;'],
+    [{ type: 'string' }, 'export type ReadInput = string;'],
+    [{ type: ['integer', 'null'] }, 'export type ReadInput = number | null;'],
+    [{ enum: ['a', "b'", 1, null] }, "export type ReadInput = 'a' | 'b\\'' | 1 | null;"],
+    [{ const: true }, 'export type ReadInput = true;'],
+    [{ type: 'array', items: { enum: [1, 2] } }, 'export type ReadInput = (1 | 2)[];'],
+    [
+      { type: 'array', prefixItems: [{ type: 'string' }, {}], minItems: 1, items: false },
+      '[string, Json?];',
+    ],
+    [
+      { type: 'object', additionalProperties: false },
+      'export type ReadInput = Record<string, never>;',
+    ],
+    [{ type: 'object', additionalProperties: { type: 'number' } }, 'Record<string, number>;'],
+    [
+      { type: 'object', properties: { a: { type: 'string' } }, required: ['a', 'b'] },
+      '{\n  a: string;\n  b: Json;\n}',
+    ],
+    [
+      { type: 'object', properties: { 'x-y': {} }, additionalProperties: true },
+      "{\n  'x-y'?: Json;\n  [key: string]: unknown;\n}",
+    ],
+    [
+      { anyOf: [{ type: 'string' }, { type: 'number' }] },
+      'export type ReadInput = string | number;',
+    ],
+    [
+      {
+        type: 'array',
+        items: { $ref: '#/$defs/tag-name' },
+        $defs: { 'tag-name': { type: 'string' } },
+      },
+      'export type ReadInput = ReadInputTagName[];',
+    ],
+    [
+      { type: 'object', properties: { kids: { type: 'array', items: { $ref: '#' } } } },
+      '{\n  kids?: ReadInput[];\n}',
+    ],
+    [
+      { type: 'string', description: 'One */ two\nthree' },
+      '/**\n * One *\\/ two\n * three\n */\nexport type ReadInput',
+    ],
+  ];
+  for (const [schema, text] of cases) {
+    const written = typesOf(schema);
+    t.ok(written.includes(text), JSON.stringify(schema), { written, text });
+    t.equal(typesOf(schema), written, 'the same again');
+  }
+  const capabilities = [
+    { capability: 'cache', operations: ['set'], resources: ['a*'], reason: 'r' },
+    { capability: 'db', operations: ['execute', 'query'], resources: ['a.*'], reason: 'r' },
+    { capability: 'cache', operations: ['get', 'set'], resources: ['b*'], reason: 'r' },
+  ];
+  const plugin = typesOf({}, { capabilities, config: { type: 'object', properties: { a: {} } } });
+  t.match(plugin, "db: Pick<Db, 'query' | 'execute'>;\n    cache: Pick<Cache, 'get' | 'set'>;");
+  t.match(plugin, 'config: Config;');
+  t.match(plugin, "import type { Cache, Db, Json } from '@noa/sdk';");
+  const exports = {
+    a: { input: { type: 'object', properties: {} } },
+    A: { input: { type: 'string' } },
+  };
+  t.match(generateTypes(parseManifest({ ...MANIFEST, exports })), 'A(input: AInput2): unknown;');
+  const asks = (capability: string, operation: string): (() => string) => {
+    const request = { capability, operations: [operation], resources: ['*'], reason: 'r' };
+    return () => typesOf({}, { capabilities: [request] });
+  };
+  t.throws(asks('vector', 'search'), {
+    message: /\/capabilities\/0\/capability.*no port.*db, cache, plugin/,
+  });
+  t.throws(asks('db', 'drop'), {
+    message: /\/capabilities\/0\/operations.*query, execute, transaction/,
+  });
+  t.throws(asks('log', 'write'), { message: /open to every plugin/ });
+});
+
+void t.test('no text of a manifest gets out of the types that are made of it', async (t) => {
+  const nasty = fc.oneof(
+    fc.string({ unit: 'binary', maxLength: 12 }),
+    fc.constantFrom(
+      '*/ evil() /*',
+      "'; evil();'",
+      '`${evil()}`',
+      '\u2028evil()',
+      '\\',
+      "\\'",
+      '\n',
+      '"',
+      '//',
+    ),
+  );
+  fc.assert(
+    fc.property(nasty, nasty, nasty, (description, name, value) => {
+      if (name === '__proto__' || name === '') return;
+      const written = typesOf({
+        type: 'object',
+        description,
+        properties: { [name]: { enum: [value], description: value } },
+        required: [value],
+        additionalProperties: { const: name },
+      });
+      const code = stripTypeScriptTypes(written)
+        .replaceAll(/\/\*[^]*?\*\/|^\/\/.*$/gm, '')
+        .replaceAll(';', '');
+      if (code.trim() !== '') throw new Error(code);
+    }),
+    { numRuns: 500 },
+  );
   t.pass();
 });

@@ -1,5 +1,6 @@
 /** The manifest as authors and attackers write it: every rule, and schemas that cannot explode. */
 import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
 import fc from 'fast-check';
 import t from 'tap';
 import {
@@ -426,6 +427,6 @@ void t.test('text parameters are read as the types the schema wants, and no furt
 
 void t.test('the published schema is the schema, and it compiles strictly', async (t) => {
   t.doesNotThrow(() => compileSchema(MANIFEST_SCHEMA));
-  const file = new URL(import.meta.resolve('@noa/sdk/plugin.schema.json'));
+  const file = fileURLToPath(import.meta.resolve('@noa/sdk/plugin.schema.json'));
   t.same(JSON.parse(readFileSync(file, 'utf8')), MANIFEST_SCHEMA);
 });

@@ -25,10 +25,7 @@ export async function newPlugin(name: string, dir: string): Promise<NewPlugin> {
   if ((await readdir(dir)).length > 0) {
     throw new NoaError('CONFLICT', `${dir} is not empty. Name another folder with --dir.`);
   }
-  const linked: string[] = [];
-  for (const found of ['@noa/sdk', '@types/node']) {
-    if (await link(dir, found)) linked.push(found);
-  }
+  const linked = await linkPackages(dir);
   const sdk = linked.includes('@noa/sdk')
     ? `file:${path.relative(dir, await realpath(ownPackage('@noa/sdk') ?? ''))}`
     : '^0.1.0';
@@ -36,6 +33,15 @@ export async function newPlugin(name: string, dir: string): Promise<NewPlugin> {
   for (const [file, text] of Object.entries(files)) await replaceFile(path.join(dir, file), text);
   await writeTypes(dir, checked);
   return { name, dir, files: [...Object.keys(files), 'src/noa.gen.ts'], linked };
+}
+
+/** Links what a plugin's tools look for and do not find from its folder; answers the names. */
+export async function linkPackages(dir: string): Promise<string[]> {
+  const linked: string[] = [];
+  for (const name of ['@noa/sdk', '@types/node']) {
+    if (await link(dir, name)) linked.push(name);
+  }
+  return linked;
 }
 
 /** Links a package of this host into the plugin's folder when none resolves from there. */

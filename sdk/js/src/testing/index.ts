@@ -143,12 +143,12 @@ function checked(
     }
     const input = copy(value);
     if (Buffer.byteLength(JSON.stringify(input)) > limits.maxInputBytes) {
-      throw new NoaError('PAYLOAD_TOO_LARGE', `the input is over limits.maxInputBytes`);
+      throw new NoaError('PAYLOAD_TOO_LARGE', 'the input is over limits.maxInputBytes');
     }
     check(target.checkInput, input, 'INVALID_ARGUMENT', 'the input breaks the schema');
     const output = await run(exportName, input, target.timeoutMs);
     if (Buffer.byteLength(JSON.stringify(output)) > limits.maxOutputBytes) {
-      throw new NoaError('RESOURCE_EXHAUSTED', `the output is over limits.maxOutputBytes`);
+      throw new NoaError('PLUGIN_OUTPUT_INVALID', 'the output is over limits.maxOutputBytes');
     }
     check(
       target.checkOutput,

@@ -53,7 +53,7 @@ async function settled(handled: Promise<unknown>, timeoutMs: number): Promise<un
   } catch (error) {
     if (error instanceof NoaError) throw error;
     const text = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
-    throw new NoaError('PLUGIN_TRAP', text, { cause: error });
+    throw new NoaError('PLUGIN_TRAP', `The plugin reported: ${text}`, { cause: error });
   } finally {
     clearTimeout(timer);
   }

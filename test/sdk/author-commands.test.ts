@@ -1,0 +1,237 @@
+/** The author's commands, from a new folder to a bundle, as the command line runs them. */
+import { existsSync, readFileSync } from 'node:fs';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { Command, CommanderError } from 'commander';
+import t, { type Test } from 'tap';
+import { type Json, NoaError, readBundle } from '@noa/sdk/host';
+import {
+  type AuthorIo,
+  type DevHost,
+  registerAuthorCommands,
+} from '../../host/cli/plugin-author.ts';
+
+interface Ran {
+  readonly results: Record<string, unknown>[];
+  readonly text: string;
+}
+
+interface Around {
+  host?: DevHost;
+  signal?: AbortSignal;
+  seen?: (value: Record<string, unknown>) => void;
+}
+
+/** Runs `noa plugin …ARGS` in this process. */
+async function noa(args: readonly string[], around: Around = {}): Promise<Ran> {
+  const results: Record<string, unknown>[] = [];
+  const texts: string[] = [];
+  const io: AuthorIo = {
+    result: (value, text) => {
+      results.push({ ...value });
+      texts.push(text);
+      around.seen?.({ ...value });
+    },
+    note: () => {},
+    json: () => true,
+    signal: around.signal ?? new AbortController().signal,
+    connect: () => Promise.resolve(around.host),
+  };
+  const plugin = new Command('plugin').exitOverride().configureOutput({ writeErr: () => {} });
+  registerAuthorCommands(plugin, io);
+  await plugin.parseAsync(args, { from: 'user' });
+  return { results, text: texts.join('\n') };
+}
+
+async function made(t: Test, name = 'hits'): Promise<string> {
+  const parent = await mkdtemp(path.join(tmpdir(), 'noa-commands-'));
+  t.teardown(() => rm(parent, { recursive: true, force: true }));
+  const dir = path.join(parent, name);
+  await noa(['new', name, '--dir', dir]);
+  return dir;
+}
+
+void t.test('a new plugin builds, tests, packs and inspects as it is', async (t) => {
+  const dir = await made(t);
+  const {
+    results: [built],
+  } = await noa(['build', dir]);
+  t.match(built, {
+    name: 'hits',
+    exports: ['hit', 'read'],
+    file: path.join(dir, 'dist/hits.wasm'),
+  });
+  t.ok(Number(built?.['milliseconds']) < 5000, `${String(built?.['milliseconds'])} ms`);
+  const {
+    results: [tested],
+  } = await noa(['test', dir]);
+  t.match(tested, { failed: 0, failures: [] });
+  t.ok(Number(tested?.['passed']) >= 6, 'at both levels');
+  const here = process.cwd();
+  process.chdir(path.dirname(dir));
+  const {
+    results: [packed],
+  } = await noa(['pack', 'hits']);
+  process.chdir(here);
+  const file = String(packed?.['file']);
+  t.equal(path.basename(file), 'hits-0.1.0.tgz');
+  const { manifest, files } = await readBundle(readFileSync(file));
+  t.equal(manifest.runtime.sha256, built?.['sha256']);
+  t.same([...files.keys()].toSorted(), ['README.md', 'dist/hits.wasm', 'plugin.json']);
+  for (const place of [dir, file]) {
+    const {
+      results: [report],
+      text,
+    } = await noa(['inspect', place]);
+    t.match(report, {
+      bundle: { manifest: { name: 'hits' } },
+      module: { exports: ['hit', 'read'] },
+    });
+    t.match(text, /cache {2}get, increment {2}hits:hits:\* {2}Keeps the count of each page\./);
+    t.match(text, /POST {2}\/plugins\/hits\/hits\/:page {2}hit, 200/);
+  }
+  const {
+    results: [report],
+  } = await noa(['inspect', path.join(dir, 'dist/hits.wasm')]);
+  t.match(report, {
+    module: {
+      sha256: built?.['sha256'],
+      imports: { 'extism:host/user': ['noa_call', 'noa_clock', 'noa_random'] },
+    },
+  });
+});
+
+void t.test('builds are byte-identical wherever the folder lies', async (t) => {
+  const [one, two] = [await made(t), await made(t)];
+  const {
+    results: [first],
+  } = await noa(['build', one]);
+  const out = path.join(two, 'elsewhere/x.wasm');
+  const {
+    results: [second],
+  } = await noa(['build', two, '--out', out, '--no-check']);
+  t.equal(first?.['sha256'], second?.['sha256']);
+  t.ok(existsSync(out));
+  t.notOk(existsSync(path.join(two, 'dist')));
+});
+
+void t.test('what is wrong in the source is said in the lines of the source', async (t) => {
+  const dir = await made(t);
+  const source = path.join(dir, 'src/index.ts');
+  const good = readFileSync(source, 'utf8');
+  const fails = (message: RegExp): Promise<unknown> =>
+    t.rejects(noa(['build', dir]), { name: 'NoaError', code: 'INVALID_ARGUMENT', message });
+  await writeFile(source, good.replace('cache.increment(', 'cache.delete('));
+  await fails(/src\/index\.ts\(\d+,\d+\): error TS2339: Property 'delete' does not exist/);
+  await writeFile(source, good.replace('async hit(', 'async hits('));
+  await fails(/src\/index\.ts\(\d+,\d+\): error TS/);
+  await t.rejects(noa(['build', dir, '--no-check']), { message: /has no such handler/ });
+  await writeFile(source, good.replace('const key', 'const key ='));
+  await fails(/src\/index\.ts/);
+  t.notOk(existsSync(path.join(dir, 'dist')), 'nothing is written');
+  await writeFile(source, good);
+  await writeFile(
+    path.join(dir, 'test/hits.test.ts'),
+    "import { test } from 'node:test';\ntest('no', () => { throw new Error('x'); });\n",
+  );
+  await t.rejects(noa(['test', dir]), {
+    message: /0 passed, 1 failed/,
+    details: { failures: ['no'] },
+  });
+  await rm(path.join(dir, 'test'), { recursive: true });
+  await t.rejects(noa(['test', dir]), { code: 'NOT_FOUND', message: /no test\/\*\.test\.ts/ });
+  await writeFile(path.join(dir, 'plugin.json'), '{}');
+  await t.rejects(noa(['types', dir]), { message: /\/name is required/ });
+  await t.rejects(noa(['types', path.dirname(dir)]), {
+    code: 'NOT_FOUND',
+    message: /no .*plugin\.json/,
+  });
+});
+
+void t.test('new refuses what it cannot make', async (t) => {
+  const dir = await made(t);
+  await t.rejects(noa(['new', 'hits', '--dir', dir]), { code: 'CONFLICT', message: /not empty/ });
+  await t.rejects(noa(['new', 'Hits', '--dir', `${dir}-b`]), { message: /\/name must match/ });
+  await t.rejects(noa(['new', 'hits', '--lang', 'rust', '--dir', `${dir}-c`]), {
+    message: /TypeScript/,
+  });
+  await t.rejects(noa(['new']), CommanderError);
+  t.notOk(existsSync(`${dir}-b`));
+  t.notOk(existsSync(`${dir}-c`));
+});
+
+void t.test(
+  'dev installs each good build, shows the log, and survives a bad one',
+  { timeout: 60_000 },
+  async (t) => {
+    const dir = await made(t);
+    const source = path.join(dir, 'src/index.ts');
+    const good = readFileSync(source, 'utf8');
+    const sent: string[] = [];
+    const versions = new Set<string>();
+    const host: DevHost = {
+      url: 'http://127.0.0.1:0',
+      send: async (method, at, bundle): Promise<Json> => {
+        if (method === 'GET') {
+          const lines = [{ seq: 2, level: 'info', message: 'served' }];
+          return at.endsWith('logs')
+            ? { lines: [{ level: 'info', message: 'old' }], next: 1 }
+            : { lines, next: 2 };
+        }
+        sent.push(`${method} ${at}`);
+        if (method === 'PUT' && versions.size === 0 && sent.length === 1) {
+          throw new NoaError('NOT_FOUND', 'there is no plugin hits');
+        }
+        const { manifest } = await readBundle(bundle ?? new Uint8Array());
+        versions.add(String(manifest.runtime.sha256));
+        return { name: manifest.name, state: 'pending' };
+      },
+    };
+    const abort = new AbortController();
+    const events: Record<string, unknown>[] = [];
+    let wake = Promise.withResolvers<void>();
+    const running = noa(['dev', dir], {
+      host,
+      signal: abort.signal,
+      seen: (event) => {
+        events.push(event);
+        wake.resolve();
+      },
+    });
+    const event = async (matches: (event: Record<string, unknown>) => boolean): Promise<void> => {
+      while (!events.some(matches)) {
+        await wake.promise;
+        wake = Promise.withResolvers();
+      }
+      events.length = 0;
+    };
+    await event(({ event: kind }) => kind === 'installed');
+    t.same(sent, ['PUT /v1/plugins/hits', 'POST /v1/plugins']);
+    await event(
+      ({ event: kind, line }) => kind === 'log' && JSON.stringify(line).includes('served'),
+    );
+    await writeFile(source, good.replace('cache.increment(', 'cache.decrement('));
+    await event(({ event: kind }) => kind === 'failed');
+    await writeFile(source, good.replace("log.info('hit'", "log.info('counted'"));
+    await event(({ event: kind }) => kind === 'installed');
+    t.equal(sent.at(-1), 'PUT /v1/plugins/hits');
+    t.equal(versions.size, 2);
+    abort.abort();
+    await running;
+  },
+);
+
+void t.test('dev without a host tests after each change', { timeout: 60_000 }, async (t) => {
+  const dir = await made(t);
+  const abort = new AbortController();
+  const kinds: unknown[] = [];
+  await noa(['dev', dir], {
+    signal: abort.signal,
+    seen: (event) => {
+      kinds.push(event['event']);
+      if (event['event'] === 'tested') abort.abort();
+    },
+  });
+  t.same(kinds, ['built', 'tested']);
+});
