@@ -1,0 +1,165 @@
+/**
+ * The host's log: one JSON object a line, or a line for a person. Invariant: what names a credential is
+ * never written, and no text breaks out of its line.
+ */
+import type { Writable } from 'node:stream';
+import { destination, type DestinationStream, type Logger, pino } from 'pino';
+import pretty from 'pino-pretty';
+import { type LogLine, PluginLogs, printable } from './plugin-logs.ts';
+
+export interface LogsOptions {
+  readonly level: string;
+  readonly format: 'json' | 'pretty';
+  /** Lines kept in memory for each plugin. */
+  readonly pluginLines: number;
+  /** Milliseconds since the epoch. */
+  readonly now: () => number;
+  /** Standard output when absent. */
+  readonly stream?: Writable;
+}
+
+export interface AccessEntry {
+  readonly method: string;
+  readonly route: string;
+  readonly status: number;
+  readonly seconds: number;
+  readonly plugin: string | undefined;
+  readonly requestId: string;
+  readonly traceId: string;
+  /** Without its query. */
+  readonly path: string;
+  readonly subject: string | undefined;
+  readonly remoteAddress: string | undefined;
+}
+
+export interface Logs {
+  /** The logger of one part of the host; `target` is in each of its lines. */
+  readonly logger: (target: string) => Logger;
+  /** One line for an answered request. */
+  readonly access: (entry: AccessEntry) => void;
+  /** A line of a plugin: kept for its readers and written to the log. */
+  readonly plugin: (plugin: string, level: LogLine['level'], message: string) => void;
+  readonly plugins: PluginLogs;
+  readonly setLevel: (level: string) => void;
+  /** Writes what is buffered; call it before the process ends. */
+  readonly close: () => void;
+}
+
+/** Lines may wait in memory until this many bytes, or for FLUSH_MS; errors are written at once. */
+const BUFFER_BYTES = 4096;
+const FLUSH_MS = 250;
+
+/** Names of fields that hold credentials, at the top of a line and one level below. */
+const SECRET_FIELDS = [
+  'authorization',
+  'cookie',
+  'token',
+  'password',
+  'secret',
+  'apiKey',
+  'api_key',
+];
+
+export function createLogs(options: LogsOptions): Logs {
+  const output = createOutput(options);
+  const root = pino(
+    {
+      level: options.level,
+      base: null,
+      messageKey: 'message',
+      errorKey: 'error',
+      timestamp: () => `,"timestamp":"${new Date(options.now()).toISOString()}"`,
+      formatters: { level: (label) => ({ level: label }) },
+      serializers: { error: describeError },
+      redact: {
+        paths: [
+          ...SECRET_FIELDS,
+          ...SECRET_FIELDS.map((name) => `*.${name}`),
+          'headers["set-cookie"]',
+        ],
+        censor: '[redacted]',
+      },
+    },
+    output.stream,
+  );
+  const targets = new Map<string, Logger>();
+  const logger = (target: string): Logger => {
+    const known = targets.get(target) ?? root.child({ target });
+    targets.set(target, known);
+    return known;
+  };
+  const http = logger('http');
+  const guests = logger('plugin');
+  const plugins = new PluginLogs({ lines: options.pluginLines, now: options.now });
+  const timer = setInterval(output.flush, FLUSH_MS);
+  timer.unref();
+
+  return {
+    logger,
+    plugins,
+    access: (entry) => {
+      const fields = {
+        request_id: entry.requestId,
+        trace_id: entry.traceId,
+        duration_ms: Math.round(entry.seconds * 1e6) / 1e3,
+        method: entry.method,
+        path: entry.path,
+        route: entry.route,
+        status: entry.status,
+        ...(entry.plugin === undefined ? {} : { plugin: entry.plugin }),
+        ...(entry.subject === undefined ? {} : { subject: entry.subject }),
+        remote_address: entry.remoteAddress,
+      };
+      http.info(fields, 'request');
+    },
+    plugin: (plugin, level, message) => {
+      for (const line of plugins.append(plugin, level, message)) {
+        guests[guestLevel(line.level)]({ plugin }, line.message);
+      }
+    },
+    setLevel: (level) => {
+      root.level = level;
+      for (const each of targets.values()) each.level = level;
+    },
+    close: () => {
+      clearInterval(timer);
+      output.flush();
+    },
+  };
+}
+
+/** As pino's own serializer, without control characters: an error may quote a guest. */
+function describeError(error: unknown): unknown {
+  if (!(error instanceof Error)) return error;
+  const described = pino.stdSerializers.err(error);
+  const stack = described.stack.split('\n').map(printable).join('\n');
+  return { ...described, message: printable(described.message), stack };
+}
+
+function guestLevel(level: string): 'debug' | 'info' | 'warn' | 'error' {
+  return level === 'debug' || level === 'warn' || level === 'error' ? level : 'info';
+}
+
+function createOutput({ format, stream }: LogsOptions): {
+  stream: DestinationStream;
+  flush: () => void;
+} {
+  if (format === 'pretty') {
+    const lines = pretty({
+      colorize: stream === undefined && process.stdout.isTTY,
+      messageKey: 'message',
+      timestampKey: 'timestamp',
+      errorLikeObjectKeys: ['error'],
+      translateTime: 'SYS:HH:MM:ss.l',
+      ignore: 'target',
+      messageFormat: (log, key) =>
+        `${printable(String(log['target']))}: ${printable(String(log[key]))}`,
+      destination: stream ?? 1,
+      sync: true,
+    });
+    return { stream: lines, flush: () => undefined };
+  }
+  if (stream !== undefined) return { stream, flush: () => undefined };
+  const buffered = destination({ fd: 1, sync: false, minLength: BUFFER_BYTES });
+  return { stream: buffered, flush: () => buffered.flushSync() };
+}

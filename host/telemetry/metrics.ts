@@ -1,0 +1,188 @@
+/**
+ * The host's metrics: one function for each thing observed, on a registry of their own. Invariant:
+ * labels come from configuration, manifests and fixed lists, never from text that a caller or a guest
+ * chose, and the number of series is bounded.
+ */
+import { monitorEventLoopDelay, performance } from 'node:perf_hooks';
+import { Counter, Gauge, Registry } from 'prom-client';
+import { Timings } from './timings.ts';
+
+export interface MetricSources {
+  readonly version: string;
+  /** Connections to PostgreSQL that are in use now. */
+  readonly databaseConnections: () => number;
+  /** Linear memory of the live instances of each plugin. */
+  readonly pluginMemory: () => Iterable<{ readonly plugin: string; readonly bytes: number }>;
+}
+
+export interface Metrics {
+  readonly http: (observation: {
+    readonly method: string;
+    /** The pattern that matched, never a path. */
+    readonly route: string;
+    readonly status: number;
+    readonly seconds: number;
+  }) => void;
+  readonly call: (observation: {
+    readonly plugin: string;
+    readonly export: string;
+    /** `OK` or an error code. */
+    readonly code: string;
+    readonly seconds: number;
+  }) => void;
+  readonly capability: (observation: {
+    readonly plugin: string;
+    readonly capability: string;
+    readonly operation: string;
+    readonly outcome: 'ok' | 'denied' | 'failed';
+    readonly seconds: number;
+  }) => void;
+  readonly restart: (plugin: string) => void;
+  readonly cacheLookup: (hit: boolean) => void;
+  /** Drops the series of a removed plugin. */
+  readonly forget: (plugin: string) => void;
+  /** In the Prometheus text format. */
+  readonly expose: () => Promise<{ contentType: string; text: string }>;
+  /** Ends the measurement of the event loop. */
+  readonly close: () => void;
+}
+
+const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'];
+
+export function createMetrics(sources: MetricSources): Metrics {
+  const registry = new Registry();
+  const registers = [registry];
+  const counter = (name: string, help: string, labelNames: readonly string[] = []) =>
+    new Counter({ name, help, labelNames, registers });
+
+  const http = new Timings({
+    registry,
+    labels: ['method', 'route', 'status'],
+    counter: { name: 'http_requests_total', help: 'HTTP requests that were answered.' },
+    histogram: {
+      name: 'http_request_duration_seconds',
+      help: 'Time from the first byte of a request to the end of its answer.',
+    },
+  });
+  const calls = new Timings({
+    registry,
+    labels: ['plugin', 'export', 'code'],
+    counter: { name: 'noa_plugin_calls_total', help: 'Calls of plugin exports by result.' },
+    histogram: {
+      name: 'noa_plugin_call_duration_seconds',
+      help: 'Duration of calls of plugin exports.',
+    },
+  });
+  const capabilities = new Timings({
+    registry,
+    labels: ['plugin', 'capability', 'operation', 'outcome'],
+    counter: {
+      name: 'noa_capability_calls_total',
+      help: 'Capability operations that plugins asked for, by outcome.',
+    },
+    histogram: {
+      name: 'noa_capability_call_duration_seconds',
+      help: 'Duration of capability operations.',
+    },
+  });
+  const denials = counter(
+    'noa_plugin_denials_total',
+    'Capability operations refused to a plugin.',
+    ['plugin', 'capability'],
+  );
+  const restarts = counter('noa_plugin_restarts_total', 'Starts of a plugin after a failure.', [
+    'plugin',
+  ]);
+  const hits = counter('cache_hits_total', 'Cache reads that found a value.');
+  const misses = counter('cache_misses_total', 'Cache reads that found none.');
+  const closeGauges = gauges(registry, sources);
+  const denied = new Map<string, Set<string>>();
+
+  return {
+    http: ({ method, route, status, seconds }) => {
+      const known = METHODS.includes(method) ? method : 'other';
+      http.record([known, route, String(status)], seconds);
+    },
+    call: (call) => calls.record([call.plugin, call.export, call.code], call.seconds),
+    capability: ({ plugin, capability, operation, outcome, seconds }) => {
+      capabilities.record([plugin, capability, operation, outcome], seconds);
+      if (outcome !== 'denied') return;
+      denials.inc({ plugin, capability });
+      denied.set(plugin, (denied.get(plugin) ?? new Set()).add(capability));
+    },
+    restart: (plugin) => restarts.inc({ plugin }),
+    cacheLookup: (hit) => (hit ? hits : misses).inc(),
+    forget: (plugin) => {
+      calls.forget('plugin', plugin);
+      capabilities.forget('plugin', plugin);
+      restarts.remove({ plugin });
+      for (const capability of denied.get(plugin) ?? []) denials.remove({ plugin, capability });
+      denied.delete(plugin);
+    },
+    expose: async () => ({ contentType: registry.contentType, text: await registry.metrics() }),
+    close: closeGauges,
+  };
+}
+
+/** What is read when it is asked for; answers the function that ends its measurement. */
+function gauges(registry: Registry, sources: MetricSources): () => void {
+  const registers = [registry];
+  const gauge = (name: string, help: string, read: () => number) =>
+    new Gauge({
+      name,
+      help,
+      registers,
+      collect() {
+        this.set(read());
+      },
+    });
+  new Gauge({
+    name: 'noa_build_info',
+    help: 'Always 1; the labels tell what runs.',
+    labelNames: ['version', 'node'],
+    registers,
+  }).set({ version: sources.version, node: process.version }, 1);
+  gauge('db_connections_active', 'Connections to PostgreSQL that are in use.', () =>
+    sources.databaseConnections(),
+  );
+  new Gauge({
+    name: 'noa_plugin_memory_bytes',
+    help: 'Linear memory of the live instances of a plugin.',
+    labelNames: ['plugin'],
+    registers,
+    collect() {
+      this.reset();
+      for (const { plugin, bytes } of sources.pluginMemory()) this.set({ plugin }, bytes);
+    },
+  });
+  gauge('process_resident_memory_bytes', 'Resident memory of the host process.', () =>
+    process.memoryUsage.rss(),
+  );
+  gauge(
+    'process_start_time_seconds',
+    'Start of the host process, in seconds since the epoch.',
+    () => performance.timeOrigin / 1000,
+  );
+  new Counter({
+    name: 'process_cpu_seconds_total',
+    help: 'User and system time that the host process has used.',
+    registers,
+    collect() {
+      const { user, system } = process.cpuUsage();
+      this.reset();
+      this.inc((user + system) / 1e6);
+    },
+  });
+  const delay = monitorEventLoopDelay({ resolution: 20 });
+  delay.enable();
+  gauge(
+    'noa_event_loop_delay_seconds',
+    '99th percentile of the event loop delay since the last scrape.',
+    () => {
+      const seconds = delay.percentile(99) / 1e9;
+      delay.reset();
+      return seconds;
+    },
+  );
+  return () => delay.disable();
+}
