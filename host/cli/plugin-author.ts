@@ -104,7 +104,7 @@ async function compile(
 ): Promise<void> {
   io.note(`building ${path.basename(dir)} …`);
   const out = options.out === undefined ? undefined : path.resolve(options.out);
-  const built = await build({ dir, out, check: options.check });
+  const built = await build({ dir, out, check: options.check ? 'sources' : 'nothing' });
   for (const warning of built.warnings) io.note(warning);
   const lines = [
     `${path.relative('.', built.file)}  ${size(built.bytes)}, built in ${built.milliseconds} ms`,
@@ -115,7 +115,7 @@ async function compile(
 
 async function test(dir: string, io: AuthorIo): Promise<void> {
   io.note(`building ${path.basename(dir)} …`);
-  const { warnings } = await build({ dir, check: true });
+  const { warnings } = await build({ dir, check: 'sources and tests' });
   for (const warning of warnings) io.note(warning);
   const summary = await runTests(dir, { show: !io.json(), signal: io.signal });
   const text = `${summary.passed} passed, ${summary.failed} failed`;

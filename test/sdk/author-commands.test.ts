@@ -127,6 +127,8 @@ void t.test('what is wrong in the source is said in the lines of the source', as
   await writeFile(source, good.replace('async hit(', 'async hits('));
   await fails(/src\/index\.ts\(\d+,\d+\): error TS/);
   await t.rejects(noa(['build', dir, '--no-check']), { message: /has no such handler/ });
+  await writeFile(source, good.replace('const key', 'const pid = process.pid;\nconst key'));
+  await fails(/src\/index\.ts\(\d+,\d+\): error TS2\d+: Cannot find name 'process'/);
   await writeFile(source, good.replace('const key', 'const key ='));
   await fails(/src\/index\.ts/);
   t.notOk(existsSync(path.join(dir, 'dist')), 'nothing is written');

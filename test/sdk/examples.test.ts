@@ -33,7 +33,7 @@ for (const name of ['notes', 'digest']) {
       generateTypes(manifest),
       'the types in the repository are those of the manifest',
     );
-    const built = await build({ dir, check: true });
+    const built = await build({ dir, check: 'sources and tests' });
     t.same(built.warnings, []);
     t.ok(built.milliseconds < 5000, `${built.milliseconds} ms`);
     const { tests, failed, failures } = await runTests(dir, { show: false });

@@ -38,7 +38,7 @@ export async function dev(dir: string, io: AuthorIo): Promise<void> {
 
 /** Builds, then installs or tests. Answers the plugin's name. */
 async function round(dir: string, io: AuthorIo, host: DevHost | undefined): Promise<string> {
-  const built = await build({ dir, check: true });
+  const built = await build({ dir, check: host ? 'sources' : 'sources and tests' });
   for (const warning of built.warnings) io.note(warning);
   const file = path.relative(dir, built.file);
   const text = `✓ built ${file}, ${size(built.bytes)}, in ${built.milliseconds} ms`;

@@ -44,8 +44,8 @@ export interface BuildPlan {
   readonly dir: string;
   /** Where the module goes; `runtime.file` of the manifest when absent. */
   readonly out?: string | undefined;
-  /** False leaves out the TypeScript check. */
-  readonly check: boolean;
+  /** What the TypeScript check looks at. */
+  readonly check: 'nothing' | 'sources' | 'sources and tests';
 }
 
 /**
@@ -57,7 +57,7 @@ export async function build({ dir, out, check }: BuildPlan): Promise<Built> {
   const manifest = await readManifest(dir);
   await writeTypes(dir, manifest);
   const [types, module] = await Promise.allSettled([
-    check ? checkTypes(dir) : undefined,
+    check === 'nothing' ? undefined : checkTypes(dir, { tests: check === 'sources and tests' }),
     buildPlugin({
       dir,
       exports: Object.keys(manifest.exports),

@@ -11,6 +11,7 @@ export function template(name: string, sdk: string): Readonly<Record<string, str
     'src/index.ts': SOURCE.replaceAll('NAME', name),
     [`test/${name}.test.ts`]: TEST.replaceAll('NAME', name),
     'tsconfig.json': json(TSCONFIG),
+    'test/tsconfig.json': json(TEST_TSCONFIG),
     'package.json': json({
       name,
       version: '0.1.0',
@@ -128,9 +129,9 @@ for (const level of ['handlers', 'module']) {
 const TSCONFIG = {
   compilerOptions: {
     target: 'es2023',
-    lib: ['es2023'],
+    lib: ['es2024'],
     module: 'nodenext',
-    types: ['node'],
+    types: ['@noa/sdk/globals'],
     strict: true,
     noUncheckedIndexedAccess: true,
     exactOptionalPropertyTypes: true,
@@ -140,7 +141,14 @@ const TSCONFIG = {
     noEmit: true,
     skipLibCheck: true,
   },
-  include: ['src', 'test'],
+  include: ['src'],
+};
+
+/** Tests run in Node, handlers do not. */
+const TEST_TSCONFIG = {
+  extends: '../tsconfig.json',
+  compilerOptions: { types: ['node'] },
+  include: ['.'],
 };
 
 const README = `# NAME

@@ -6,22 +6,35 @@ import path from 'node:path';
 import { text } from 'node:stream/consumers';
 import { NoaError } from '@noa/sdk/host';
 
-/** Throws NoaError INVALID_ARGUMENT with the compiler's own lines. */
-export async function checkTypes(dir: string): Promise<void> {
+/**
+ * Checks the sources by the plugin's `tsconfig.json`, and with `tests` its tests by theirs. Throws NoaError
+ * INVALID_ARGUMENT with the compiler's own lines.
+ */
+export async function checkTypes(dir: string, options: { tests: boolean }): Promise<void> {
+  const projects = [dir];
+  if (options.tests && existsSync(path.join(dir, 'test/tsconfig.json'))) {
+    projects.push(path.join(dir, 'test'));
+  }
   if (!existsSync(path.join(dir, 'tsconfig.json'))) {
     const fix = 'Add one (noa plugin new writes one), or build with --no-check';
     throw new NoaError('INVALID_ARGUMENT', `There is no tsconfig.json in ${dir}. ${fix}.`);
   }
-  const args = [compiler(dir), '--project', dir, '--noEmit', '--pretty', 'false'];
+  const found = await Promise.all(projects.map((project) => run(dir, project)));
+  const lines = found.filter((text) => text !== '');
+  if (lines.length === 0) return;
+  throw new NoaError('INVALID_ARGUMENT', `The TypeScript check found:\n${lines.join('\n')}`);
+}
+
+/** What the compiler has to say about a project; empty when it has nothing. */
+async function run(dir: string, project: string): Promise<string> {
+  const args = [compiler(dir), '--project', project, '--noEmit', '--pretty', 'false'];
   const child = spawn(process.execPath, args, { cwd: dir, stdio: ['ignore', 'pipe', 'pipe'] });
   const exited = new Promise<number | null>((resolve, reject) => {
     child.on('error', reject);
     child.on('exit', resolve);
   });
   const [code, out, err] = await Promise.all([exited, text(child.stdout), text(child.stderr)]);
-  if (code === 0) return;
-  const lines = `${out}${err}`.trim();
-  throw new NoaError('INVALID_ARGUMENT', `The TypeScript check found:\n${lines}`);
+  return code === 0 ? '' : `${out}${err}`.trim() || `the compiler ended with ${String(code)}`;
 }
 
 function compiler(dir: string): string {

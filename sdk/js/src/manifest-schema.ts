@@ -241,7 +241,7 @@ export const MANIFEST_SCHEMA: JsonSchema = {
         type: 'string',
         maxLength: 64,
         pattern: '^[A-Za-z][A-Za-z0-9_]*$',
-        not: { enum: ['memory', ...INHERITED] },
+        not: { enum: ['memory', 'hs_init', ...INHERITED] },
         description:
           'An export is named by a letter, then letters, digits or underscores, at most 64 characters; not memory, constructor or another inherited name.',
       },
