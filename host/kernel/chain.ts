@@ -13,3 +13,15 @@ export interface Chain {
   /** Milliseconds since the epoch; a call that it makes ends no later. */
   readonly deadline: number;
 }
+
+/** The type of what the broker put beside a driver's call. */
+export function isChain(value: unknown): value is Chain {
+  return (
+    typeof value === 'object' &&
+    value !== null &&
+    'token' in value &&
+    typeof value.token === 'function' &&
+    'plugins' in value &&
+    Array.isArray(value.plugins)
+  );
+}

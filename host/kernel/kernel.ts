@@ -50,6 +50,7 @@ export interface KernelPowers {
   readonly now: () => number;
   readonly newId: () => string;
   readonly onTransition: (transition: Transition) => void;
+  readonly onRemoved: (plugin: string) => void;
   readonly onError: (message: string, error: unknown) => void;
   readonly observeCall: (observation: CallObservation) => void;
   readonly observeCapability: (observation: CapabilityObservation) => void;
@@ -132,7 +133,8 @@ export class Kernel {
     await this.administration.dropLeftovers();
     await this.supervisor.sync();
     const follow = async (): Promise<void> => {
-      if ((await store.revision()) !== this.supervisor.snapshot.revision) await this.supervisor.sync();
+      if ((await store.revision()) !== this.supervisor.snapshot.revision)
+        await this.supervisor.sync();
     };
     let following = false;
     this.#every(CONVERGENCE_MS, () => {
@@ -155,7 +157,11 @@ export class Kernel {
     await this.audit.change(async (tx, note) => {
       if ((await tx.keys()).some(({ retiredAt }) => retiredAt === null)) return;
       const kid = `k-${this.#powers.newId().slice(0, 8)}`;
-      await tx.putKey({ kid, createdAt: new Date(this.#powers.now()).toISOString(), retiredAt: null });
+      await tx.putKey({
+        kid,
+        createdAt: new Date(this.#powers.now()).toISOString(),
+        retiredAt: null,
+      });
       const none = { plugin: null, capability: null, operation: null, resources: [], code: null };
       note({ kind: 'key.create', actor: 'host', ...none, outcome: 'ok', details: { kid } });
     });

@@ -37,6 +37,8 @@ export interface SupervisorOptions {
   readonly drainMs: number;
   readonly now: () => number;
   readonly onTransition: (transition: Transition) => void;
+  /** The plugin is gone: what others keep of it can be forgotten. */
+  readonly onRemoved: (plugin: string) => void;
   readonly onError: (message: string, error: unknown) => void;
   readonly pluginLog: (plugin: string, level: LogLevel, message: string) => void;
 }
@@ -122,6 +124,7 @@ export class Supervisor {
       if (records.has(name)) continue;
       await this.#stop(unit, 'removed');
       this.#units.delete(name);
+      this.#options.onRemoved(name);
     }
     const rest = snapshot.plugins.map(({ name }) => name);
     for (const name of new Set([...resolution.order, ...rest])) {

@@ -1,0 +1,264 @@
+/**
+ * The composition root: opens everything in order, hands each part what it needs, and closes in reverse,
+ * also when the start fails half-way. Nothing else in the host creates a driver, a pool or a server.
+ */
+import { hkdfSync, randomUUID } from 'node:crypto';
+import { join } from 'node:path';
+import { BUNDLE_LIMITS, type Driver, type Json, NoaError, readBundle } from '@noa/sdk/host';
+import { Pool } from 'pg';
+import { openEmbeddedCache } from '../capabilities/cache/embedded.ts';
+import { createRedisDriver, type RedisEndpoint } from '../capabilities/cache/redis.ts';
+import { createClockDriver } from '../capabilities/clock/system.ts';
+import { connectionConfig } from '../capabilities/db/connection.ts';
+import { startPostgres } from '../capabilities/db/embedded.ts';
+import { createPostgresDriver } from '../capabilities/db/postgres.ts';
+import { createLogDriver } from '../capabilities/log/host.ts';
+import { createLocalDriver } from '../capabilities/plugin/local.ts';
+import { createRandomDriver } from '../capabilities/random/system.ts';
+import { builtinCapabilities } from './builtin.ts';
+import type { Config } from './config.ts';
+import { openDataFolder } from './data-folder.ts';
+import type { AuditEvent } from './kernel/audit.ts';
+import { isChain } from './kernel/chain.ts';
+import { Kernel, type PluginCall } from './kernel/kernel.ts';
+import type { Bundle } from './kernel/store.ts';
+import type { Supervisor } from './kernel/supervisor.ts';
+import { createWasmLoader } from './loaders/wasm/loader.ts';
+import { runMigrations } from './store/migrate.ts';
+import { PostgresStore } from './store/postgres.ts';
+import { createLogs } from './telemetry/logs.ts';
+import { createMetrics } from './telemetry/metrics.ts';
+import type { DenialRecord } from './transports/denials.ts';
+import { createHttpServer } from './transports/http.ts';
+import { createMetricsListener } from './transports/metrics.ts';
+import { VERSION } from './version.ts';
+
+/** Connections of the host's own state, beside those of the plugins' SQL. */
+const STATE_CONNECTIONS = 5;
+
+export interface Host {
+  readonly url: string;
+  readonly metricsUrl: string;
+  readonly dataPath: string;
+  /** What runs inside this process instead of a service. */
+  readonly embedded: readonly string[];
+  /** The bootstrap token, when this start made it: it is shown once. */
+  readonly newToken: string | undefined;
+  /** Resolves with the reason when the host cannot go on. */
+  readonly failed: Promise<Error>;
+  /** Takes what may change while running. */
+  reload(config: Config): void;
+  /** Finishes what runs, then closes everything. Idempotent. */
+  stop(): Promise<void>;
+}
+
+/** Starts a host. `onProgress` hears of steps that take seconds. Rejects with NoaError for the operator. */
+export async function startHost(
+  config: Config,
+  onProgress: (step: string) => void = () => undefined,
+): Promise<Host> {
+  await using parts = new AsyncDisposableStack();
+  const logs = createLogs({
+    level: config.observability.log_level,
+    format: config.observability.log_format,
+    pluginLines: config.plugins.log_lines,
+    now: Date.now,
+  });
+  parts.defer(() => logs.close());
+  const log = logs.logger('host');
+  const onError = (message: string, error: unknown) => log.error({ error }, message);
+  const onNotice = (message: string) => log.warn(message);
+  const failure = Promise.withResolvers<Error>();
+
+  const folder = await openDataFolder(config.data.path, onProgress);
+  parts.defer(() => folder.release());
+  const { token, made } = await folder.bootstrapToken(config.auth.bootstrap_token);
+  const rootKey = await folder.rootKey(config.auth.root_key);
+
+  const embedded: string[] = [];
+  let databaseUrl = config.database.url;
+  if (databaseUrl === undefined) {
+    const lines = logs.logger('postgres');
+    const postgres = await startPostgres({
+      dataDir: join(folder.path, 'postgres'),
+      log: (level, message) => lines[level](message),
+      onProgress,
+      onExit: failure.resolve,
+    });
+    parts.defer(() => postgres.stop());
+    databaseUrl = postgres.url;
+    embedded.push('PostgreSQL');
+  }
+  await runMigrations(databaseUrl, 'up');
+  const pool = new Pool({ ...connectionConfig(databaseUrl), max: STATE_CONNECTIONS });
+  pool.on('error', (error) => onError('a connection to the database was lost', error));
+  parts.defer(() => pool.end());
+  const db = createPostgresDriver({
+    url: databaseUrl,
+    rolePassword: (role) => derive(rootKey, `noa/db-role/${role}`),
+    warn: onNotice,
+    maxConnections: config.database.max_connections,
+  });
+  parts.defer(() => db.close());
+
+  let cacheEndpoint: RedisEndpoint;
+  if (config.cache.url === undefined) {
+    const cache = await openEmbeddedCache({ dataDir: join(folder.path, 'cache'), warn: onNotice });
+    parts.defer(() => cache.close());
+    cacheEndpoint = cache;
+    embedded.push('cache');
+  } else cacheEndpoint = { url: config.cache.url };
+  const cache = createRedisDriver(cacheEndpoint);
+  parts.defer(() => cache.close());
+
+  const loader = createWasmLoader({
+    ...(config.plugins.threads === 0 ? {} : { threads: config.plugins.threads }),
+    maxModuleBytes: config.plugins.max_bundle_bytes,
+  });
+  parts.defer(() => loader.close());
+
+  const metrics = createMetrics({
+    version: VERSION,
+    databaseConnections: () => pool.totalCount - pool.idleCount,
+    pluginMemory: () => memoryOf(kernel.supervisor),
+  });
+  parts.defer(() => metrics.close());
+  const kernel: Kernel = new Kernel({
+    store: new PostgresStore(pool),
+    loader,
+    capabilities: (call) =>
+      builtinCapabilities({
+        db,
+        cache: countLookups(cache, metrics.cacheLookup),
+        plugin: pluginDriver(call),
+        log: createLogDriver({
+          write: (plugin, level, text, fields) =>
+            logs.plugin(plugin, level, withFields(text, fields)),
+        }),
+        clock: createClockDriver(),
+        random: createRandomDriver(),
+      }),
+    readBundle: (bytes) => takeApart(bytes, config.plugins.max_bundle_bytes),
+    rootKey,
+    hostId: folder.hostId,
+    tokenLifeSeconds: config.auth.token_life_seconds,
+    drainMs: config.plugins.drain_ms,
+    now: Date.now,
+    newId: randomUUID,
+    onTransition: ({ plugin, from, to, reason }) => {
+      log.info({ plugin, from, to, reason }, `plugin ${plugin} is ${to}`);
+      if (from === 'failed' && to === 'discovered') metrics.restart(plugin);
+    },
+    onRemoved: (plugin) => {
+      metrics.forget(plugin);
+      logs.plugins.forget(plugin);
+    },
+    onError,
+    observeCall: metrics.call,
+    observeCapability: metrics.capability,
+    pluginLog: logs.plugin,
+  });
+  parts.defer(() => kernel.close());
+  onProgress('starting plugins');
+  await kernel.start();
+
+  const http = createHttpServer({
+    administration: kernel.administration,
+    logs: (plugin, query) => logs.plugins.read(plugin, query),
+    serving: (plugin) => kernel.supervisor.serving(plugin),
+    dispatch: (invocation) => kernel.dispatcher.dispatch(invocation),
+    credentials: [{ token, principal: { subject: 'bootstrap', scopes: ['admin'] } }],
+    version: VERSION,
+    checks: { database: () => db.check(), cache: () => cache.check() },
+    metrics: metrics.expose,
+    maxBodyBytes: config.server.max_body_bytes,
+    maxBundleBytes: config.plugins.max_bundle_bytes,
+    observe: metrics.http,
+    access: logs.access,
+    denied: (denial) => kernel.audit.record(denialEvent(denial)),
+    onError,
+    now: Date.now,
+  });
+  const { url } = await http.listen(config.server);
+  parts.defer(() => http.close({ graceMs: config.server.drain_ms }));
+  const metricsListener = createMetricsListener({ metrics: metrics.expose, onError });
+  const { metrics_bind: host, metrics_port: port } = config.observability;
+  const { url: metricsUrl } = await metricsListener.listen({ host, port });
+  parts.defer(() => metricsListener.close());
+
+  const running = parts.move();
+  let stopping: Promise<void> | undefined;
+  return {
+    url,
+    metricsUrl,
+    dataPath: folder.path,
+    embedded,
+    newToken: made ? token : undefined,
+    failed: failure.promise,
+    reload: (next) => logs.setLevel(next.observability.log_level),
+    stop: () => (stopping ??= running.disposeAsync()),
+  };
+}
+
+/** HKDF-SHA256 (RFC 5869) of the root key, as text. */
+function derive(rootKey: Uint8Array, info: string): string {
+  return Buffer.from(hkdfSync('sha256', rootKey, '', info, 32)).toString('base64url');
+}
+
+function* memoryOf(supervisor: Supervisor): Generator<{ plugin: string; bytes: number }> {
+  for (const [plugin, { serving }] of supervisor.units) {
+    if (serving) yield { plugin, bytes: serving.runtime.stats().memoryBytes };
+  }
+}
+
+/** The cache driver, with its hits and misses counted. */
+function countLookups(driver: Driver, count: (hit: boolean) => void): Driver {
+  const invoke: Driver['invoke'] = async (operation, input, call) => {
+    const output = await driver.invoke(operation, input, call);
+    if (operation === 'get' && typeof output === 'object' && output !== null && 'value' in output) {
+      count(output.value !== null);
+    }
+    return output;
+  };
+  return { invoke, check: () => driver.check(), close: () => driver.close() };
+}
+
+/** A plugin's log line with its fields as JSON behind it. */
+function withFields(message: string, fields: { readonly [name: string]: Json }): string {
+  return Object.keys(fields).length === 0 ? message : `${message} ${JSON.stringify(fields)}`;
+}
+
+async function takeApart(bytes: Uint8Array, maxBytes: number): Promise<Bundle> {
+  const { manifest, files } = await readBundle(bytes, { ...BUNDLE_LIMITS, maxBytes });
+  const wasm = files.get(manifest.runtime.file);
+  if (wasm === undefined) throw new NoaError('INVALID_ARGUMENT', 'the bundle holds no module');
+  const migrations = [...files]
+    .filter(([name]) => name.startsWith('migrations/'))
+    .map(([name, content]) => ({ name, sql: new TextDecoder().decode(content) }))
+    .sort((a, b) => (a.name < b.name ? -1 : 1));
+  return { manifest, wasm, migrations };
+}
+
+/** The way back in for a plugin that calls another: the broker has put its chain beside the call. */
+function pluginDriver(callPlugin: (call: PluginCall) => Promise<Json>): Driver {
+  return createLocalDriver((target, { chain, signal, deadline }) => {
+    if (!isChain(chain)) throw new TypeError('the call carries no chain');
+    const { plugin, export: name, input = null, budget } = target;
+    return callPlugin({ plugin, export: name, input, budget, chain, signal, deadline });
+  });
+}
+
+function denialEvent(denial: DenialRecord): AuditEvent {
+  const { kind, subject, requestId, method, path, suppressed } = denial;
+  return {
+    kind: `${kind}.denial`,
+    actor: subject ?? 'anonymous',
+    plugin: null,
+    capability: null,
+    operation: `${method} ${path}`.slice(0, 256),
+    resources: [],
+    outcome: 'denied',
+    code: kind === 'authentication' ? 'UNAUTHENTICATED' : 'PERMISSION_DENIED',
+    details: { request: requestId, suppressed, address: denial.remoteAddress ?? null },
+  };
+}
