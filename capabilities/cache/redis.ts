@@ -1,0 +1,250 @@
+/**
+ * The driver of `cache` on Redis from version 6, or on the embedded engine through ioredis's own
+ * connector. Invariant: one connection, no queue while it is down, no script on the server: every
+ * operation is one command or one MULTI, so it is atomic for all hosts.
+ *
+ * A lock is a set with one member, its token. It is made under a name of its own and moved to its place
+ * by RENAMENX, which keeps the time-out and fails when the place is taken; SREM with the token deletes it
+ * only for its holder. So comparing and deleting needs neither a script nor a WATCH.
+ */
+import { randomBytes } from 'node:crypto';
+import { type Driver, type DriverCall, type Json, NoaError } from '@noa/sdk/host';
+import { Redis, type RedisOptions } from 'ioredis';
+import { MAX_KEY_LENGTH, MAX_VALUE_BYTES } from './capability.ts';
+
+const VALUES = 'noa:kv:';
+const LOCKS = 'noa:lock:';
+const CONNECT_TIMEOUT_MS = 2_000;
+const COMMAND_TIMEOUT_MS = 1_000;
+/** A server that lets commands wait this long is reconnected to. */
+const SILENCE_MS = 3_000;
+const RECONNECT_MAX_MS = 2_000;
+/** Calls in flight; more are refused. */
+const MAX_CALLS = 4_096;
+
+/** Where the engine is: a URL (`redis://user:password@host:port/db`, `rediss://`), or a connector of our own. */
+export type RedisEndpoint =
+  | { readonly url: string }
+  | { readonly Connector: NonNullable<RedisOptions['Connector']> };
+
+/**
+ * The options with which every connection of the host to Redis is made: bounded in time, refusing at once
+ * while the server is away, reconnecting with back-off. Throws INVALID_ARGUMENT without repeating the
+ * URL, which holds a secret.
+ */
+export function connectRedis(endpoint: RedisEndpoint): Redis {
+  const options = {
+    protocol: 2,
+    disableClientInfo: true,
+    enableOfflineQueue: false,
+    autoResendUnfulfilledCommands: false,
+    maxRetriesPerRequest: null,
+    connectTimeout: CONNECT_TIMEOUT_MS,
+    commandTimeout: COMMAND_TIMEOUT_MS,
+    socketTimeout: SILENCE_MS,
+    keepAlive: 30_000,
+    retryStrategy: (attempt: number) => Math.min(25 * 2 ** Math.min(attempt, 10), RECONNECT_MAX_MS),
+    // After a fail-over the old primary refuses writes; the name leads to the new one.
+    reconnectOnError: (error: Error) => error.message.startsWith('READONLY'),
+  } satisfies RedisOptions;
+  if ('Connector' in endpoint) return new Redis({ ...options, Connector: endpoint.Connector });
+  const url = URL.parse(endpoint.url);
+  if (!url || !/^rediss?:$/.test(url.protocol) || url.hostname === '') {
+    throw new NoaError(
+      'INVALID_ARGUMENT',
+      'cache.url must be written redis://user:password@host:6379/0, or rediss:// for TLS',
+    );
+  }
+  return new Redis(endpoint.url, options);
+}
+
+export function createRedisDriver(endpoint: RedisEndpoint): Driver {
+  return new RedisDriver(connectRedis(endpoint));
+}
+
+class RedisDriver implements Driver {
+  readonly #redis: Redis;
+  /** The first connection, or the first failure to make one. */
+  readonly #attempted: Promise<void>;
+  #calls = 0;
+
+  constructor(redis: Redis) {
+    this.#redis = redis;
+    this.#attempted = new Promise((done) => {
+      for (const event of ['ready', 'close', 'end']) redis.once(event, () => done());
+    });
+    // Every call says for itself that the server is away.
+    redis.on('error', () => {});
+  }
+
+  async invoke(operation: string, input: Json, call: DriverCall): Promise<unknown> {
+    if (this.#calls >= MAX_CALLS) {
+      throw new NoaError('RESOURCE_EXHAUSTED', 'cache: too many calls are under way; try again');
+    }
+    this.#calls += 1;
+    const { promise: aborted, reject } = Promise.withResolvers<never>();
+    const stop = () => reject(stopped(call));
+    call.signal.addEventListener('abort', stop, { once: true });
+    try {
+      if (call.signal.aborted) throw stopped(call);
+      return await Promise.race([this.#run(operation, input), aborted]);
+    } catch (error) {
+      throw fromRedis(error);
+    } finally {
+      call.signal.removeEventListener('abort', stop);
+      this.#calls -= 1;
+    }
+  }
+
+  async #run(operation: string, input: Json): Promise<unknown> {
+    await this.#attempted;
+    const args = new Arguments(input);
+    const key = args.key();
+    switch (operation) {
+      case 'get': {
+        const text = await this.#redis.get(VALUES + key);
+        return { value: text === null ? null : JSON.parse(text) };
+      }
+      case 'set': {
+        const text = args.value();
+        const ttl = args.integer('ttlMs');
+        if (ttl === undefined) await this.#redis.set(VALUES + key, text);
+        else await this.#redis.set(VALUES + key, text, 'PX', ttl);
+        return {};
+      }
+      case 'delete':
+        return { deleted: (await this.#redis.unlink(VALUES + key)) === 1 };
+      case 'increment':
+        return {
+          value: await this.#increment(key, args.integer('by') ?? 1, args.integer('ttlMs')),
+        };
+      case 'lock': {
+        const token = args.text('release');
+        if (token !== undefined) {
+          return { released: (await this.#redis.srem(LOCKS + key, token)) === 1 };
+        }
+        return await this.#lock(key, args.integer('ttlMs') ?? 0);
+      }
+      default:
+        throw new NoaError('INVALID_ARGUMENT', `cache: there is no operation ${operation}`);
+    }
+  }
+
+  async #increment(key: string, by: number, ttlMs: number | undefined): Promise<number> {
+    const name = VALUES + key;
+    const multi = this.#redis.multi();
+    if (ttlMs !== undefined) multi.set(name, '0', 'PX', ttlMs, 'NX');
+    const replies = await transact(multi.incrby(name, by));
+    const value = Number(replies.at(-1));
+    if (Number.isSafeInteger(value)) return value;
+    await this.#redis.decrby(name, by);
+    throw new NoaError('CONFLICT', 'cache: the counter would leave the range of exact numbers');
+  }
+
+  async #lock(key: string, ttlMs: number): Promise<{ acquired: boolean; token?: string }> {
+    const token = randomBytes(16).toString('base64url');
+    const name = `${LOCKS}${key}`;
+    const own = `${LOCKS}:${token}`;
+    const multi = this.#redis.multi().sadd(own, token).pexpire(own, ttlMs);
+    const replies = await transact(multi.renamenx(own, name).unlink(own));
+    return replies[2] === 1 ? { acquired: true, token } : { acquired: false };
+  }
+
+  async check(): Promise<void> {
+    await this.#attempted;
+    try {
+      await this.#redis.ping();
+    } catch (error) {
+      throw fromRedis(error);
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#redis.disconnect();
+  }
+}
+
+/** Runs a MULTI and answers its replies; rejects with the first error among them. */
+async function transact(multi: ReturnType<Redis['multi']>): Promise<unknown[]> {
+  const replies = await multi.exec();
+  if (replies === null) throw away();
+  return replies.map(([error, reply]) => {
+    if (error) throw error;
+    return reply;
+  });
+}
+
+/** Reads arguments that the broker has checked; checks again what a command would misread. */
+class Arguments {
+  readonly #input: { readonly [name: string]: Json };
+
+  constructor(input: Json) {
+    if (typeof input !== 'object' || input === null || Array.isArray(input)) {
+      throw new NoaError('INVALID_ARGUMENT', 'cache: the arguments must be an object');
+    }
+    this.#input = input;
+  }
+
+  key(): string {
+    const key = this.text('key');
+    if (key !== undefined && key !== '' && key.length <= MAX_KEY_LENGTH) return key;
+    throw new NoaError(
+      'INVALID_ARGUMENT',
+      `cache: key must have 1 to ${MAX_KEY_LENGTH} characters`,
+    );
+  }
+
+  text(name: string): string | undefined {
+    const value = this.#get(name);
+    if (value === undefined || typeof value === 'string') return value;
+    throw new NoaError('INVALID_ARGUMENT', `cache: ${name} must be a string`);
+  }
+
+  integer(name: string): number | undefined {
+    const value = this.#get(name);
+    if (value === undefined) return undefined;
+    if (typeof value === 'number' && Number.isSafeInteger(value)) return value;
+    throw new NoaError('INVALID_ARGUMENT', `cache: ${name} must be a whole number`);
+  }
+
+  value(): string {
+    const text = JSON.stringify(this.#get('value') ?? null);
+    if (Buffer.byteLength(text) <= MAX_VALUE_BYTES) return text;
+    throw new NoaError(
+      'PAYLOAD_TOO_LARGE',
+      `cache: value is over ${MAX_VALUE_BYTES} bytes as JSON; keep it in db and its key here`,
+    );
+  }
+
+  #get(name: string): Json | undefined {
+    return Object.hasOwn(this.#input, name) ? this.#input[name] : undefined;
+  }
+}
+
+function fromRedis(error: unknown): NoaError {
+  if (error instanceof NoaError) return error;
+  const text = error instanceof Error ? error.message : '';
+  if (/not an integer|would overflow|WRONGTYPE/.test(text)) {
+    return new NoaError(
+      'CONFLICT',
+      'cache: what the key holds is not a whole number that can grow',
+      {
+        cause: error,
+      },
+    );
+  }
+  if (text.startsWith('OOM')) {
+    return new NoaError('RESOURCE_EXHAUSTED', 'cache: there is no room for more', { cause: error });
+  }
+  return away(error);
+}
+
+function away(cause?: unknown): NoaError {
+  return new NoaError('UNAVAILABLE', 'cache: the cache does not answer now; try again', { cause });
+}
+
+function stopped(call: DriverCall): NoaError {
+  return Date.now() >= call.deadline
+    ? new NoaError('DEADLINE_EXCEEDED', 'cache: the call’s time is over')
+    : new NoaError('CANCELLED', 'cache: the caller went away');
+}
