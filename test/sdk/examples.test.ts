@@ -6,8 +6,8 @@ import path from 'node:path';
 import t from 'tap';
 import { generateTypes, packPlugin } from '@noa/sdk/author';
 import { parseManifest, readBundle } from '@noa/sdk/host';
-import { linkPackages } from '../../host/cli/author/new.ts';
-import { build } from '../../host/cli/author/project.ts';
+import { linkPackages, newPlugin } from '../../host/cli/author/new.ts';
+import { build, replaceFile } from '../../host/cli/author/project.ts';
 import { runTests } from '../../host/cli/author/run-tests.ts';
 
 const EXAMPLES = path.resolve(import.meta.dirname, '../../plugins/examples');
@@ -60,4 +60,18 @@ void t.test('notes keeps the form that clients depend on', async (t) => {
       ['cache', ['notes:reads:*']],
     ],
   );
+});
+
+void t.test('the plugin in the README of the SDK is a plugin', async (t) => {
+  const readme = readFileSync(path.resolve(EXAMPLES, '../../sdk/js/README.md'), 'utf8');
+  const blocks = [...readme.matchAll(/```(json|ts)\n([^]*?)```/g)].map(([, , code]) => code ?? '');
+  t.equal(blocks.length, 3);
+  const parent = await mkdtemp(path.join(tmpdir(), 'noa-readme-'));
+  t.teardown(() => rm(parent, { recursive: true, force: true }));
+  const { dir } = await newPlugin('greeter', path.join(parent, 'greeter'));
+  const files = ['plugin.json', 'src/index.ts', 'test/greeter.test.ts'];
+  for (const [i, file] of files.entries()) await replaceFile(path.join(dir, file), blocks[i] ?? '');
+  await build({ dir, check: 'sources and tests' });
+  const { passed, failed, failures } = await runTests(dir, { show: false });
+  t.same({ passed, failed, failures }, { passed: 2, failed: 0, failures: [] });
 });
