@@ -1,6 +1,7 @@
 /**
  * Tells the audit log who was refused. Invariant: however many are refused, the log gets at most
- * `PER_SECOND` records a second; the next one says how many were left out.
+ * `PER_SECOND` records of each kind a second, and the next one of that kind says how many were left out;
+ * strangers at the door cannot crowd out the record of an insider who goes too far.
  */
 const PER_SECOND = 10;
 
@@ -18,30 +19,31 @@ export interface Denial {
 }
 
 export type DenialRecord = Denial & {
-  /** Denials before this one that were not recorded. */
+  /** Denials of this kind before this one that were not recorded. */
   readonly suppressed: number;
 };
 
 export class Denials {
   readonly #record: (denial: DenialRecord) => void;
-  #window = 0;
-  #count = 0;
-  #suppressed = 0;
+  readonly #kinds = {
+    authentication: { second: 0, count: 0, suppressed: 0 },
+    authorization: { second: 0, count: 0, suppressed: 0 },
+  };
 
   constructor(record: (denial: DenialRecord) => void) {
     this.#record = record;
   }
 
   note(denial: Denial): void {
-    const window = Math.floor(performance.now() / 1000);
-    if (window !== this.#window) this.#count = 0;
-    this.#window = window;
-    this.#count += 1;
-    if (this.#count > PER_SECOND) {
-      this.#suppressed += 1;
+    const kind = this.#kinds[denial.kind];
+    const second = Math.floor(performance.now() / 1000);
+    kind.count = second === kind.second ? kind.count + 1 : 1;
+    kind.second = second;
+    if (kind.count > PER_SECOND) {
+      kind.suppressed += 1;
       return;
     }
-    this.#record({ ...denial, suppressed: this.#suppressed });
-    this.#suppressed = 0;
+    this.#record({ ...denial, suppressed: kind.suppressed });
+    kind.suppressed = 0;
   }
 }

@@ -25,7 +25,7 @@ import {
 import type { Metrics } from './metrics.ts';
 import { type PluginsOptions, registerExports, registerPluginRoutes } from './plugins.ts';
 import { asNoaError, sendProblem } from './problem.ts';
-import { resource } from './resource.ts';
+import { refuseMethod, resource } from './resource.ts';
 import { readRequestId } from './trace.ts';
 
 /** Longest segment of a path that names something of the host. */
@@ -150,6 +150,11 @@ function bodyLimit(request: FastifyRequest, maxBodyBytes: number): BodyLimit {
     : { bytes: maxBodyBytes, name: 'server.max_body_bytes' };
 }
 
-function notFound(request: FastifyRequest): never {
+/** Methods that no path knows have not come through any route. */
+function notFound(request: FastifyRequest, reply: FastifyReply): void {
+  const { supportedMethods } = request.server;
+  if (!supportedMethods.includes(request.method)) {
+    return refuseMethod(request, reply, supportedMethods);
+  }
   throw new NoaError('NOT_FOUND', `there is nothing at this path for ${request.method}`);
 }

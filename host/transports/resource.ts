@@ -62,9 +62,9 @@ export function resource(scope: FastifyInstance, url: string, actions: Actions):
 export function refuseMethod(
   request: FastifyRequest,
   reply: FastifyReply,
-  methods: readonly string[],
+  methods: Iterable<string>,
 ): void {
-  const allow = [...methods, 'OPTIONS'].join(', ');
+  const allow = [...new Set([...methods, 'OPTIONS'])].join(', ');
   void reply.header('allow', allow);
   if (request.method === 'OPTIONS') {
     void reply.code(204).send();

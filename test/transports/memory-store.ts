@@ -1,0 +1,133 @@
+/** The kernel's state in memory, all or nothing a change: what a transport's test needs of a store. */
+import { NoaError } from '@noa/sdk/host';
+import type { AuditRecord, ChainHead } from '../../host/kernel/audit.ts';
+import type { Grant } from '../../host/kernel/grants.ts';
+import type {
+  AuditPage,
+  PluginRecord,
+  PluginVersion,
+  Snapshot,
+  Store,
+  StoreTx,
+} from '../../host/kernel/store.ts';
+import type { TokenKey } from '../../host/kernel/tokens.ts';
+
+class State {
+  revision = 0;
+  plugins = new Map<string, PluginRecord>();
+  versions = new Map<string, PluginVersion>();
+  bundles = new Map<string, Uint8Array>();
+  grants = new Map<string, Grant>();
+  keys = new Map<string, TokenKey>();
+  leftovers = new Set<string>();
+  audit: AuditRecord[] = [];
+}
+
+export class MemoryStore implements Store {
+  #state = new State();
+
+  async transaction<T>(work: (tx: StoreTx) => Promise<T>): Promise<T> {
+    const state = structuredClone(this.#state);
+    const next = Object.assign(new State(), state);
+    const result = await work(transactionOn(next));
+    next.revision += 1;
+    this.#state = next;
+    return result;
+  }
+
+  revision(): Promise<number> {
+    return Promise.resolve(this.#state.revision);
+  }
+
+  snapshot(): Promise<Snapshot> {
+    const { revision, plugins, versions, grants, keys } = this.#state;
+    const all = {
+      plugins: [...plugins.values()],
+      versions: [...versions.values()],
+      grants: [...grants.values()],
+      keys: [...keys.values()],
+    };
+    return Promise.resolve({ revision, ...all });
+  }
+
+  bundle(digest: string): Promise<Uint8Array> {
+    const bytes = this.#state.bundles.get(digest);
+    if (bytes === undefined) return Promise.reject(new NoaError('NOT_FOUND', 'no such bundle'));
+    return Promise.resolve(bytes);
+  }
+
+  leftovers(): Promise<string[]> {
+    return Promise.resolve([...this.#state.leftovers]);
+  }
+
+  head(chain: string): Promise<ChainHead | undefined> {
+    return Promise.resolve(this.#state.audit.findLast((record) => record.chain === chain));
+  }
+
+  append(records: readonly AuditRecord[]): Promise<void> {
+    this.#state.audit.push(...records);
+    return Promise.resolve();
+  }
+
+  async appendIn(tx: StoreTx, records: readonly AuditRecord[]): Promise<void> {
+    (tx as StoreTx & { audit: AuditRecord[] }).audit.push(...records);
+  }
+
+  /** The cursor is the number of records already read. */
+  auditPage(query: { cursor?: string; limit: number; plugin?: string }): Promise<AuditPage> {
+    const from = Number(query.cursor ?? 0);
+    const found = this.#state.audit
+      .filter(({ plugin }) => query.plugin === undefined || plugin === query.plugin)
+      .toReversed();
+    const end = from + query.limit;
+    return Promise.resolve({
+      records: found.slice(from, end),
+      next: end < found.length ? String(end) : null,
+    });
+  }
+
+  async *auditAll(): AsyncIterable<AuditRecord> {
+    yield* this.#state.audit;
+  }
+}
+
+function transactionOn(state: State): StoreTx & { audit: AuditRecord[] } {
+  const put = <T>(map: Map<string, T>, key: string, value: T): Promise<void> => {
+    map.set(key, value);
+    return Promise.resolve();
+  };
+  const of = <T extends { plugin: string }>(map: Map<string, T>, name: string): Promise<T[]> =>
+    Promise.resolve([...map.values()].filter(({ plugin }) => plugin === name));
+  return {
+    audit: state.audit,
+    plugin: (name) => Promise.resolve(state.plugins.get(name)),
+    versions: (name) => of(state.versions, name),
+    grants: (name) => of(state.grants, name),
+    grant: (id) => Promise.resolve(state.grants.get(id)),
+    keys: () => Promise.resolve([...state.keys.values()]),
+    putPlugin: (record) => put(state.plugins, record.name, record),
+    putVersion: async (version, bundle) => {
+      await put(state.versions, version.digest, version);
+      await put(state.bundles, version.digest, bundle);
+    },
+    keepVersions: (name, digests) => {
+      for (const [digest, { plugin }] of state.versions) {
+        if (plugin === name && !digests.includes(digest)) state.versions.delete(digest);
+      }
+      return Promise.resolve();
+    },
+    deletePlugin: (name) => {
+      state.plugins.delete(name);
+      for (const [digest, { plugin }] of state.versions) {
+        if (plugin === name) state.versions.delete(digest);
+      }
+      for (const [id, { plugin }] of state.grants) if (plugin === name) state.grants.delete(id);
+      return Promise.resolve();
+    },
+    putLeftover: (name) => Promise.resolve(void state.leftovers.add(name)),
+    deleteLeftover: (name) => Promise.resolve(void state.leftovers.delete(name)),
+    putGrant: (grant) => put(state.grants, grant.id, grant),
+    deleteGrant: (id) => Promise.resolve(void state.grants.delete(id)),
+    putKey: (key) => put(state.keys, key.kid, key),
+  };
+}
