@@ -150,7 +150,7 @@ export class Keyspace {
     }
     if (!this.#put(key, String(sum), entry?.expiresAt)) return FULL;
     this.#effects.push(setEffect(key, String(sum), entry?.expiresAt));
-    return Number(sum);
+    return sum;
   }
 
   #addMembers(key: string, members: readonly string[]): Reply {

@@ -36,6 +36,8 @@ export function connectRedis(endpoint: RedisEndpoint): Redis {
   const options = {
     protocol: 2,
     disableClientInfo: true,
+    // ioredis 6.0 misreads whole numbers near 2^53, so they come as text.
+    stringNumbers: true,
     enableOfflineQueue: false,
     autoResendUnfulfilledCommands: false,
     maxRetriesPerRequest: null,
@@ -113,7 +115,7 @@ class RedisDriver implements Driver {
         return {};
       }
       case 'delete':
-        return { deleted: (await this.#redis.unlink(VALUES + key)) === 1 };
+        return { deleted: isOne(await this.#redis.unlink(VALUES + key)) };
       case 'increment':
         return {
           value: await this.#increment(key, args.integer('by') ?? 1, args.integer('ttlMs')),
@@ -121,7 +123,7 @@ class RedisDriver implements Driver {
       case 'lock': {
         const token = args.text('release');
         if (token !== undefined) {
-          return { released: (await this.#redis.srem(LOCKS + key, token)) === 1 };
+          return { released: isOne(await this.#redis.srem(LOCKS + key, token)) };
         }
         return await this.#lock(key, args.integer('ttlMs') ?? 0);
       }
@@ -147,7 +149,7 @@ class RedisDriver implements Driver {
     const own = `${LOCKS}:${token}`;
     const multi = this.#redis.multi().sadd(own, token).pexpire(own, ttlMs);
     const replies = await transact(multi.renamenx(own, name).unlink(own));
-    return replies[2] === 1 ? { acquired: true, token } : { acquired: false };
+    return isOne(replies[2]) ? { acquired: true, token } : { acquired: false };
   }
 
   async check(): Promise<void> {
@@ -162,6 +164,11 @@ class RedisDriver implements Driver {
   async close(): Promise<void> {
     this.#redis.disconnect();
   }
+}
+
+/** Numbers come as text, whatever the types say. */
+function isOne(reply: unknown): boolean {
+  return Number(reply) === 1;
 }
 
 /** Runs a MULTI and answers its replies; rejects with the first error among them. */

@@ -3,7 +3,7 @@
  * The embedded cache speaks it on its connections and keeps its journal in it.
  */
 
-export type Reply = number | string | null | Status | ReplyError | readonly Reply[];
+export type Reply = bigint | number | string | null | Status | ReplyError | readonly Reply[];
 
 /** A simple string such as `OK`. */
 export class Status {
@@ -96,7 +96,7 @@ export function encodeCommand(args: readonly string[]): string {
 
 export function encodeReply(reply: Reply): string {
   if (reply === null) return '$-1\r\n';
-  if (typeof reply === 'number') return `:${reply}\r\n`;
+  if (typeof reply === 'number' || typeof reply === 'bigint') return `:${reply}\r\n`;
   if (typeof reply === 'string') return bulk(reply);
   if (reply instanceof Status) return `+${reply.text}\r\n`;
   if (reply instanceof ReplyError) return `-${reply.message}\r\n`;

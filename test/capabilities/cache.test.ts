@@ -1,0 +1,431 @@
+/** The contract of `cache`, run on the embedded engine and on a real Redis where one is installed. */
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { appendFile, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type Driver, type Json } from '@noa/sdk/host';
+import fc from 'fast-check';
+import t from 'tap';
+import { cache } from '../../capabilities/cache/capability.ts';
+import { openEmbeddedCache } from '../../capabilities/cache/embedded.ts';
+import { connectRedis, createRedisDriver } from '../../capabilities/cache/redis.ts';
+import { CommandReader, encodeCommand } from '../../capabilities/cache/resp.ts';
+import { eventually, failure, scratchFolder } from './database.ts';
+
+const hasRedis = spawnSync('redis-server', ['--version']).status === 0;
+const never = { warn: (message: string) => t.fail(message) };
+
+async function call(
+  driver: Driver,
+  operation: string,
+  input: Json,
+  signal = AbortSignal.timeout(5_000),
+): Promise<{ [name: string]: Json }> {
+  const deadline = Date.now() + 5_000;
+  const frame = { plugin: 'notes', resources: ['*'], signal, deadline, chain: undefined };
+  return (await driver.invoke(operation, input, frame)) as { [name: string]: Json };
+}
+
+interface Engine {
+  readonly driver: Driver;
+  stop(): Promise<void>;
+}
+
+async function embedded(): Promise<Engine> {
+  const dataDir = await scratchFolder();
+  const server = await openEmbeddedCache({ dataDir, ...never });
+  const driver = createRedisDriver({ Connector: server.Connector });
+  return {
+    driver,
+    async stop() {
+      await driver.close();
+      await server.close();
+      await rm(dataDir, { recursive: true });
+    },
+  };
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await new Promise((done) => server.once('listening', done));
+  const address = server.address();
+  await new Promise((done) => server.close(done));
+  if (typeof address !== 'object' || address === null) throw new Error('no port');
+  return address.port;
+}
+
+function redisServer(port: number): ChildProcess {
+  const flags = ['--port', String(port), '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no'];
+  return spawn('redis-server', flags, { stdio: 'ignore', cwd: '/' });
+}
+
+async function ended(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  await new Promise((done) => child.once('exit', done));
+}
+
+async function redis(): Promise<Engine> {
+  const port = await freePort();
+  const server = redisServer(port);
+  const driver = createRedisDriver({ url: `redis://127.0.0.1:${port}/3` });
+  await eventually(() => driver.check());
+  return {
+    driver,
+    async stop() {
+      await driver.close();
+      server.kill('SIGKILL');
+      await ended(server);
+    },
+  };
+}
+
+const ENGINES = [
+  { name: 'embedded', start: embedded, skip: false },
+  { name: 'Redis', start: redis, skip: hasRedis ? false : 'redis-server is not installed' },
+];
+
+for (const { name, start, skip } of ENGINES) {
+  t.test(`cache on ${name}`, { skip }, async (t) => {
+    const engine = await start();
+    t.teardown(() => engine.stop());
+    const { driver } = engine;
+
+    t.test('values of every JSON type come back as they were', async (t) => {
+      await fc.assert(
+        fc.asyncProperty(
+          fc.jsonValue(),
+          fc.string({ minLength: 1, maxLength: 40 }),
+          async (value, key) => {
+            // Through JSON text, as the broker does: JSON has no -0.
+            const json: Json = JSON.parse(JSON.stringify(value));
+            await call(driver, 'set', { key, value: json });
+            t.same((await call(driver, 'get', { key }))['value'], json);
+          },
+        ),
+        { numRuns: 50 },
+      );
+    });
+
+    t.test('delete says whether there was a key', async (t) => {
+      await call(driver, 'set', { key: 'd', value: 1 });
+      t.same(await call(driver, 'delete', { key: 'd' }), { deleted: true });
+      t.same(await call(driver, 'delete', { key: 'd' }), { deleted: false });
+      t.same(await call(driver, 'get', { key: 'd' }), { value: null });
+    });
+
+    t.test('a key goes away when its time is over', async (t) => {
+      await call(driver, 'set', { key: 'short', value: 'x', ttlMs: 60 });
+      t.same(await call(driver, 'get', { key: 'short' }), { value: 'x' });
+      await sleep(90);
+      t.same(await call(driver, 'get', { key: 'short' }), { value: null });
+    });
+
+    t.test('a hundred parallel increments lose none', async (t) => {
+      const all = await Promise.all(
+        Array.from({ length: 100 }, () => call(driver, 'increment', { key: 'n', ttlMs: 60_000 })),
+      );
+      t.same(
+        all.map(({ value }) => Number(value)).toSorted((a, b) => a - b),
+        Array.from({ length: 100 }, (_, index) => index + 1),
+      );
+      t.same(await call(driver, 'increment', { key: 'n', by: -40 }), { value: 60 });
+      t.same(await call(driver, 'get', { key: 'n' }), { value: 60 }, 'a counter reads as a number');
+    });
+
+    t.test('the time of a counter runs from its creation, not from its last use', async (t) => {
+      await call(driver, 'increment', { key: 'window', ttlMs: 150 });
+      await sleep(90);
+      t.same(await call(driver, 'increment', { key: 'window', ttlMs: 150 }), { value: 2 });
+      await sleep(90);
+      t.same(await call(driver, 'increment', { key: 'window', ttlMs: 150 }), { value: 1 });
+    });
+
+    t.test('what is no whole number is not counted up', async (t) => {
+      for (const value of [{ a: 1 }, '5', 1.5, true, null]) {
+        await call(driver, 'set', { key: 'odd', value });
+        t.match(await failure(call(driver, 'increment', { key: 'odd' })), { code: 'CONFLICT' });
+        t.same(await call(driver, 'get', { key: 'odd' }), { value });
+      }
+      const by = Number.MAX_SAFE_INTEGER;
+      t.same(await call(driver, 'increment', { key: 'big', by }), { value: by });
+      t.match(await failure(call(driver, 'increment', { key: 'big' })), { code: 'CONFLICT' });
+      t.same(
+        await call(driver, 'get', { key: 'big' }),
+        { value: by },
+        'the refused step is undone',
+      );
+    });
+
+    t.test('a lock has one holder, and only its token releases it', async (t) => {
+      const tries = await Promise.all(
+        Array.from({ length: 20 }, () => call(driver, 'lock', { key: 'l', ttlMs: 10_000 })),
+      );
+      const held = tries.filter(({ acquired }) => acquired);
+      t.equal(held.length, 1, 'one of twenty gets it');
+      const token = held[0]?.['token'] ?? '';
+      t.same(await call(driver, 'lock', { key: 'l', release: 'another' }), { released: false });
+      t.same(await call(driver, 'get', { key: 'l' }), { value: null }, 'the token cannot be read');
+      await call(driver, 'set', { key: 'l', value: 'mine' });
+      t.same(await call(driver, 'lock', { key: 'l', release: token }), { released: true });
+      t.same(await call(driver, 'lock', { key: 'l', release: token }), { released: false });
+      t.match(await call(driver, 'lock', { key: 'l', ttlMs: 50 }), { acquired: true });
+      await sleep(80);
+      t.match(
+        await call(driver, 'lock', { key: 'l', ttlMs: 10_000 }),
+        { acquired: true },
+        'a lock whose holder died is free after its time',
+      );
+    });
+
+    t.test('numbers stay exact up to the bound, in both directions', async (t) => {
+      for (const start of [Number.MAX_SAFE_INTEGER, -Number.MAX_SAFE_INTEGER]) {
+        const key = `edge${start}`;
+        for (let by = 1; by < 60; by += 1) {
+          await call(driver, 'set', { key, value: start - Math.sign(start) * by });
+          t.same(await call(driver, 'increment', { key, by: Math.sign(start) * by }), {
+            value: start,
+          });
+        }
+      }
+    });
+
+    t.test('bounds: long keys, large values, empty keys', async (t) => {
+      const large = 'x'.repeat((1 << 20) + 1);
+      t.match(await failure(call(driver, 'set', { key: 'k', value: large })), {
+        code: 'PAYLOAD_TOO_LARGE',
+      });
+      for (const key of ['', 'x'.repeat(513)]) {
+        t.match(await failure(call(driver, 'get', { key })), { code: 'INVALID_ARGUMENT' });
+      }
+    });
+
+    t.test('a call that is aborted ends at once', async (t) => {
+      const reason = AbortSignal.abort();
+      t.match(await failure(call(driver, 'get', { key: 'k' }, reason)), { code: 'CANCELLED' });
+    });
+  });
+}
+
+t.test('resources are prefixes', async (t) => {
+  t.equal(cache.normalizeResource('notes:'), 'notes:*');
+  t.equal(cache.normalizeResource('notes:*'), 'notes:*');
+  for (const bad of ['', '*', 'a*b*', 'a\nb', 'x'.repeat(600)]) {
+    t.throws(() => cache.normalizeResource(bad), { code: 'INVALID_ARGUMENT' }, JSON.stringify(bad));
+  }
+});
+
+t.test('a wrong URL is refused without being repeated', async (t) => {
+  for (const url of ['http://u:secret@host', 'redis:', 'nonsense secret', 'localhost:6379']) {
+    try {
+      createRedisDriver({ url });
+      t.fail(`accepted ${url}`);
+    } catch (error) {
+      t.match(error, { code: 'INVALID_ARGUMENT', message: /cache\.url must be written/ });
+      t.notMatch(error, { message: /secret/ });
+    }
+  }
+});
+
+t.test('Redis away at start and in mid-run, then back', { skip: !hasRedis }, async (t) => {
+  const port = await freePort();
+  const driver = createRedisDriver({ url: `redis://:secret@127.0.0.1:${port}` });
+  t.teardown(() => driver.close());
+  const startedAt = Date.now();
+  const error = await failure(call(driver, 'get', { key: 'k' }));
+  t.match(error, { code: 'UNAVAILABLE' });
+  t.notMatch(error.message, /127\.0\.0\.1|secret/, 'no address, no password');
+  t.match(await failure(driver.check()), { code: 'UNAVAILABLE' });
+  t.ok(Date.now() - startedAt < 2_500, 'and it says so in time');
+
+  // Without the password there is no AUTH to refuse: this server takes anyone.
+  const open = createRedisDriver({ url: `redis://127.0.0.1:${port}` });
+  t.teardown(() => open.close());
+  let server = redisServer(port);
+  t.teardown(() => server.kill('SIGKILL'));
+  await eventually(() => open.check());
+  await call(open, 'set', { key: 'k', value: 1 });
+
+  server.kill('SIGSTOP');
+  const stalledAt = Date.now();
+  t.match(await failure(call(open, 'get', { key: 'k' })), { code: 'UNAVAILABLE' });
+  t.ok(Date.now() - stalledAt < 1_500, 'a server that hangs is given up after a second');
+  server.kill('SIGKILL');
+  await ended(server);
+  await sleep(50);
+  const goneAt = Date.now();
+  const many = Array.from({ length: 200 }, () => failure(call(open, 'increment', { key: 'n' })));
+  for (const each of await Promise.all(many)) t.match(each, { code: 'UNAVAILABLE' });
+  t.ok(Date.now() - goneAt < 1_500, 'calls are refused, not queued');
+
+  server = redisServer(port);
+  await eventually(() => open.check());
+  t.same(await call(open, 'increment', { key: 'n' }), { value: 1 }, 'and none was sent later');
+});
+
+t.test('a connection after the embedded cache was closed is refused', async (t) => {
+  const dataDir = await scratchFolder();
+  t.teardown(() => rm(dataDir, { recursive: true }));
+  const server = await openEmbeddedCache({ dataDir, ...never });
+  await server.close();
+  const driver = createRedisDriver({ Connector: server.Connector });
+  t.teardown(() => driver.close());
+  t.match(await failure(driver.check()), { code: 'UNAVAILABLE' });
+});
+
+t.test('the embedded cache bounds its memory: old values go, locks stay', async (t) => {
+  const dataDir = await scratchFolder();
+  t.teardown(() => rm(dataDir, { recursive: true }));
+  const server = await openEmbeddedCache({ dataDir, maxEntries: 100, maxBytes: 100_000, ...never });
+  const driver = createRedisDriver({ Connector: server.Connector });
+  t.teardown(async () => {
+    await driver.close();
+    await server.close();
+  });
+  const lock = await call(driver, 'lock', { key: 'held', ttlMs: 60_000 });
+  for (let index = 0; index < 300; index += 1) {
+    await call(driver, 'set', { key: `k${index}`, value: index });
+    await call(driver, 'get', { key: 'k0' });
+  }
+  t.same(await call(driver, 'get', { key: 'k0' }), { value: 0 }, 'what is used stays');
+  t.same(await call(driver, 'get', { key: 'k5' }), { value: null }, 'what is not used goes');
+  t.same(await call(driver, 'get', { key: 'k299' }), { value: 299 });
+  await call(driver, 'set', { key: 'wide', value: 'x'.repeat(40_000) });
+  t.match(await failure(call(driver, 'set', { key: 'wider', value: 'x'.repeat(60_000) })), {
+    code: 'RESOURCE_EXHAUSTED',
+  });
+  t.match(await call(driver, 'get', { key: 'wide' }), { value: /^x+$/ }, 'a refusal costs nobody');
+  t.same(
+    await call(driver, 'lock', { key: 'held', release: lock['token'] ?? '' }),
+    { released: true },
+    'the lock was held all the time',
+  );
+});
+
+t.test('the embedded cache comes back after kill -9', async (t) => {
+  const dataDir = await scratchFolder();
+  t.teardown(() => rm(dataDir, { recursive: true }));
+  const module = new URL('../../capabilities/cache/embedded.ts', import.meta.url).href;
+  const driverModule = new URL('../../capabilities/cache/redis.ts', import.meta.url).href;
+  const program = `
+    const { openEmbeddedCache } = await import(${JSON.stringify(module)});
+    const { connectRedis } = await import(${JSON.stringify(driverModule)});
+    const server = await openEmbeddedCache({ dataDir: ${JSON.stringify(dataDir)}, warn: console.error });
+    const redis = connectRedis({ Connector: server.Connector });
+    await new Promise((done) => redis.once('ready', done));
+    for (let n = 1; ; n += 1) {
+      await redis.set('noa:kv:n', String(n), 'PX', 600000);
+      await new Promise((done) => setTimeout(done, 1));
+      console.log(n);
+    }`;
+  let last = 0;
+  for (let round = 0; round < 3; round += 1) {
+    const child = spawn(process.execPath, ['--input-type=module', '-e', program], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    let said = '';
+    child.stdout.setEncoding('utf8').on('data', (text: string) => (said += text));
+    await eventually(async () => {
+      if (said.split('\n').length < 40) throw new Error('not yet');
+    });
+    child.kill('SIGKILL');
+    await ended(child);
+    await sleep(20);
+    last = Number(said.trimEnd().split('\n').at(-1));
+    const server = await openEmbeddedCache({ dataDir, ...never });
+    const driver = createRedisDriver({ Connector: server.Connector });
+    const { value } = await call(driver, 'get', { key: 'n' });
+    t.ok(Number(value) >= last - 5, `of ${last} acknowledged it has ${String(value)}`);
+    await driver.close();
+    await server.close();
+  }
+});
+
+t.test(
+  'a journal that was cut or damaged anywhere gives an earlier state, never nonsense',
+  async (t) => {
+    const dataDir = await scratchFolder();
+    t.teardown(() => rm(dataDir, { recursive: true }));
+    const path = join(dataDir, 'journal.resp');
+    const first = await openEmbeddedCache({ dataDir, ...never });
+    const redis = connectRedis({ Connector: first.Connector });
+    await new Promise((done) => redis.once('ready', done));
+    for (let n = 1; n <= 20; n += 1) await redis.multi().set('a', n).set('b', n).exec();
+    redis.disconnect();
+    await first.close();
+    const whole = await readFile(path);
+    const stateOf = async (bytes: Buffer) => {
+      await writeFile(path, bytes);
+      const server = await openEmbeddedCache({ dataDir, warn: () => {} });
+      const client = connectRedis({ Connector: server.Connector });
+      await new Promise((done) => client.once('ready', done));
+      const state = [Number(await client.get('a')), Number(await client.get('b'))];
+      client.disconnect();
+      await server.close();
+      return { a: state[0], b: state[1] };
+    };
+    t.same(await stateOf(whole), { a: 20, b: 20 });
+    await fc.assert(
+      fc.asyncProperty(fc.nat(whole.length - 1), async (length) => {
+        const { a, b } = await stateOf(whole.subarray(0, length));
+        t.equal(a, b, `cut at ${length}: a transaction is whole or absent`);
+      }),
+      { numRuns: 30 },
+    );
+    await stateOf(whole.subarray(0, whole.length - 3));
+    t.ok((await stat(path)).size < whole.length - 3, 'the torn tail is cut off');
+    await truncate(path, 0);
+    await appendFile(path, 'garbage\0\r\n*9\r\n');
+    t.same(await stateOf(await readFile(path)), { a: 0, b: 0 });
+  },
+);
+
+t.test('the journal is rewritten and does not grow without end', async (t) => {
+  const dataDir = await scratchFolder();
+  t.teardown(() => rm(dataDir, { recursive: true }));
+  const server = await openEmbeddedCache({ dataDir, ...never });
+  const redis = connectRedis({ Connector: server.Connector });
+  await new Promise((done) => redis.once('ready', done));
+  const value = 'x'.repeat(100_000);
+  for (let n = 0; n < 400; n += 1) await redis.set(`k${n % 10}`, `${n}${value}`);
+  await redis.set('last', 'one');
+  await eventually(async () => {
+    if ((await stat(join(dataDir, 'journal.resp'))).size > 16 << 20) throw new Error('too large');
+  });
+  redis.disconnect();
+  await server.close();
+  const again = await openEmbeddedCache({ dataDir, ...never });
+  const client = connectRedis({ Connector: again.Connector });
+  await new Promise((done) => client.once('ready', done));
+  t.equal(await client.get('last'), 'one');
+  for (let n = 390; n < 400; n += 1) t.equal(await client.get(`k${n % 10}`), `${n}${value}`);
+  client.disconnect();
+  await again.close();
+});
+
+t.test(
+  'the reader of commands takes any split of its bytes, and refuses what is no command',
+  async (t) => {
+    const command = fc.array(fc.string({ unit: 'grapheme' }), { minLength: 1, maxLength: 5 });
+    fc.assert(
+      fc.property(fc.array(command, { maxLength: 5 }), fc.nat(), (commands, seed) => {
+        const bytes = Buffer.from(commands.map(encodeCommand).join(''));
+        const at = bytes.length === 0 ? 0 : seed % bytes.length;
+        const reader = new CommandReader();
+        const read = [...reader.read(bytes.subarray(0, at)), ...reader.read(bytes.subarray(at))];
+        t.same(read, commands);
+      }),
+      { numRuns: 100 },
+    );
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 64 }), (bytes) => {
+        try {
+          for (const args of new CommandReader().read(bytes)) t.type(args, Array);
+        } catch (error) {
+          t.match(error, { message: /must be|malformed|no end/ });
+        }
+      }),
+      { numRuns: 200 },
+    );
+  },
+);
