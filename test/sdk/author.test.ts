@@ -219,6 +219,12 @@ void t.test('bundles over a bound are refused before they cost', async (t) => {
   forged.write('77777777777\0', 124);
   checksum(forged.subarray(0, 512));
   await refuses(t, gzipSync(forged), /cut off/);
+  const good = gunzipSync(await archive(manifestEntry(), wasmEntry));
+  const tail = (bytes: Uint8Array): Buffer => gzipSync(Buffer.concat([good, bytes]));
+  await readBundle(tail(new Uint8Array(9000)));
+  await refuses(t, tail(new Uint8Array(2 << 20)), /data after its end/);
+  await refuses(t, tail(Uint8Array.of(1)), /data after its end/);
+  await refuses(t, gzipSync(good.subarray(0, good.length - 1024)), /cut off/);
   const many = Array.from({ length: 600 }, (_, i): Entry => [{ name: `d${i}`, type: 'directory' }]);
   await refuses(t, archive(...many), /more than 512 entries/, 'PAYLOAD_TOO_LARGE');
   await refuses(t, new Uint8Array(BUNDLE_LIMITS.maxBytes + 1), /more than/, 'PAYLOAD_TOO_LARGE');

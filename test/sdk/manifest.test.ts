@@ -106,6 +106,12 @@ const DEEP_CHAIN = Object.fromEntries(
   ]),
 );
 
+/** Many patterns that all judge the same properties. */
+function crowd(size: number): object {
+  const patterns = Array.from({ length: size }, (_, i) => [`^a{0,${i}}`, { type: 'number' }]);
+  return { patternProperties: Object.fromEntries(patterns) as object };
+}
+
 function ref(name: string): { $ref: string } {
   return { $ref: `#/$defs/${name}` };
 }
@@ -187,6 +193,14 @@ const WRONG: [string, unknown, (string | undefined)?, string?][] = [
     '/exports/read/input',
     'bounded',
   ],
+  [
+    '/exports/read/input',
+    { enum: Array.from({ length: 5000 }, (_, i) => i) },
+    undefined,
+    'bounded',
+  ],
+  ['/exports/read/input', { type: 'object', ...crowd(300) }, undefined, 'bounded'],
+  ['/exports/read/input', { type: 'object', allOf: Array.from({ length: 40 }, () => crowd(40)) }],
   ['/exports/read/input', { enum: Array.from({ length: 3e5 }, (_, i) => i) }, '', 'bounded'],
   ['/contributes/routes/0/method', 'TRACE'],
   ['/contributes/routes/0/path', 'notes'],

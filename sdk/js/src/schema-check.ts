@@ -5,6 +5,7 @@
  */
 import { Ajv2020 } from 'ajv/dist/2020.js';
 import type { JsonSchema } from './json.ts';
+import { isBounded } from './schema-cost.ts';
 import { FORMATS, clip, strictAjv, violation } from './schema.ts';
 import { isSchema, resolveRef, subschemas } from './schema-walk.ts';
 
@@ -20,8 +21,6 @@ export interface Finding {
 export const SCHEMA_BOUNDS = {
   /** Schemas inside one schema, itself included. */
   nodes: 2000,
-  /** How often one schema may judge the same part of a value. */
-  repeats: 32,
   /** Elements that `uniqueItems` compares pair by pair when they are not all scalars. */
   uniqueItems: 1000,
 };
@@ -52,7 +51,15 @@ export function checkSchema(
       },
     ];
   }
-  return cost(schema, at);
+  if (isBounded(schema)) return [];
+  return [
+    {
+      path: at,
+      rule: 'bounded',
+      message: 'makes the check of one part of a value too long',
+      fix: 'Shorten enum lists and combinations, and let references not meet at the same place.',
+    },
+  ];
 }
 
 /** Compiled once: it depends on nothing but the dialect. */
@@ -152,105 +159,4 @@ function cheapToCompare(schema: JsonSchema): boolean {
   if (typeof maxItems === 'number' && maxItems <= SCHEMA_BOUNDS.uniqueItems) return true;
   const type = isSchema(items) ? items['type'] : undefined;
   return typeof type === 'string' && type !== 'object' && type !== 'array';
-}
-
-/** The schemas that judge one place of a value, each with how often it does. */
-type Judges = Map<JsonSchema, number>;
-
-/**
- * Follows the schema the way a check does, place by place instead of value by value, and counts how often
- * one schema judges one place. References that fan out (a → b, b → c, c …) and recursion that doubles are
- * both seen as a count that grows; recursion that walks down a tree stays at one.
- */
-function cost(root: JsonSchema, at: string): Finding[] {
-  const seen = new Set<string>();
-  const ids = new Map<JsonSchema, number>();
-  const id = (schema: JsonSchema): number => {
-    const known = ids.get(schema) ?? ids.size;
-    ids.set(schema, known);
-    return known;
-  };
-  const queue: Judges[] = [new Map([[root, 1]])];
-  for (const start of queue) {
-    const judges = expand(root, start);
-    if (judges === undefined || seen.size > SCHEMA_BOUNDS.nodes) {
-      return [
-        {
-          path: at,
-          rule: 'bounded',
-          message: `judges one part of a value more than ${SCHEMA_BOUNDS.repeats} times over`,
-          fix: 'Let references not meet at the same place: refer to a shared part once.',
-        },
-      ];
-    }
-    for (const next of below(judges)) {
-      const key = [...next]
-        .map(([schema, count]) => `${id(schema)}:${count}`)
-        .toSorted()
-        .join();
-      if (!seen.has(key)) queue.push(next);
-      seen.add(key);
-    }
-  }
-  return [];
-}
-
-const IN_PLACE = new Set([
-  'allOf',
-  'anyOf',
-  'oneOf',
-  'not',
-  'if',
-  'then',
-  'else',
-  'dependentSchemas',
-]);
-
-/** All schemas that judge the place where `start` does, or undefined when one does too often. */
-function expand(root: JsonSchema, start: Judges): Judges | undefined {
-  const all: Judges = new Map();
-  const pending = [...start];
-  for (const [schema, count] of pending) {
-    const total = (all.get(schema) ?? 0) + count;
-    if (total > SCHEMA_BOUNDS.repeats || pending.length > SCHEMA_BOUNDS.nodes) return undefined;
-    all.set(schema, total);
-    const target = resolveRef(root, schema['$ref']);
-    if (isSchema(target)) pending.push([target, count]);
-    for (const inner of subschemas(schema)) {
-      if (IN_PLACE.has(inner.keyword) && isSchema(inner.schema))
-        pending.push([inner.schema, count]);
-    }
-  }
-  return all;
-}
-
-/** The places below: one for each named property and tuple index, and one for all others. */
-function below(judges: Judges): Judges[] {
-  const named = new Map<string, Judges>();
-  const others: Judges = new Map();
-  const count = (place: Judges, schema: JsonSchema, times: number): void => {
-    place.set(schema, (place.get(schema) ?? 0) + times);
-  };
-  for (const [schema, times] of judges) {
-    for (const { keyword, key, schema: inner } of subschemas(schema)) {
-      if (
-        !isSchema(inner) ||
-        IN_PLACE.has(keyword) ||
-        keyword === '$defs' ||
-        keyword === 'definitions'
-      )
-        continue;
-      if (keyword !== 'properties' && keyword !== 'prefixItems') {
-        count(others, inner, times);
-        continue;
-      }
-      const name = `${keyword}/${key}`;
-      const place = named.get(name) ?? new Map();
-      named.set(name, place);
-      count(place, inner, times);
-    }
-  }
-  for (const place of named.values())
-    for (const [schema, times] of others) count(place, schema, times);
-  return [...named.values(), others].filter((place) => place.size > 0);
 }

@@ -1,4 +1,10 @@
 /** What tools around a plugin's source import: types, folder and bundle. */
 export { packPlugin, readPluginFolder, type PackedPlugin } from './folder.ts';
-export { BUNDLE_LIMITS, readBundle, type Bundle, type BundleLimits } from './bundle.ts';
+export {
+  BUNDLE_LIMITS,
+  readBundle,
+  writeBundle,
+  type Bundle,
+  type BundleLimits,
+} from './bundle.ts';
 export { generateTypes } from './types.ts';

@@ -8,6 +8,8 @@
 export class TarError extends Error {}
 
 const BLOCK = 512;
+/** Tools fill up to their own block size, 10 KiB by default. */
+const MAX_PADDING = 1 << 20;
 const TYPES: { readonly [flag: string]: string } = {
   '1': 'a hard link',
   '2': 'a symbolic link',
@@ -38,9 +40,11 @@ export function readTar(
     else if (flag === '5' && size === 0) visit(name, undefined);
     else throw new TarError(`holds ${quote(name)}, ${TYPES[flag] ?? 'an entry of unknown kind'}`);
   }
-  if (at >= archive.length) throw new TarError('is cut off');
-  if (archive.subarray(at).some((byte) => byte !== 0))
+  const rest = archive.subarray(at);
+  if (rest.length === 0) throw new TarError('is cut off');
+  if (rest.length > MAX_PADDING || rest.some((byte) => byte !== 0)) {
     throw new TarError('holds data after its end');
+  }
 }
 
 /** Writes the files, in their order, as owned by root, of mode 0644 and of no date. */
