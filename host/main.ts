@@ -89,7 +89,7 @@ export async function startHost(
     databaseUrl = postgres.url;
     embedded.push('PostgreSQL');
   }
-  await runMigrations(databaseUrl, 'up');
+  await runMigrations(connectionConfig(databaseUrl), 'up');
   const pool = new Pool({ ...connectionConfig(databaseUrl), max: STATE_CONNECTIONS });
   pool.on('error', (error) => onError('a connection to the database was lost', error));
   parts.defer(() => pool.end());
@@ -113,6 +113,7 @@ export async function startHost(
 
   const loader = createWasmLoader({
     ...(config.plugins.threads === 0 ? {} : { threads: config.plugins.threads }),
+    callsPerThread: config.plugins.max_queued_calls,
     maxModuleBytes: config.plugins.max_bundle_bytes,
   });
   parts.defer(() => loader.close());

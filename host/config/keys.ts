@@ -18,9 +18,9 @@ export const KEYS = {
       flag: 'port',
       description: 'Port of the public listener; 0 takes a free one and prints it.',
     }),
-    workers: integer(0, 256, 0, {
+    workers: integer(1, 256, 1, {
       flag: 'workers',
-      description: 'Threads that run plugin code; 0 means one for each processor core.',
+      description: `Host processes that share the port. ${later}`,
     }),
     max_body_bytes: integer(1024, 256 * MiB, 8 * MiB, {
       description: 'Longest request body; a bundle has its own bound, `plugins.max_bundle_bytes`.',
@@ -79,9 +79,13 @@ export const KEYS = {
     max_bundle_bytes: integer(1024, 256 * MiB, 32 * MiB, {
       description: 'Largest plugin bundle (.tgz) that is taken.',
     }),
+    threads: integer(0, 256, 0, {
+      description:
+        'Threads that run plugin code; 0 means one less than the processor cores, at least one.',
+    }),
     max_queued_calls: integer(1, 1_000_000, 1024, {
       description:
-        'Calls that may wait for a thread; one more is refused with RESOURCE_EXHAUSTED (429).',
+        'Calls that one thread holds, waiting ones included; one more is refused with RESOURCE_EXHAUSTED (429).',
     }),
     drain_ms: integer(0, 600_000, 10_000, {
       description: 'Longest wait for running calls when a plugin is replaced, disabled or stopped.',
