@@ -3,7 +3,7 @@
 -- Raised by every change; a host that sees a new value reads the state again. Its row is also the lock
 -- that makes administrative changes take turns across hosts.
 create table noa.revision (
-  only boolean primary key default true check (only),
+  singleton boolean primary key default true check (singleton),
   value bigint not null default 0
 );
 insert into noa.revision default values;
@@ -20,7 +20,7 @@ create table noa.versions (
   plugin text not null references noa.plugins (name) on delete cascade deferrable initially deferred,
   digest text not null,
   version text not null,
-  manifest jsonb not null,
+  manifest json not null,
   bundle bytea not null,
   installed_at timestamptz not null,
   primary key (plugin, digest)

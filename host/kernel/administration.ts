@@ -102,7 +102,7 @@ export class Administration {
         }),
       );
     });
-    return this.plugin(plugin);
+    return this.#shown(plugin);
   }
 
   /**
@@ -135,7 +135,7 @@ export class Administration {
       const details = { version: version.version, digest: version.digest, waits };
       note(event('plugin.upgrade', actor, name, details));
     });
-    return this.plugin(name);
+    return this.#shown(name);
   }
 
   /** Returns to the version that served before. CONFLICT when there is none. */
@@ -148,7 +148,7 @@ export class Administration {
       await tx.putPlugin({ ...activate(record, record.previous), candidate: null });
       note(event('plugin.rollback', actor, name, { digest: record.previous }));
     });
-    return this.plugin(name);
+    return this.#shown(name);
   }
 
   async setEnabled(name: string, enabled: boolean, actor: string): Promise<PluginView> {
@@ -157,7 +157,7 @@ export class Administration {
       note(event(enabled ? 'plugin.enable' : 'plugin.disable', actor, name, {}));
       if (enabled) this.#options.supervisor.forgive(name);
     });
-    return this.plugin(name);
+    return this.#shown(name);
   }
 
   /** Removes a plugin with its grants, and its data unless `keepData`. */
@@ -179,14 +179,23 @@ export class Administration {
     }
   }
 
+  #shown(name: string): PluginView {
+    return this.#view(this.#record(name));
+  }
+
+  #record(name: string): PluginRecord {
+    const record = this.#options.supervisor.snapshot.plugins.find((plugin) => plugin.name === name);
+    if (record === undefined) throw noPlugin(name);
+    return record;
+  }
+
   plugins(): PluginView[] {
     return this.#options.supervisor.snapshot.plugins.map((record) => this.#view(record));
   }
 
   plugin(name: string): PluginDetail {
     const { snapshot, units } = this.#options.supervisor;
-    const record = snapshot.plugins.find((plugin) => plugin.name === name);
-    if (record === undefined) throw noPlugin(name);
+    const record = this.#record(name);
     const unit = units.get(name);
     const manifest = unit?.serving?.manifest ?? this.#version(record.active).manifest;
     const stats = unit?.serving?.runtime.stats();

@@ -113,6 +113,8 @@ export class Broker {
         resources =
           (entry.spec.resources as ((input: Json) => string[]) | undefined)?.(input) ?? [];
         allowed = this.#authorize(claims, capability, operation, resources);
+        // Where only the driver can tell what is touched, the log says what may be.
+        if (resources.length === 0) resources = allowed;
       } else {
         entry.limiter.take(plugin, name(capability, operation));
       }

@@ -1,0 +1,83 @@
+/**
+ * `noa serve`: runs a host until it is told to stop. What a person needs to know is on standard error,
+ * so that standard output is the log and nothing else.
+ */
+import { type Config, changedKeys } from '../config.ts';
+import { type Host, startHost } from '../main.ts';
+import { VERSION } from '../version.ts';
+
+/** Beyond the drain that the configuration allows: what closing the engines may take. */
+const CLOSE_MS = 20_000;
+
+export interface ServeIo {
+  /** Writes a line for a person. */
+  readonly tell: (line: string) => void;
+  /** Reads the configuration again, for SIGHUP. Throws ConfigError. */
+  readonly load: () => Config;
+}
+
+/** Resolves with the exit code when the host has ended. Rejects with NoaError when it cannot start. */
+export async function serve(io: ServeIo): Promise<number> {
+  const config = io.load();
+  const stop = Promise.withResolvers<'signal'>();
+  const onStop = (): void => stop.resolve('signal');
+  process.once('SIGTERM', onStop).once('SIGINT', onStop);
+  const host = await startHost(config, (step) => io.tell(`… ${step}`));
+  for (const line of banner(host)) io.tell(line);
+  let current = config;
+  const onReload = (): void => {
+    current = reload(host, current, io);
+  };
+  process.on('SIGHUP', onReload);
+
+  const reason = await Promise.race([stop.promise, host.failed]);
+  if (reason instanceof Error) io.tell(`error: ${reason.message}; the host stops`);
+  else io.tell('stopping: running requests are finished first; again to stop at once');
+  process.removeAllListeners('SIGTERM').removeAllListeners('SIGINT');
+  process.once('SIGTERM', () => process.exit(1)).once('SIGINT', () => process.exit(1));
+  const late = setTimeout(
+    () => {
+      io.tell('error: the host did not stop in time and ends now');
+      process.exit(1);
+    },
+    config.server.drain_ms + config.plugins.drain_ms + CLOSE_MS,
+  );
+  late.unref();
+  await host.stop();
+  process.removeListener('SIGHUP', onReload);
+  clearTimeout(late);
+  return reason instanceof Error ? 1 : 0;
+}
+
+function banner(host: Host): string[] {
+  const lines = [
+    `NOA ${VERSION}`,
+    `  Listening on ${host.url}`,
+    `  Metrics on ${host.metricsUrl}/metrics`,
+    `  Embedded: ${host.embedded.length > 0 ? host.embedded.join(', ') : 'nothing'}`,
+    `  Data in ${host.dataPath}`,
+  ];
+  if (host.newToken !== undefined) {
+    lines.push(
+      `  Administrator token, shown this once and kept in the data folder: ${host.newToken}`,
+    );
+  }
+  lines.push('  Next: npx noa plugin new hello');
+  return lines;
+}
+
+/** Takes over what may change while running, and says what has to wait for a restart. */
+function reload(host: Host, current: Config, io: ServeIo): Config {
+  try {
+    const next = io.load();
+    const { reloadable, restart } = changedKeys(current, next);
+    host.reload(next);
+    io.tell(`reloaded: ${reloadable.length > 0 ? reloadable.join(', ') : 'nothing'} changed`);
+    if (restart.length > 0) io.tell(`a restart is needed for: ${restart.join(', ')}`);
+    return next;
+  } catch (error) {
+    if (!(error instanceof Error)) throw error;
+    io.tell(`error: the configuration was not reloaded: ${error.message}`);
+    return current;
+  }
+}
