@@ -2,7 +2,7 @@
  * `noa serve`: runs a host until it is told to stop. What a person needs to know is on standard error,
  * so that standard output is the log and nothing else.
  */
-import { type Config, changedKeys } from '../config.ts';
+import { type Config, configChanges } from '../config.ts';
 import { type Host, startHost } from '../main.ts';
 import { VERSION } from '../version.ts';
 
@@ -70,10 +70,10 @@ function banner(host: Host): string[] {
 function reload(host: Host, current: Config, io: ServeIo): Config {
   try {
     const next = io.load();
-    const { reloadable, restart } = changedKeys(current, next);
+    const { reloadable, needRestart } = configChanges(current, next);
     host.reload(next);
     io.tell(`reloaded: ${reloadable.length > 0 ? reloadable.join(', ') : 'nothing'} changed`);
-    if (restart.length > 0) io.tell(`a restart is needed for: ${restart.join(', ')}`);
+    if (needRestart.length > 0) io.tell(`a restart is needed for: ${needRestart.join(', ')}`);
     return next;
   } catch (error) {
     if (!(error instanceof Error)) throw error;
