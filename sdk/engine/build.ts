@@ -79,11 +79,16 @@ export async function buildEngine(): Promise<Uint8Array> {
       process.execPath,
       [
         join(dirname(require.resolve('binaryen')), 'bin/wasm-merge'),
-        ...[require.resolve('quickjs-wasi/quickjs.wasm'), 'qjs'],
-        ...[join(import.meta.dirname, 'glue.wat'), 'env'],
-        ...[join(import.meta.dirname, 'wasi.wat'), 'wasi_snapshot_preview1'],
+        // each module with the name by which the others import from it
+        require.resolve('quickjs-wasi/quickjs.wasm'),
+        'qjs',
+        join(import.meta.dirname, 'glue.wat'),
+        'env',
+        join(import.meta.dirname, 'wasi.wat'),
+        'wasi_snapshot_preview1',
         ...FEATURES,
-        ...['-o', merged],
+        '-o',
+        merged,
       ],
       { stdio: ['ignore', 'inherit', 'inherit'] },
     );

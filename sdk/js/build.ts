@@ -65,7 +65,8 @@ async function buildEngineIfChanged(): Promise<void> {
 }
 
 async function writeSchema(): Promise<void> {
-  const { MANIFEST_SCHEMA } = await import(pathToFileURL(join(dist, 'manifest-schema.js')).href);
+  const module: unknown = await import(pathToFileURL(join(dist, 'manifest-schema.js')).href);
+  const { MANIFEST_SCHEMA } = module as { MANIFEST_SCHEMA: unknown };
   write(join(dist, 'plugin.schema.json'), `${JSON.stringify(MANIFEST_SCHEMA, null, 2)}\n`);
 }
 

@@ -11,7 +11,7 @@ import {
 import { build, type Message, type Plugin } from 'esbuild';
 import { existsSync } from 'node:fs';
 import { builtinModules } from 'node:module';
-import { join, resolve, sep } from 'node:path';
+import { join, relative, resolve, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { NoaError } from '../errors.ts';
 import { BUNDLE_NAME } from './machine.ts';
@@ -80,23 +80,28 @@ export async function bundle(dir: string, entry: string): Promise<Bundle> {
   }).catch((error: unknown) => {
     const { errors } = error as { errors?: Message[] };
     if (errors === undefined) throw error;
-    throw new NoaError('INVALID_ARGUMENT', errors.map(line).join('\n'));
+    throw new NoaError('INVALID_ARGUMENT', errors.map((message) => line(message, dir)).join('\n'));
   });
   const output = (suffix: string): string =>
     result.outputFiles.find((file) => file.path.endsWith(suffix))?.text ?? '';
   return {
     code: output('.js'),
     map: portable(output('.map'), dir),
-    warnings: result.warnings.map(line),
+    warnings: result.warnings.map((message) => line(message, dir)),
   };
 }
 
 /** `src/index.ts:3:7: Expected ";" but found "}"`, with the line itself below. */
-function line({ location, text, notes }: Message): string {
+function line({ location, text, notes }: Message, dir: string): string {
   const hint = notes.map((note) => ` (${note.text})`).join('');
-  if (location === null) return `${text}${hint}`;
+  const own = relative(dir, join(BUILT, 'index.js')).split(sep).join('/');
+  const said = text.replace(
+    `"${own}" for import`,
+    '"@noa/sdk" (ports are in the second argument of a handler) for import',
+  );
+  if (location === null) return `${said}${hint}`;
   const { file, line: row, column, lineText } = location;
-  return `${file}:${row}:${column + 1}: ${text}${hint}\n    ${lineText.trim()}`;
+  return `${file}:${row}:${column + 1}: ${said}${hint}\n    ${lineText.trim()}`;
 }
 
 /**
@@ -154,7 +159,7 @@ const resolver: Plugin = {
       sideEffects: false,
     }));
     esbuild.onResolve({ filter: /^@noa\/sdk\// }, ({ path }) => ({
-      errors: [{ text: `${path} is for hosts and tools: a plugin imports '@noa/sdk'` }],
+      errors: [{ text: `'${path}' is for hosts and tools: a plugin imports '@noa/sdk'` }],
     }));
     esbuild.onResolve({ filter: /^[a-z_:/]+$/ }, async ({ path, pluginData, ...options }) => {
       const name = path.replace(/^node:/, '');

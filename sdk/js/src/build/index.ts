@@ -109,11 +109,11 @@ function evaluate(machine: Machine, bytecode: Uint8Array, map: string): string[]
       ),
     );
   }
-  const names: string[] = JSON.parse(
+  const names = JSON.parse(
     machine.evaluate(
       '(({ __noa_handlers }) => (delete globalThis.__noa_handlers, __noa_handlers))(globalThis)',
     ),
-  );
+  ) as string[];
   machine.collectGarbage();
   return names;
 }

@@ -148,7 +148,10 @@ export class Machine {
       free: () => undefined,
       store_u8: (address: bigint, value: number) => block.setUint8(at(address), value),
       store_u64: (address: bigint, value: bigint) => block.setBigUint64(at(address), value, true),
-      ...{ log_debug: log, log_info: log, log_warn: log, log_error: log },
+      log_debug: log,
+      log_info: log,
+      log_warn: log,
+      log_error: log,
     });
     return imports;
   }

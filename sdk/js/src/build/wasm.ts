@@ -21,24 +21,17 @@ export interface Section {
 /** Unsigned LEB128. */
 export function u32(value: number): number[] {
   const bytes: number[] = [];
-  do {
-    const low = value & 0x7f;
-    value >>>= 7;
-    bytes.push(value === 0 ? low : low | 0x80);
-  } while (value !== 0);
-  return bytes;
+  let left = value;
+  for (; left >= 0x80; left >>>= 7) bytes.push((left & 0x7f) | 0x80);
+  return [...bytes, left];
 }
 
 /** Signed LEB128 of an integer of up to 64 bits. */
 export function signed(value: bigint): number[] {
   const bytes: number[] = [];
-  for (;;) {
-    const low = Number(value & 0x7fn);
-    value >>= 7n;
-    const done = value === (low & 0x40 ? -1n : 0n);
-    bytes.push(done ? low : low | 0x80);
-    if (done) return bytes;
-  }
+  let left = value;
+  for (; left < -64n || left > 63n; left >>= 7n) bytes.push(Number(left & 0x7fn) | 0x80);
+  return [...bytes, Number(left & 0x7fn)];
 }
 
 /** A name: its UTF-8 bytes after their number. */

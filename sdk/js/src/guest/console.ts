@@ -2,17 +2,8 @@
 import { describe, trace } from './describe.ts';
 import { log, type LogLevel } from './engine.ts';
 
-function format(values: unknown[]): string {
-  return values
-    .map((value) => {
-      if (typeof value === 'string') return value;
-      if (value instanceof Error) return trace(value);
-      if (typeof value === 'object') return describe(value);
-      return typeof value === 'bigint' ? `${value}n` : String(value);
-    })
-    .join(' ')
-    .toWellFormed();
-}
+const format = (values: unknown[]): string =>
+  values.map((value) => (value instanceof Error ? trace(value) : describe(value))).join(' ');
 
 type Write = (...values: unknown[]) => void;
 

@@ -5,7 +5,7 @@ export function getRandomValues<View extends ArrayBufferView>(view: View): View 
   if (
     !ArrayBuffer.isView(view) ||
     view instanceof DataView ||
-    /^Float/.test(view.constructor.name)
+    view.constructor.name.startsWith('Float')
   ) {
     throw new TypeError('crypto.getRandomValues takes an integer typed array');
   }

@@ -8,16 +8,17 @@ export interface FailureBody extends ErrorBody {
 
 const MAX_CAUSES = 4;
 
-/** One line: `TypeError: not a function`, or the thrown value itself when it is no Error. */
+/** `TypeError: not a function`, or the thrown value itself when it is no Error: objects as JSON. */
 export function describe(thrown: unknown): string {
   try {
-    if (thrown instanceof Error) return String(thrown).toWellFormed();
-    if (typeof thrown === 'string') return thrown.toWellFormed();
-    return `${JSON.stringify(thrown) ?? String(thrown)}`.toWellFormed();
+    return printsItself(thrown) ? String(thrown).toWellFormed() : String(JSON.stringify(thrown));
   } catch {
-    return `a ${typeof thrown} that cannot be printed`;
+    return `${typeof thrown} that cannot be printed`;
   }
 }
+
+const printsItself = (thrown: unknown): boolean =>
+  typeof thrown !== 'object' || thrown instanceof Error;
 
 /** A NoaError keeps its code; anything else is the plugin's failure and shows where it was thrown. */
 export function toBody(thrown: unknown): FailureBody {

@@ -9,7 +9,7 @@ type Door = (operation: number, ...values: unknown[]) => unknown;
 /** The answer to a capability call. */
 export type Reply = { ok: true; value: unknown } | { ok: false; error: ErrorBody };
 
-const door: Door = Reflect.get(globalThis, '__noa_host');
+const door = Reflect.get(globalThis, '__noa_host') as Door;
 Reflect.deleteProperty(globalThis, '__noa_host');
 
 /** Asks the host; the whole instance waits for the answer. */

@@ -1,7 +1,7 @@
 /**
  * What authors expect of a JavaScript runtime and QuickJS lacks, put on the global object before any of
  * the plugin's code runs; larger things, which only some plugins use, are in web.ts. Types for authors are
- * in globals.d.ts of this package. Nowhere: `Intl` and `crypto.subtle` (the engine has no tables and no
+ * in globals/ of this package. Nowhere: `Intl` and `crypto.subtle` (the engine has no tables and no
  * ciphers), and everything that would reach out.
  */
 import { console } from './console.ts';
@@ -37,8 +37,8 @@ define(Math, { random });
 
 const parseWithReviver = JSON.parse;
 define(JSON, {
-  parse(text: unknown, reviver?: Parameters<typeof JSON.parse>[1]): unknown {
-    const json = `${text}`;
+  parse(text: string, reviver?: Parameters<typeof JSON.parse>[1]): unknown {
+    const json = String(text);
     const value = parse(json);
     return typeof reviver === 'function' ? parseWithReviver(json, reviver) : value;
   },

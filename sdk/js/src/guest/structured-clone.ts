@@ -35,17 +35,18 @@ function clone(value: unknown, seen: Map<object, unknown>): unknown {
   if (value instanceof ArrayBuffer) return keep(value.slice(0));
   if (ArrayBuffer.isView(value)) {
     const buffer = clone(value.buffer, seen) as ArrayBufferLike;
-    const length = value instanceof DataView ? value.byteLength : Reflect.get(value, 'length');
+    const length =
+      value instanceof DataView ? value.byteLength : Number(Reflect.get(value, 'length'));
     return keep(new (value.constructor as View)(buffer, value.byteOffset, length));
   }
   if (value instanceof Map) {
-    const copy = keep(new Map());
-    for (const [key, inner] of [...value]) copy.set(clone(key, seen), clone(inner, seen));
+    const copy = keep(new Map<unknown, unknown>());
+    for (const [key, inner] of Array.from(value)) copy.set(clone(key, seen), clone(inner, seen));
     return copy;
   }
   if (value instanceof Set) {
-    const copy = keep(new Set());
-    for (const inner of [...value]) copy.add(clone(inner, seen));
+    const copy = keep(new Set<unknown>());
+    for (const inner of Array.from(value)) copy.add(clone(inner, seen));
     return copy;
   }
   if (value instanceof Error) {

@@ -1,9 +1,7 @@
 /** Hosts of the WHATWG URL standard (section 3.5): domains, IPv4, IPv6 and opaque hosts. */
 import { percentDecode, percentEncode } from './url-percent.ts';
 
-// oxlint-disable-next-line no-control-regex -- the standard forbids exactly these
 const FORBIDDEN = /[\0\t\n\r #/:<>?@[\\\]^|]/;
-// oxlint-disable-next-line no-control-regex -- and these in a domain
 const FORBIDDEN_IN_DOMAIN = /[\0-\u{20}"#%/:<>?@[\\\]^`{|}\u{7f}]/u;
 
 /** The host as it is written back, or undefined when it is none. */
@@ -79,15 +77,14 @@ function writeIpv6(pieces: readonly number[]): string {
 /** A domain in ASCII: its labels mapped, and those beyond ASCII in Punycode. */
 function toAscii(domain: string): string | undefined {
   const mapped = domain
-    .replaceAll(/[\u{ad}\u{200b}\u{2060}\u{feff}\u{fe00}-\u{fe0f}]/gu, '')
+    .replaceAll(/\u{ad}|\u{200b}|\u{2060}|\u{feff}|[\u{fe00}-\u{fe0f}]/gu, '')
     .replaceAll(/[\u{3002}\u{ff0e}\u{ff61}]/gu, '.')
     .normalize('NFKC')
     .toLowerCase()
     .normalize('NFC');
   // Joiners are allowed by context rules that are not here; what did not decode is no name.
-  if (/[\u{200c}\u{200d}\u{fffd}]/u.test(mapped)) return undefined;
+  if (/\u{200c}|\u{200d}|\u{fffd}/u.test(mapped)) return undefined;
   const labels = mapped.split('.').map((label) => {
-    // oxlint-disable-next-line no-control-regex -- what is not ASCII
     return /[^\0-\u{7f}]/u.test(label) ? `xn--${punycode(label)}` : label;
   });
   return labels.join('.');

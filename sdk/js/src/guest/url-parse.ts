@@ -31,10 +31,9 @@ export const isSpecial = (scheme: string): boolean => Object.hasOwn(SPECIAL, sch
 
 /** The record, or undefined for a text that is no URL. */
 export function parseUrl(text: string, base?: UrlRecord): UrlRecord | undefined {
-  // oxlint-disable-next-line no-control-regex -- the standard strips exactly these
   const input = text.replace(/^[\0-\u{20}]+|[\0-\u{20}]+$/gu, '').replaceAll(/[\t\n\r]/g, '');
-  const [beforeFragment = '', fragment] = split(input, '#');
-  const [head = '', query] = split(beforeFragment, '?');
+  const [beforeFragment, fragment] = split(input, '#');
+  const [head, query] = split(beforeFragment, '?');
   const scheme = /^([a-z][a-z0-9+.-]*):/i.exec(head)?.[1];
   const record = scheme
     ? absolute(scheme.toLowerCase(), head.slice(scheme.length + 1), query, base)

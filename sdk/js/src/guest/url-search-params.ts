@@ -14,7 +14,7 @@ export class URLSearchParams {
   constructor(init: string | Pairs | Record<string, string> = '') {
     if (typeof init === 'string') this.#parse(init.replace(/^\?/, ''));
     else {
-      const pairs = Symbol.iterator in init ? (init as Pairs) : Object.entries(init);
+      const pairs = Symbol.iterator in init ? init : Object.entries(init);
       for (const pair of pairs) {
         if ([...pair].length !== 2) {
           throw new TypeError('URLSearchParams: a pair has a name and a value');

@@ -1,0 +1,150 @@
+/** A host for one instance of a guest, as small as the ABI (sdk/abi.md) allows. */
+import { randomBytes } from 'node:crypto';
+import { NoaError } from '@noa/sdk/host';
+
+type Call = { capability: string; operation: string; arguments: Record<string, unknown> };
+
+export interface GuestOptions {
+  readonly config?: unknown;
+  /** Answers capability calls; throws the NoaError that the guest is to see. */
+  answer?(call: Call): unknown;
+}
+
+/** How an export ended. */
+export type Ending =
+  | { readonly output: unknown }
+  | {
+      readonly code: string;
+      readonly message: string;
+      readonly details?: unknown;
+      readonly stack?: string;
+    };
+
+export class GuestInstance {
+  readonly logs: string[] = [];
+  readonly calls: Call[] = [];
+  readonly exports: Readonly<Record<string, unknown>>;
+  #blocks = new Map<bigint, Uint8Array>();
+  #next = 8n;
+  #input = 0n;
+  #output = '';
+  #error = '';
+  readonly #options: GuestOptions;
+
+  constructor(wasm: Uint8Array, options: GuestOptions = {}) {
+    this.#options = options;
+    const module = new WebAssembly.Module(wasm);
+    this.exports = new WebAssembly.Instance(module, {
+      'extism:host/env': this.#env(),
+      'extism:host/user': {
+        noa_call: new WebAssembly.Suspending((block: bigint) => this.#call(block)),
+        noa_clock: () => BigInt(Date.now()) * 1_000_000n,
+        noa_random: () => randomBytes(8).readBigUInt64LE(),
+      },
+    }).exports;
+  }
+
+  /** Runs an export on a JSON-able input; `undefined` is no input at all. */
+  async call(name: string, input?: unknown): Promise<Ending> {
+    return this.callText(name, input === undefined ? '' : JSON.stringify(input));
+  }
+
+  async callText(name: string, input: string): Promise<Ending> {
+    this.#blocks.clear();
+    this.#input = this.#store(input);
+    this.#output = this.#error = '';
+    const run = WebAssembly.promising(this.exports[name] as WebAssembly.ExportedFunction);
+    const status = await run();
+    if (status === 0) return { output: JSON.parse(this.#output) as unknown };
+    return JSON.parse(this.#error) as Ending;
+  }
+
+  async #call(block: bigint): Promise<bigint> {
+    const call = JSON.parse(this.#text(block)) as Call;
+    this.calls.push(call);
+    await new Promise(setImmediate);
+    try {
+      const value = this.#options.answer?.(call) ?? null;
+      return this.#store(JSON.stringify({ ok: true, value }));
+    } catch (error) {
+      if (!(error instanceof NoaError)) throw error;
+      return this.#store(JSON.stringify({ ok: false, error: error.toBody() }));
+    }
+  }
+
+  #store(text: string): bigint {
+    const bytes = new TextEncoder().encode(text);
+    const address = this.#alloc(bytes.length);
+    this.#blocks.get(address)?.set(bytes);
+    return address;
+  }
+
+  #alloc(length: number): bigint {
+    const address = this.#next;
+    this.#next += BigInt(length + 8);
+    this.#blocks.set(address, new Uint8Array(length));
+    return address;
+  }
+
+  #text(address: bigint): string {
+    const bytes = this.#blocks.get(address);
+    if (bytes === undefined) throw new Error(`no block at ${address}`);
+    return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
+  }
+
+  /** The block that holds an address, and where in it; strict, so that a wrong access fails a test. */
+  #at(address: bigint, size: number): [DataView, number] {
+    for (const [start, bytes] of this.#blocks) {
+      const offset = Number(address - start);
+      if (offset >= 0 && offset + size <= bytes.length) {
+        return [new DataView(bytes.buffer, bytes.byteOffset, bytes.length), offset];
+      }
+    }
+    throw new Error(`${size} bytes at ${address} are in no block`);
+  }
+
+  #env(): Record<string, (...values: never[]) => unknown> {
+    const log = (level: string) => (block: bigint) => {
+      this.logs.push(`${level} ${this.#text(block)}`);
+    };
+    return {
+      input_offset: () => this.#input,
+      input_length: () => BigInt(this.#blocks.get(this.#input)?.length ?? 0),
+      alloc: (length: bigint) => this.#alloc(Number(length)),
+      free: (address: bigint) => {
+        if (!this.#blocks.delete(address)) throw new Error(`freed twice: ${address}`);
+      },
+      length: (address: bigint) => BigInt(this.#blocks.get(address)?.length ?? 0),
+      load_u8: (address: bigint) => {
+        const [view, offset] = this.#at(address, 1);
+        return view.getUint8(offset);
+      },
+      load_u64: (address: bigint) => {
+        const [view, offset] = this.#at(address, 8);
+        return view.getBigUint64(offset, true);
+      },
+      store_u8: (address: bigint, value: number) => {
+        const [view, offset] = this.#at(address, 1);
+        view.setUint8(offset, value);
+      },
+      store_u64: (address: bigint, value: bigint) => {
+        const [view, offset] = this.#at(address, 8);
+        view.setBigUint64(offset, value, true);
+      },
+      output_set: (address: bigint, length: bigint) => {
+        this.#output = this.#text(address).slice(0, Number(length));
+      },
+      error_set: (address: bigint) => {
+        this.#error = this.#text(address);
+      },
+      config_get: (key: bigint) =>
+        this.#text(key) === 'noa' && this.#options.config !== undefined
+          ? this.#store(JSON.stringify(this.#options.config))
+          : 0n,
+      log_debug: log('debug'),
+      log_info: log('info'),
+      log_warn: log('warn'),
+      log_error: log('error'),
+    };
+  }
+}
