@@ -67,9 +67,10 @@ function unshown(code: ErrorCode): string {
 }
 
 function particulars(error: pg.DatabaseError): { [name: string]: string | number } {
+  const position = error.position ?? error.internalPosition;
   const all = {
     sqlstate: error.code,
-    position: error.position === undefined ? undefined : Number(error.position),
+    position: position === undefined ? undefined : Number(position),
     detail: error.detail,
     hint: error.hint,
     schema: error.schema,

@@ -118,19 +118,18 @@ export class Session {
    */
   async script(sql: string, announce: (xid: string) => Promise<void>): Promise<void> {
     this.#received = 0;
-    const current = { sql: 'SELECT pg_current_xact_id()::text AS xid', params: [] };
-    const xidNow = async () => {
-      const step = new StatementStep(current, this.#client, false);
-      this.#exchange([step]);
-      return String((await step.result).rows[0]?.['xid']);
-    };
     await this.#inTransaction(async () => {
-      const xid = await xidNow();
-      await announce(xid);
-      const script = Step.simple(refuseNul(sql, 'the migration'));
+      const sent = 'SELECT pg_current_xact_id()::text AS xid';
+      const xid = new StatementStep({ sql: sent, params: [] }, this.#client, false);
+      this.#exchange([xid]);
+      await announce(String((await xid.result).rows[0]?.['xid']));
+      // Inside a block the server refuses every statement that would end the transaction early.
+      const block = `BEGIN EXECUTE ${pg.escapeLiteral(refuseNul(sql, 'the migration'))}; END`;
+      const script = Step.simple(`DO ${pg.escapeLiteral(block)}`);
       this.#exchange([script]);
-      await script.result;
-      if (script.status !== 'T' || (await xidNow()) !== xid) throw ownControl('the migration');
+      await script.result.catch((error: Error) => {
+        throw /of transaction commands/.test(error.message) ? ownControl('the migration') : error;
+      });
     });
   }
 
