@@ -273,7 +273,9 @@ await t.test('each of many parallel calls gets its own answers', async (test) =>
               },
             );
             const parsed = JSON.parse(answer) as { value?: unknown; error?: { message: string } };
-            const value: unknown = fails ? JSON.parse(parsed.error?.message ?? 'null') : parsed.value;
+            const value: unknown = fails
+              ? JSON.parse(parsed.error?.message ?? 'null')
+              : parsed.value;
             if (JSON.stringify(value) !== JSON.stringify([[index, tag], 3])) {
               throw new Error(`call ${index} got ${answer}`);
             }
@@ -284,6 +286,24 @@ await t.test('each of many parallel calls gets its own answers', async (test) =>
     { numRuns: 8 },
   );
   test.pass('2,000 calls with three capability calls each');
+});
+
+await t.test('bursts of waiting calls leave no address space behind', async (test) => {
+  if (process.platform !== 'linux') return test.pass('read from /proc');
+  const runtime = await load(loader(test));
+  const reserved = (): number =>
+    Number(/VmSize:\s+(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]) / 1024;
+  const burst = (): Promise<unknown> =>
+    Promise.all(
+      Array.from({ length: 50 }, () =>
+        call(runtime, 'ask', request(1), { invoke: () => delay(1) }),
+      ),
+    );
+  for (let n = 0; n < 5; n += 1) await burst();
+  const before = reserved();
+  for (let n = 0; n < 40; n += 1) await burst();
+  const grown = reserved() - before;
+  test.ok(grown < 300, `${grown.toFixed(0)} MiB more after 2,000 calls`);
 });
 
 await t.test('a worker that crashes takes along only what ran there', async (test) => {

@@ -20,7 +20,7 @@ const MAX_IMPORTS = 256;
 
 const LOG = '(i64) -> nothing';
 /** The imports this host provides, with their types. */
-export const PROVIDED: { readonly [module: string]: { readonly [name: string]: string } } = {
+const PROVIDED: { readonly [module: string]: { readonly [name: string]: string } } = {
   [ENV_MODULE]: {
     alloc: '(i64) -> i64',
     free: '(i64) -> nothing',

@@ -7,7 +7,7 @@
 /** A rule of the format or of this host that the bytes break. The message is one plain sentence. */
 export class ModuleError extends Error {}
 
-export interface Extent {
+interface Extent {
   readonly min: number;
   /** Absent in the binary: unlimited. */
   readonly max: number | undefined;

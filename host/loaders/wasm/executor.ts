@@ -9,6 +9,7 @@ import type { MessagePort } from 'node:worker_threads';
 import { setImmediate as nextLoop } from 'node:timers/promises';
 import type { LogLevel } from '../../kernel/loader.ts';
 import { Fibers } from './fibers.ts';
+import { mapGuestStack } from './guest-stack.ts';
 import { GuestLimit } from './instance.ts';
 import type { Instance, InstanceHost } from './instance.ts';
 import { InstancePool } from './instance-pool.ts';
@@ -170,13 +171,13 @@ export class Executor implements InstanceHost {
     instance.job = id;
     this.#active.set(id, call);
     const entry = instance.export(name);
+    const turn = this.#turn();
     if (entry === undefined || !instance.arena.begin(input, inputBytes)) {
-      this.#end(call, false);
       this.#fail(id, 'exhausted', 'The input does not fit into the memory of the sandbox.');
-      return undefined;
+      this.#end(call, false);
+      return turn;
     }
     if (unit.spec.suspends) {
-      const turn = this.#turn();
       this.#fibers.run(entry, {
         done: (result) => this.#returned(call, result),
         failed: (error) => this.#threw(call, error),
@@ -188,7 +189,7 @@ export class Executor implements InstanceHost {
     } catch (error) {
       this.#threw(call, error);
     }
-    return undefined;
+    return turn;
   }
 
   #returned(call: ActiveCall, result: number): void {
@@ -200,7 +201,11 @@ export class Executor implements InstanceHost {
       reusable = false;
       this.#fail(call.id, 'cancelled', '');
     } else if (error !== undefined) {
-      this.#fail(call.id, 'error', error);
+      void mapGuestStack(error, unit.spec.module).then((text) => {
+        this.#fail(call.id, 'error', text);
+        this.#end(call, true);
+      });
+      return;
     } else if (result !== 0) {
       reusable = false;
       this.#fail(call.id, 'trap', `The plugin returned ${result} and set no error.`);
@@ -215,14 +220,12 @@ export class Executor implements InstanceHost {
       else this.#outbox.push(['done', call.id, output]);
     }
     this.#end(call, reusable);
-    this.#endTurn();
   }
 
   #threw(call: ActiveCall, error: unknown): void {
     if (call.cancelled) this.#fail(call.id, 'cancelled', '');
     else this.#fail(call.id, ...cause(error, call.instance));
     this.#end(call, false);
-    this.#endTurn();
   }
 
   #end(call: ActiveCall, reusable: boolean): void {
@@ -231,6 +234,7 @@ export class Executor implements InstanceHost {
     else this.#instances.drop(call.instance);
     const parked = call.instance.unit.spec.suspends ? this.#parked.shift() : undefined;
     if (parked !== undefined) this.#queue.unshift(parked);
+    this.#endTurn();
   }
 
   invoke(instance: Instance, request: number): bigint | Promise<bigint> {

@@ -72,7 +72,10 @@ export class Fibers {
   }
 
   #done(slot: number, result: number): void {
-    const run = this.#fibers[slot]?.run;
+    const fiber = this.#fibers[slot];
+    const run = fiber?.run;
+    // A fiber that waits must not keep the last guest's memory alive.
+    if (fiber !== undefined) fiber.run = undefined;
     this.#table.set(slot, null);
     run?.done(result);
   }

@@ -2,6 +2,7 @@
  * The instances of one sandbox thread. Invariant: the linear memory of all of them stays within the
  * thread's budget, exceeded at most by what the one executing guest grows in its present turn.
  */
+import { collectGarbage } from './garbage.ts';
 import { GuestLimit, Instance } from './instance.ts';
 import type { InstanceHost } from './instance.ts';
 import type { ThreadBounds } from './protocol.ts';
@@ -10,6 +11,8 @@ import type { Unit } from './unit.ts';
 /** An instance whose block memory has grown beyond this is not kept: such memory never shrinks. */
 const KEPT_ARENA_BYTES = 1 << 20;
 const HOUSEKEEPING_MS = 1000;
+/** Housekeeping collects garbage once instances of so many bytes have been let go. */
+const COLLECTED_BYTES = 4 << 20;
 
 export class InstancePool {
   readonly #arena: WebAssembly.Module;
@@ -21,6 +24,8 @@ export class InstancePool {
   readonly #idle = new Set<Unit>();
   #idleCount = 0;
   #bytes = 0;
+  /** Linear memory let go since the last collection. */
+  #released = 0;
   #timer: NodeJS.Timeout | undefined;
 
   /** `report` is called by housekeeping, at most once a second, while there is something to attend to. */
@@ -84,8 +89,10 @@ export class InstancePool {
     unit.instances -= 1;
     unit.bytes -= instance.counted;
     this.#bytes -= instance.counted;
+    this.#released += instance.counted;
     instance.counted = 0;
     this.#changed.add(unit);
+    this.attend();
   }
 
   /** Brings the budget up to date. Throws GuestLimit when it is exceeded and no idle instance can go. */
@@ -128,6 +135,10 @@ export class InstancePool {
       while ((unit.idle[0]?.idleSince ?? Infinity) < limit) this.#dropIdle(unit);
     }
     this.#report();
+    if (this.#released > COLLECTED_BYTES) {
+      this.#released = 0;
+      collectGarbage();
+    }
     if (this.#idleCount > 0) this.attend();
   }
 

@@ -38,11 +38,8 @@ const MAX_MESSAGE_CHARS = 2048;
 const MAX_STACK_CHARS = 8192;
 const MAX_DETAILS_CHARS = 16384;
 
-/** Rewrites a guest's stack to the lines of its source. */
-export type MapStack = (stack: string) => string;
-
-export function failure(reason: Failure, text: string, mapStack: MapStack): NoaError {
-  if (reason === 'error') return guestError(text, mapStack);
+export function failure(reason: Failure, text: string): NoaError {
+  if (reason === 'error') return guestError(text);
   return new NoaError(CODES[reason], text || 'The plugin was stopped; try again.');
 }
 
@@ -50,7 +47,7 @@ export function failure(reason: Failure, text: string, mapStack: MapStack): NoaE
  * The error that a guest set: JSON `{code, message, details?, stack?}`, or plain text. Without a code
  * that a guest may choose it is PLUGIN_TRAP, marked as the guest's, with the guest's stack as a detail.
  */
-function guestError(text: string, mapStack: MapStack): NoaError {
+function guestError(text: string): NoaError {
   const body = parse(text);
   const message = printable(string(body['message']) ?? text, MAX_MESSAGE_CHARS);
   const code = string(body['code']);
@@ -59,7 +56,8 @@ function guestError(text: string, mapStack: MapStack): NoaError {
   }
   const stack = string(body['stack']);
   if (stack === undefined) return new NoaError('PLUGIN_TRAP', `The plugin reported: ${message}`);
-  const guestStack = mapStack(stack.slice(0, MAX_STACK_CHARS))
+  const guestStack = stack
+    .slice(0, MAX_STACK_CHARS)
     .split('\n')
     .map((line) => printable(line, MAX_MESSAGE_CHARS))
     .join('\n');

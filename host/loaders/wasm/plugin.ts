@@ -1,7 +1,6 @@
 /** One load of one plugin, as the host's thread sees it. */
 import type { LoadRequest, RuntimeStats } from '../../kernel/loader.ts';
 import type { Job } from './job.ts';
-import type { MapStack } from './outcome.ts';
 import type { PluginUnit } from './protocol.ts';
 import type { Thread } from './thread.ts';
 
@@ -12,8 +11,6 @@ export class Plugin {
   readonly log: LoadRequest['log'];
   readonly jobs = new Set<Job>();
   readonly usage = new Map<Thread, RuntimeStats>();
-  /** Rewrites a guest's stack to the lines of its source. */
-  readonly mapStack: MapStack = String;
   /** Set when it is being unloaded: resolves when its last job has ended. */
   #drained: (() => void) | undefined;
 

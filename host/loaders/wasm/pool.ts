@@ -100,10 +100,7 @@ export class Pool implements Owner {
     if (job.reapAt === undefined) {
       if (message[0] === 'done') job.spec.done?.(message[2]);
       else if (message[0] === 'compiled') job.spec.compiled?.(message[2]);
-      else {
-        const mapStack = job.spec.plugin?.mapStack ?? String;
-        job.spec.failed(failure(message[2], message[3], mapStack));
-      }
+      else job.spec.failed(failure(message[2], message[3]));
     }
     job.spec.plugin?.ended(job);
   }

@@ -1,0 +1,216 @@
+/**
+ * What does a plugin's route cost over HTTP? CPU of the whole server process, worker threads included,
+ * for one POST that is authenticated, checked against a schema and echoed, against bare fastify with the
+ * same body and schema and no credential. `front` is everything but the sandbox and PostgreSQL: the HTTP
+ * front and the kernel with an export that is a function; `host` is the product as `noa serve` starts it.
+ */
+import { type ChildProcess, fork } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { connect, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { packPlugin } from '@noa/sdk/author';
+import { fastify } from 'fastify';
+import { loadConfig } from '../../host/config.ts';
+import { startHost } from '../../host/main.ts';
+import { KIT } from '../loaders/sandbox.ts';
+import { ADMIN, manifest, startFront } from '../transports/front.ts';
+
+const SERVERS = ['fastify', 'front', 'host'] as const;
+type Server = (typeof SERVERS)[number];
+
+const TARGET = 1.8;
+const CONNECTIONS = 32;
+const WARM_UP = 8000;
+const REQUESTS = 8000;
+const ROUNDS = 5;
+
+const SCHEMA = {
+  type: 'object',
+  additionalProperties: false,
+  required: ['text', 'tags'],
+  properties: {
+    text: { type: 'string', minLength: 1, maxLength: 1000 },
+    tags: { type: 'array', maxItems: 10, items: { type: 'string' } },
+    count: { type: 'integer', minimum: 0 },
+  },
+};
+const BODY = JSON.stringify({
+  text: 'Milk, bread and a newspaper; and ask about the parcel that came back last week.',
+  tags: ['home', 'errand', 'today'],
+  count: 3,
+});
+
+const plugin = manifest({
+  name: 'echo',
+  exports: { echo: { input: SCHEMA } },
+  contributes: { routes: [{ method: 'POST', path: '/notes', export: 'echo' }] },
+});
+
+/** Starts one server in this process and answers its port. */
+async function serve(server: Server): Promise<number> {
+  if (server === 'fastify') {
+    const app = fastify();
+    app.post('/plugins/echo/notes', { schema: { body: SCHEMA } }, async ({ body }) => body);
+    return Number(new URL(await app.listen({ host: '127.0.0.1', port: 0 })).port);
+  }
+  if (server === 'front') {
+    const ignore = () => undefined;
+    const front = await startFront({ observe: ignore, access: ignore });
+    await front.install(plugin, { echo: (input) => input });
+    return front.port;
+  }
+  const folder = process.env['NOA_DATA__PATH'] ?? '';
+  const host = await startHost(loadConfig({ env: process.env, cwd: folder }), () => undefined);
+  process.once('disconnect', () => void host.stop().then(() => process.exit()));
+  await installKit(host.url, folder);
+  return Number(new URL(host.url).port);
+}
+
+async function installKit(url: string, folder: string): Promise<void> {
+  await writeFile(join(folder, 'plugin.json'), JSON.stringify(plugin));
+  await writeFile(join(folder, plugin.runtime.file), KIT);
+  const { bytes } = await packPlugin(folder);
+  const response = await fetch(`${url}/v1/plugins`, {
+    method: 'POST',
+    body: new Uint8Array(bytes),
+    headers: { 'content-type': 'application/gzip', authorization: `Bearer ${ADMIN}` },
+  });
+  if (response.status !== 201) throw new Error(await response.text());
+}
+
+const REQUEST = [
+  'POST /plugins/echo/notes HTTP/1.1',
+  'Host: 127.0.0.1',
+  `Authorization: Bearer ${ADMIN}`,
+  'Content-Type: application/json',
+  `Content-Length: ${Buffer.byteLength(BODY)}`,
+  '',
+  BODY,
+].join('\r\n');
+
+/** One keep-alive connection that sends the next request when it has the whole answer to the last. */
+class Client {
+  readonly #socket: Socket;
+  #pending = '';
+  #answered: (() => void) | undefined;
+
+  constructor(port: number) {
+    this.#socket = connect(port, '127.0.0.1').setNoDelay().setEncoding('latin1');
+    this.#socket.on('data', (text: string) => this.#read(text));
+  }
+
+  #read(text: string): void {
+    this.#pending += text;
+    if (!this.#pending.endsWith(BODY)) return;
+    if (!this.#pending.startsWith('HTTP/1.1 200')) throw new Error(this.#pending);
+    this.#pending = '';
+    this.#answered?.();
+  }
+
+  async send(count: number): Promise<void> {
+    for (let sent = 0; sent < count; sent += 1) {
+      await new Promise<void>((resolve) => {
+        this.#answered = resolve;
+        this.#socket.write(REQUEST);
+      });
+    }
+  }
+
+  close(): void {
+    this.#socket.destroy();
+  }
+}
+
+class Measured {
+  readonly #child: ChildProcess;
+  readonly #clients: Client[];
+
+  private constructor(child: ChildProcess, port: number) {
+    this.#child = child;
+    this.#clients = Array.from({ length: CONNECTIONS }, () => new Client(port));
+  }
+
+  static async start(server: Server, folder: string): Promise<Measured> {
+    const env = {
+      PATH: process.env['PATH'],
+      NOA_DATA__PATH: folder,
+      NOA_SERVER__PORT: '0',
+      NOA_OBSERVABILITY__METRICS_PORT: '0',
+      NOA_AUTH__BOOTSTRAP_TOKEN: ADMIN,
+    };
+    const stdio = ['ignore', 'ignore', 'inherit', 'ipc'] as const;
+    const child = fork(import.meta.filename, [server], { env, stdio: [...stdio] });
+    const [port] = (await once(child, 'message')) as [number];
+    return new Measured(child, port);
+  }
+
+  async send(requests: number): Promise<void> {
+    const each = Math.ceil(requests / CONNECTIONS);
+    await Promise.all(this.#clients.map((client) => client.send(each)));
+  }
+
+  /** CPU microseconds a request. */
+  async round(): Promise<number> {
+    const before = await this.#cpu();
+    await this.send(REQUESTS);
+    return ((await this.#cpu()) - before) / REQUESTS;
+  }
+
+  async #cpu(): Promise<number> {
+    const answer = once(this.#child, 'message');
+    this.#child.send('cpu');
+    const [micros] = (await answer) as [number];
+    return micros;
+  }
+
+  async close(): Promise<void> {
+    for (const client of this.#clients) client.close();
+    const ended = once(this.#child, 'exit');
+    this.#child.disconnect();
+    await ended;
+  }
+}
+
+async function bench(): Promise<void> {
+  const folder = await mkdtemp(join(tmpdir(), 'noa-bench-'));
+  const measured = new Map<Server, Measured>();
+  const costs = new Map<Server, number[]>();
+  for (const server of SERVERS) measured.set(server, await Measured.start(server, folder));
+  for (const each of measured.values()) await each.send(WARM_UP);
+  for (let round = 0; round < ROUNDS; round += 1) {
+    for (const [server, each] of measured) {
+      costs.set(server, [...(costs.get(server) ?? []), await each.round()]);
+    }
+  }
+  for (const each of measured.values()) await each.close();
+  await rm(folder, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
+
+  const median = (server: Server): number =>
+    (costs.get(server) ?? []).toSorted((a, b) => a - b)[Math.floor(ROUNDS / 2)] ?? Number.NaN;
+  const floor = median('fastify');
+  for (const server of SERVERS) {
+    const cost = median(server);
+    const ratio = (cost / floor).toFixed(2);
+    console.log(
+      `${server.padEnd(8)} ${cost.toFixed(1)} µs of CPU a request, ${ratio} times fastify`,
+    );
+  }
+  const ratio = median('host') / floor;
+  console.log(`host : fastify = ${ratio.toFixed(2)}, target ≤ ${TARGET}`);
+  if (ratio > TARGET) process.exitCode = 1;
+}
+
+const [, , name] = process.argv;
+const server = SERVERS.find((each) => each === name);
+if (server === undefined) await bench();
+else {
+  const port = await serve(server);
+  process.on('message', () => {
+    const { user, system } = process.cpuUsage();
+    process.send?.(user + system);
+  });
+  if (server !== 'host') process.once('disconnect', () => process.exit());
+  process.send?.(port);
+}
