@@ -27,8 +27,9 @@ export async function checkTypes(dir: string, options: { tests: boolean }): Prom
 
 /** What the compiler has to say about a project; empty when it has nothing. */
 async function run(dir: string, project: string): Promise<string> {
-  const args = [compiler(dir), '--project', project, '--noEmit', '--pretty', 'false'];
-  const child = spawn(process.execPath, args, { cwd: dir, stdio: ['ignore', 'pipe', 'pipe'] });
+  const [program, ...first] = compiler(dir);
+  const args = [...first, '--project', project, '--noEmit', '--pretty', 'false'];
+  const child = spawn(program, args, { cwd: dir, stdio: ['ignore', 'pipe', 'pipe'] });
   const exited = new Promise<number | null>((resolve, reject) => {
     child.on('error', reject);
     child.on('exit', resolve);
@@ -37,15 +38,29 @@ async function run(dir: string, project: string): Promise<string> {
   return code === 0 ? '' : `${out}${err}`.trim() || `the compiler ended with ${String(code)}`;
 }
 
-function compiler(dir: string): string {
+/** The command line of the compiler. */
+function compiler(dir: string): [string, ...string[]] {
   for (const from of [path.join(dir, 'plugin.json'), import.meta.filename]) {
-    try {
-      const manifest = createRequire(from).resolve('typescript/package.json');
-      return path.join(path.dirname(manifest), 'bin/tsc');
-    } catch {
-      continue; // not installed there
-    }
+    const installed = resolve('typescript/package.json', from);
+    if (installed === undefined) continue;
+    // From version 7 on it is a native program; starting it by itself saves the start of another Node.
+    const platform = `@typescript/typescript-${process.platform}-${process.arch}/package.json`;
+    const native = resolve(platform, installed);
+    if (native === undefined)
+      return [process.execPath, path.join(path.dirname(installed), 'bin/tsc')];
+    const suffix = process.platform === 'win32' ? '.exe' : '';
+    return [path.join(path.dirname(native), `lib/tsc${suffix}`)];
   }
   const fix = 'Run npm install --save-dev typescript, or build with --no-check';
   throw new NoaError('NOT_FOUND', `TypeScript is not installed. ${fix}.`);
+}
+
+function resolve(name: string, from: string): string | undefined {
+  try {
+    return createRequire(from).resolve(name);
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? error.code : undefined;
+    if (code === 'MODULE_NOT_FOUND') return undefined;
+    throw error;
+  }
 }
