@@ -1,4 +1,5 @@
 /** The author's commands, from a new folder to a bundle, as the command line runs them. */
+import { spawn } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -236,4 +237,84 @@ void t.test('dev without a host tests after each change', { timeout: 60_000 }, a
     },
   });
   t.same(kinds, ['built', 'tested']);
+});
+
+interface Ended {
+  readonly code: number | null;
+  readonly out: string;
+  readonly err: string;
+}
+
+/** Runs `noa plugin …ARGS` as a process; `stop` is called with its output so far, and true ends it. */
+async function noaProcess(
+  args: readonly string[],
+  cwd: string,
+  stop: (out: string) => boolean = () => false,
+): Promise<Ended> {
+  const entry = path.resolve(import.meta.dirname, '../../host/noa.js');
+  const nowhere = { NOA_URL: 'http://127.0.0.1:9', NOA_DATA__PATH: path.join(cwd, 'data') };
+  const child = spawn(process.execPath, [entry, 'plugin', ...args], {
+    cwd,
+    env: { ...process.env, ...nowhere },
+  });
+  let out = '';
+  let err = '';
+  child.stdout.on('data', (chunk: Buffer) => {
+    out += chunk.toString();
+    if (stop(out)) child.kill('SIGINT');
+  });
+  child.stderr.on('data', (chunk: Buffer) => {
+    err += chunk.toString();
+  });
+  const code = await new Promise<number | null>((resolve) => {
+    child.on('close', resolve);
+  });
+  return { code, out, err };
+}
+
+void t.test('as processes: exit codes, text and JSON', { timeout: 60_000 }, async (t) => {
+  const cwd = path.dirname(await made(t, 'first'));
+  const make = await noaProcess(['new', 'hits'], cwd);
+  t.match(make, {
+    code: 0,
+    out: /^made hits in hits\n(linked .*\n)?next: noa plugin test hits\n$/,
+  });
+  t.match(await noaProcess(['new', 'hits'], cwd), {
+    code: 1,
+    out: '',
+    err: /CONFLICT .*hits is not empty/,
+  });
+  t.match(await noaProcess(['new'], cwd), { code: 2, err: /missing required argument 'name'/ });
+  t.match(await noaProcess(['new', 'x', '--language', 'c'], cwd), { code: 2, err: /--language/ });
+  const { code, out } = await noaProcess(['test', 'hits', '--json'], cwd);
+  t.equal(code, 0);
+  t.match(JSON.parse(out), { failed: 0, failures: [] });
+  const shown = await noaProcess(['test', 'hits'], cwd);
+  t.match(shown, { code: 0, out: /✔ hit counts, read does not[^]*6 passed, 0 failed\n$/ });
+  t.match(await noaProcess(['pack', 'hits'], cwd), {
+    code: 0,
+    out: /^hits-0\.1\.0\.tgz {2}\d+ KiB\nsha256 {2}[0-9a-f]{64}\n$/,
+  });
+  t.match(await noaProcess(['inspect', 'hits-0.1.0.tgz'], cwd), {
+    code: 0,
+    out: /^hits 0\.1\.0\nCounts hits of pages\./,
+  });
+  await writeFile(path.join(cwd, 'hits/plugin.json'), '{"name": "Hits"}');
+  const refused = await noaProcess(['build', 'hits', '--json'], cwd);
+  t.equal(refused.code, 1);
+  const { error } = JSON.parse(refused.out) as {
+    error: { code: string; details: { path: string }[] };
+  };
+  t.equal(error.code, 'INVALID_ARGUMENT');
+  t.ok(error.details.some(({ path: at }) => at === '/name'));
+});
+
+void t.test('as a process: dev ends at an interrupt', { timeout: 60_000 }, async (t) => {
+  const dir = await made(t);
+  const { code, out, err } = await noaProcess(['dev'], dir, (text) =>
+    text.includes('passed, 0 failed'),
+  );
+  t.match(out, /✓ built dist\/hits\.wasm/);
+  t.match(err, /no host answers/);
+  t.equal(code, 0);
 });
