@@ -208,25 +208,24 @@
       (br_table $call $output $error $log_debug $log_info $log_warn $log_error
         $config $clock $number $fill $encode $decode $bind $parse (local.get $op)))
       ;; 0 call(request) -> reply
-      (return (call $reply (call $noa_call (local.get $block)) (local.get $block))))
+      (return (call $take_reply (call $noa_call (local.get $block)) (local.get $block))))
       ;; 1 output(text)
       (call $x_output_set (local.get $block) (call $x_length (local.get $block)))
       (return (global.get $undefined)))
       ;; 2 error(text)
       (call $x_error_set (local.get $block))
       (return (global.get $undefined)))
-      ;; 3 to 6 log(text)
+      ;; 3 to 6 log(text); the block is the host's from here on, as the key of 7 is
       (call $x_log_debug (local.get $block))
-      (return (call $reply (i64.const 0) (local.get $block))))
+      (return (global.get $undefined)))
       (call $x_log_info (local.get $block))
-      (return (call $reply (i64.const 0) (local.get $block))))
+      (return (global.get $undefined)))
       (call $x_log_warn (local.get $block))
-      (return (call $reply (i64.const 0) (local.get $block))))
+      (return (global.get $undefined)))
       (call $x_log_error (local.get $block))
-      (return (call $reply (i64.const 0) (local.get $block))))
+      (return (global.get $undefined)))
       ;; 7 config() -> value, undefined when there is none
-      (local.set $block (call $store (i32.const 448) (i32.const 3)))
-      (return (call $reply (call $x_config_get (local.get $block)) (local.get $block))))
+      (return (call $reply (call $x_config_get (call $store (i32.const 448) (i32.const 3))))))
       ;; 8 clock() -> milliseconds since the epoch, with their fraction
       (return (call $js_number (call $ctx)
         (f64.div (f64.convert_i64_s (call $noa_clock)) (f64.const 1e6)))))
@@ -261,15 +260,18 @@
     (call $js_free_cstring (call $ctx) (local.get $p))
     (local.get $v))
 
-  ;; The JSON in an answer of the host, undefined for none; frees the request and the answer.
-  (func $reply (param $block i64) (param $request i64) (result i64)
+  ;; The JSON in an answer of the host, undefined for none; frees the answer.
+  (func $reply (param $block i64) (result i64)
     (local $v i64)
-    (call $x_free (local.get $request))
     (if (i64.eqz (local.get $block)) (then (return (global.get $undefined))))
     (local.set $v
       (call $parse (local.get $block) (i32.wrap_i64 (call $x_length (local.get $block)))))
     (call $x_free (local.get $block))
     (local.get $v))
+
+  (func $take_reply (param $block i64) (param $request i64) (result i64)
+    (call $x_free (local.get $request))
+    (call $reply (local.get $block)))
 
   (func $encode_text (param $v i64) (result i64)
     (local $p i32) (local $bytes i64)

@@ -8,9 +8,10 @@ import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import type { BuildOptions } from '@noa/sdk/build';
-import { mapStack, NoaError } from '@noa/sdk/host';
+import { ABI_VERSION, mapStack, NoaError } from '@noa/sdk/host';
 import t from 'tap';
 import { build, built, EXPORTS, FIXTURE, guest } from './every.ts';
+import { GuestInstance } from './guest-instance.ts';
 
 const sourceMap = ((): string => {
   const [section] = WebAssembly.Module.customSections(
@@ -215,4 +216,26 @@ void t.test("Node's own modules are refused with what to use instead", async (t)
   });
   const { warnings } = await build({ dir, exports: ['run'] });
   t.match(warnings[0], /logged at build time: installed/, 'a package of that name is taken');
+});
+
+void t.test("the ABI page's example is a plugin", async (t) => {
+  const page = readFileSync(join(import.meta.dirname, '../../sdk/abi.md'), 'utf8');
+  const [, source = ''] = /```wat\n(.*?)```/s.exec(page) ?? [];
+  const { default: binaryen } = await import('binaryen');
+  const module = binaryen.parseText(source);
+  const instance = new GuestInstance(module.emitBinary(), { answer: () => ({ value: 3 }) });
+  module.dispose();
+  t.strictSame(await instance.call('hits'), { output: { ok: true, value: { value: 3 } } });
+  t.strictSame(instance.calls, [
+    { capability: 'cache', operation: 'increment', arguments: { key: 'hits' } },
+  ]);
+  t.strictSame(await instance.call('refuse'), { code: 'NOT_FOUND', message: 'nothing here' });
+});
+
+void t.test('the ABI page lists every import of the engine, and its version', async (t) => {
+  const page = readFileSync(join(import.meta.dirname, '../../sdk/abi.md'), 'utf8');
+  for (const { name } of WebAssembly.Module.imports(new WebAssembly.Module(built.wasm))) {
+    t.ok(page.includes(`\`${name}\``), name);
+  }
+  t.match(page, new RegExp(`^# NOA ABI ${ABI_VERSION}$`, 'm'));
 });

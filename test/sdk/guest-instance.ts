@@ -44,6 +44,11 @@ export class GuestInstance {
     }).exports;
   }
 
+  /** Blocks that are alive: what the last call left. */
+  get blocks(): number {
+    return this.#blocks.size;
+  }
+
   /** Runs an export on a JSON-able input; `undefined` is no input at all. */
   async call(name: string, input?: unknown): Promise<Ending> {
     return this.callText(name, input === undefined ? '' : JSON.stringify(input));
@@ -79,11 +84,18 @@ export class GuestInstance {
     return address;
   }
 
+  /** As hosts do, no block of no bytes. */
   #alloc(length: number): bigint {
+    if (length === 0) return 0n;
     const address = this.#next;
     this.#next += BigInt(length + 8);
     this.#blocks.set(address, new Uint8Array(length));
     return address;
+  }
+
+  /** A block is freed once, by whom it belongs to. */
+  #drop(address: bigint): void {
+    if (!this.#blocks.delete(address)) throw new Error(`no block to free at ${address}`);
   }
 
   #text(address: bigint): string {
@@ -106,14 +118,13 @@ export class GuestInstance {
   #env(): Record<string, (...values: never[]) => unknown> {
     const log = (level: string) => (block: bigint) => {
       this.logs.push(`${level} ${this.#text(block)}`);
+      this.#drop(block);
     };
     return {
       input_offset: () => this.#input,
       input_length: () => BigInt(this.#blocks.get(this.#input)?.length ?? 0),
       alloc: (length: bigint) => this.#alloc(Number(length)),
-      free: (address: bigint) => {
-        if (!this.#blocks.delete(address)) throw new Error(`freed twice: ${address}`);
-      },
+      free: (address: bigint) => this.#drop(address),
       length: (address: bigint) => BigInt(this.#blocks.get(address)?.length ?? 0),
       load_u8: (address: bigint) => {
         const [view, offset] = this.#at(address, 1);
@@ -137,10 +148,12 @@ export class GuestInstance {
       error_set: (address: bigint) => {
         this.#error = this.#text(address);
       },
-      config_get: (key: bigint) =>
-        this.#text(key) === 'noa' && this.#options.config !== undefined
-          ? this.#store(JSON.stringify(this.#options.config))
-          : 0n,
+      config_get: (block: bigint) => {
+        const key = this.#text(block);
+        this.#drop(block);
+        const known = key === 'noa' && this.#options.config !== undefined;
+        return known ? this.#store(JSON.stringify(this.#options.config)) : 0n;
+      },
       log_debug: log('debug'),
       log_info: log('info'),
       log_warn: log('warn'),

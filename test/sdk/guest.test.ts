@@ -173,7 +173,8 @@ void t.test('what fails beside the answer is logged, and the answer stands', asy
     },
   });
   t.equal(await value(instance.call('stray')), 'answered');
-  t.equal(instance.logs.length, 3);
+  t.equal(instance.logs.length, 4);
+  t.equal(instance.logs.shift(), 'debug  ', 'an empty line');
   t.match(instance.logs[0], /^info a {"b":\[1\]} null undefined 2 RangeError: shown\n\s+at stray/);
   t.strictSame(instance.logs.slice(1).toSorted(), [
     "error unhandled rejection in 'stray': NoaError: not granted",

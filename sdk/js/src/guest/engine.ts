@@ -21,7 +21,8 @@ export const fail = (json: string): void => void door(2, json);
 
 const LOG = { debug: 3, info: 4, warn: 5, error: 6 } as const;
 export type LogLevel = keyof typeof LOG;
-export const log = (level: LogLevel, text: string): void => void door(LOG[level], text);
+/** A block cannot be empty, so an empty line is one space. */
+export const log = (level: LogLevel, text: string): void => void door(LOG[level], text || ' ');
 
 /** The plugin's configuration, parsed anew at each call; undefined when the host has none. */
 export const config = (): unknown => door(7);
