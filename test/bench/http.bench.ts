@@ -6,7 +6,7 @@
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -142,7 +142,9 @@ class Measured {
     };
     const stdio = ['ignore', 'ignore', 'inherit', 'ipc'] as const;
     const child = fork(import.meta.filename, [server], { env, stdio: [...stdio] });
-    const [port] = (await once(child, 'message')) as [number];
+    const ended = once(child, 'exit').then(() => Promise.reject(new Error(`${server} ended`)));
+    const [port] = (await Promise.race([once(child, 'message'), ended])) as [number];
+    ended.catch(() => undefined);
     return new Measured(child, port);
   }
 
@@ -175,6 +177,7 @@ class Measured {
 
 async function bench(): Promise<void> {
   const folder = await mkdtemp(join(tmpdir(), 'noa-bench-'));
+  await chmod(folder, 0o755); // run by root, PostgreSQL is another user
   const measured = new Map<Server, Measured>();
   const costs = new Map<Server, number[]>();
   for (const server of SERVERS) measured.set(server, await Measured.start(server, folder));

@@ -101,3 +101,25 @@ export async function refusal(promise: Promise<unknown>): Promise<NoaError> {
 export function request(args: Json): string {
   return JSON.stringify({ capability: 'test', operation: 'run', arguments: args });
 }
+
+/** A capability that never answers, and says when it was called and when its work was aborted. */
+export function hanging(): {
+  invoke: (c: string, o: string, i: unknown, signal: AbortSignal) => Promise<unknown>;
+  called: Promise<void>;
+  aborted: Promise<unknown>;
+  answer: (value: unknown) => void;
+} {
+  const called = Promise.withResolvers<void>();
+  const aborted = Promise.withResolvers<unknown>();
+  const reply = Promise.withResolvers<unknown>();
+  return {
+    invoke: (_capability, _operation, _input, signal) => {
+      signal.addEventListener('abort', () => aborted.resolve(signal.reason));
+      called.resolve();
+      return reply.promise;
+    },
+    called: called.promise,
+    aborted: aborted.promise,
+    answer: reply.resolve,
+  };
+}

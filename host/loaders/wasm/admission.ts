@@ -14,6 +14,8 @@ export const USER_MODULE = 'extism:host/user';
 export const MEMORY_EXPORT = 'noa:memory';
 
 const PAGES_PER_MIB = 16;
+/** 4 GiB, the most that a 32-bit memory can have. */
+const MAX_PAGES = 1 << 16;
 const MAX_TABLES = 4;
 const MAX_TABLE_SLOTS = 1 << 16;
 const MAX_IMPORTS = 256;
@@ -154,7 +156,7 @@ export function admit(
     checkSizes(outline, limits);
     checkExports(outline, manifest);
     const caps = {
-      memoryPages: limits.memoryMiB * PAGES_PER_MIB,
+      memoryPages: Math.min(limits.memoryMiB * PAGES_PER_MIB, MAX_PAGES),
       tableSlots: MAX_TABLE_SLOTS,
       memoryExport: MEMORY_EXPORT,
     };

@@ -5,7 +5,6 @@
  * A turn is one stretch of guest execution: from its start, or from a reply, to its next capability
  * call or its end. Nothing else runs in a turn; this is what makes the `executing` word exact.
  */
-import type { MessagePort } from 'node:worker_threads';
 import { setImmediate as nextLoop } from 'node:timers/promises';
 import type { LogLevel } from '../../kernel/loader.ts';
 import { Fibers } from './fibers.ts';
@@ -13,18 +12,16 @@ import { mapGuestStack } from './guest-stack.ts';
 import { GuestLimit } from './instance.ts';
 import type { Instance, InstanceHost } from './instance.ts';
 import { InstancePool } from './instance-pool.ts';
+import { Outbox } from './outbox.ts';
 import { WORD } from './protocol.ts';
-import type { Failure, FromThread, ThreadBounds, ThreadData, ToThread } from './protocol.ts';
+import type { ThreadBounds, ThreadData, ToThread } from './protocol.ts';
 import { printable } from './text.ts';
-import { describeTrap } from './trap.ts';
 import { LOG_LINES_PER_SECOND, Unit } from './unit.ts';
+import { cause, judge } from './verdict.ts';
 
-/** A result waits at most this long, in ms, for others of its plugin to share its message. */
-const HOLD_MS = 0.25;
 /** After this long, in ms, the thread looks for new messages (cancellations) before it goes on. */
 const SLICE_MS = 5;
 const MAX_LOG_CHARS = 4096;
-const MAX_ERROR_BYTES = 64 << 10;
 
 type CallMessage = Extract<ToThread, readonly ['call', ...unknown[]]>;
 
@@ -42,7 +39,7 @@ interface ActiveCall {
 }
 
 export class Executor implements InstanceHost {
-  readonly #port: MessagePort;
+  readonly #outbox: Outbox;
   readonly #words: Int32Array;
   readonly #bounds: ThreadBounds;
   readonly #fibers: Fibers;
@@ -52,20 +49,22 @@ export class Executor implements InstanceHost {
   #queue: ToThread[] = [];
   /** Calls that wait for a stack. */
   #parked: CallMessage[] = [];
-  #outbox: FromThread[] = [];
-  #flushed = 0;
   /** The plugin whose turns the messages in the outbox come from. */
   #holder: Unit | undefined;
   #draining = false;
   #endTurn: () => void = () => undefined;
 
   constructor(data: ThreadData) {
-    this.#port = data.port;
     this.#words = new Int32Array(data.words);
     this.#bounds = data.bounds;
     this.#fibers = new Fibers(data.fiber, data.bounds.fibers);
     this.#instances = new InstancePool(data.arena, data.bounds, this, () => this.#report());
-    this.#port.on('message', (batch: ToThread[]) => this.#receive(batch));
+    this.#outbox = new Outbox(data.port, () =>
+      this.#instances
+        .changed()
+        .map((unit) => ['usage', unit.id, unit.instances, unit.bytes] as const),
+    );
+    data.port.on('message', (batch: ToThread[]) => this.#receive(batch));
   }
 
   #receive(batch: ToThread[]): void {
@@ -83,7 +82,7 @@ export class Executor implements InstanceHost {
     if (!waiting) return false;
     this.#queue = this.#queue.filter((message) => !is(message));
     this.#parked = this.#parked.filter((message) => !is(message));
-    this.#fail(id, 'cancelled', '');
+    this.#outbox.fail(id, 'cancelled');
     return true;
   }
 
@@ -95,18 +94,18 @@ export class Executor implements InstanceHost {
       this.#words[WORD.dropped] = 0;
       Atomics.store(this.#words, WORD.executing, 0);
       const now = performance.now();
-      if (now - this.#flushed > HOLD_MS) this.#flush(now);
+      this.#outbox.sendDue(now);
       if (now - slice > SLICE_MS) {
         await nextLoop();
         slice = performance.now();
       }
     }
-    this.#flush(performance.now());
+    this.#outbox.send();
     this.#draining = false;
   }
 
   /** Answers a promise when guest code runs beyond this call's return. */
-  #handle(message: ToThread): Promise<void> | undefined {
+  #handle(message: ToThread): Promise<void> | void {
     switch (message[0]) {
       case 'call':
         return this.#call(message);
@@ -120,7 +119,7 @@ export class Executor implements InstanceHost {
         return this.#warm(message[1], message[2]);
       case 'load':
         this.#units.set(message[1], new Unit(message[1], message[2]));
-        return undefined;
+        return;
       case 'unload':
         return this.#unload(message[1]);
     }
@@ -132,7 +131,7 @@ export class Executor implements InstanceHost {
    */
   #enter(id: number, unit?: Unit): boolean {
     // What others have finished must not be lost with a plugin that may now never come back.
-    if (unit !== this.#holder) this.#flush(performance.now());
+    if (unit !== this.#holder) this.#outbox.send();
     this.#holder = unit;
     const word = id | 0;
     Atomics.store(this.#words, WORD.executing, word);
@@ -152,7 +151,7 @@ export class Executor implements InstanceHost {
     const [, id, unitId, name, input, inputBytes] = message;
     const unit = this.#units.get(unitId);
     if (unit === undefined) {
-      this.#fail(id, 'cancelled', '');
+      this.#outbox.fail(id, 'cancelled');
       return undefined;
     }
     if (unit.spec.suspends && !this.#fibers.available) {
@@ -164,7 +163,7 @@ export class Executor implements InstanceHost {
     try {
       instance = this.#instances.take(unit);
     } catch (error) {
-      this.#fail(id, ...cause(error));
+      this.#outbox.fail(id, ...cause(error));
       return undefined;
     }
     const call: ActiveCall = { id, instance, pending: undefined, cancelled: false };
@@ -173,7 +172,7 @@ export class Executor implements InstanceHost {
     const entry = instance.export(name);
     const turn = this.#turn();
     if (entry === undefined || !instance.arena.begin(input, inputBytes)) {
-      this.#fail(id, 'exhausted', 'The input does not fit into the memory of the sandbox.');
+      this.#outbox.fail(id, 'exhausted', 'The input does not fit into the memory of the sandbox.');
       this.#end(call, false);
       return turn;
     }
@@ -193,38 +192,28 @@ export class Executor implements InstanceHost {
   }
 
   #returned(call: ActiveCall, result: number): void {
-    const { arena, unit } = call.instance;
-    const { maxOutputBytes } = unit.spec.limits;
-    const error = arena.text(arena.error, MAX_ERROR_BYTES);
-    let reusable = true;
     if (call.cancelled) {
-      reusable = false;
-      this.#fail(call.id, 'cancelled', '');
-    } else if (error !== undefined) {
-      void mapGuestStack(error, unit.spec.module).then((text) => {
-        this.#fail(call.id, 'error', text);
-        this.#end(call, true);
-      });
-      return;
-    } else if (result !== 0) {
-      reusable = false;
-      this.#fail(call.id, 'trap', `The plugin returned ${result} and set no error.`);
-    } else if (arena.outputLength < 0) {
-      this.#fail(call.id, 'output', 'The plugin set an output outside its blocks.');
-    } else if (arena.outputLength > maxOutputBytes) {
-      const words = `The plugin's output has ${arena.outputLength} bytes; limits.maxOutputBytes is ${maxOutputBytes}.`;
-      this.#fail(call.id, 'output', words);
-    } else {
-      const output = arena.output();
-      if (output === undefined) this.#fail(call.id, 'output', "The plugin's output is not UTF-8.");
-      else this.#outbox.push(['done', call.id, output]);
+      this.#outbox.fail(call.id, 'cancelled');
+      return this.#end(call, false);
     }
-    this.#end(call, reusable);
+    const verdict = judge(call.instance, result);
+    if ('output' in verdict) {
+      this.#outbox.add(['done', call.id, verdict.output]);
+      return this.#end(call, true);
+    }
+    const { reason, text, reusable } = verdict;
+    const { module } = call.instance.unit.spec;
+    void (reason === 'error' ? mapGuestStack(text, module) : Promise.resolve(text)).then(
+      (shown) => {
+        this.#outbox.fail(call.id, reason, shown);
+        this.#end(call, reusable);
+      },
+    );
   }
 
   #threw(call: ActiveCall, error: unknown): void {
-    if (call.cancelled) this.#fail(call.id, 'cancelled', '');
-    else this.#fail(call.id, ...cause(error, call.instance));
+    if (call.cancelled) this.#outbox.fail(call.id, 'cancelled');
+    else this.#outbox.fail(call.id, ...cause(error, call.instance));
     this.#end(call, false);
   }
 
@@ -249,7 +238,7 @@ export class Executor implements InstanceHost {
       const message = `The request has ${size} bytes; at most ${requestBytes} are allowed.`;
       return this.#deliver(instance, refusal('PAYLOAD_TOO_LARGE', message));
     }
-    this.#outbox.push(['invoke', call.id, instance.arena.text(request, size) ?? '']);
+    this.#outbox.add(['invoke', call.id, instance.arena.text(request, size) ?? '']);
     return new Promise((resolve, reject) => {
       call.pending = { resolve, reject };
       this.#endTurn();
@@ -292,27 +281,28 @@ export class Executor implements InstanceHost {
     return turn;
   }
 
-  #compile(id: number, bytes: Uint8Array): undefined {
+  #compile(id: number, bytes: Uint8Array): void {
     if (!this.#enter(id)) return;
     try {
-      this.#outbox.push(['compiled', id, new WebAssembly.Module(bytes)]);
+      this.#outbox.add(['compiled', id, new WebAssembly.Module(bytes)]);
     } catch (error) {
-      this.#fail(id, 'invalid', printable(error instanceof Error ? error.message : '', 300));
+      this.#outbox.fail(id, 'invalid', printable(error instanceof Error ? error.message : '', 300));
     }
   }
 
-  #warm(id: number, unitId: number): undefined {
+  #warm(id: number, unitId: number): void {
     const unit = this.#units.get(unitId);
-    if (unit === undefined || !this.#enter(id, unit)) return;
+    if (unit === undefined) return this.#outbox.fail(id, 'cancelled');
+    if (!this.#enter(id, unit)) return;
     try {
       this.#instances.give(this.#instances.take(unit));
-      this.#outbox.push(['done', id, '']);
+      this.#outbox.add(['done', id, '']);
     } catch (error) {
-      this.#fail(id, ...cause(error));
+      this.#outbox.fail(id, ...cause(error));
     }
   }
 
-  #unload(unitId: number): undefined {
+  #unload(unitId: number): void {
     const unit = this.#units.get(unitId);
     this.#units.delete(unitId);
     if (unit !== undefined) this.#instances.close(unit);
@@ -325,8 +315,8 @@ export class Executor implements InstanceHost {
       this.#instances.attend();
       return;
     }
-    this.#outbox.push(['log', unit.id, level, printable(text, MAX_LOG_CHARS)]);
-    this.#flush(performance.now()); // Now: a guest that never returns would take its last words along.
+    this.#outbox.add(['log', unit.id, level, printable(text, MAX_LOG_CHARS)]);
+    this.#outbox.send(); // Now: a guest that never returns would take its last words along.
   }
 
   /** Tells what housekeeping has found out, once a second at most. */
@@ -334,31 +324,11 @@ export class Executor implements InstanceHost {
     for (const unit of this.#units.values()) {
       if (unit.dropped === 0) continue;
       const text = `${unit.dropped} log lines were dropped: more than ${LOG_LINES_PER_SECOND} a second`;
-      this.#outbox.push(['log', unit.id, 'warn', text]);
+      this.#outbox.add(['log', unit.id, 'warn', text]);
       unit.dropped = 0;
     }
-    this.#flush(performance.now());
+    this.#outbox.send();
   }
-
-  #fail(id: number, failure: Failure, text: string): void {
-    this.#outbox.push(['failed', id, failure, text]);
-  }
-
-  #flush(now: number): void {
-    this.#flushed = now;
-    for (const unit of this.#instances.changed()) {
-      this.#outbox.push(['usage', unit.id, unit.instances, unit.bytes]);
-    }
-    if (this.#outbox.length === 0) return;
-    this.#port.postMessage(this.#outbox);
-    this.#outbox = [];
-  }
-}
-
-function cause(error: unknown, instance?: Instance): [Failure, string] {
-  return error instanceof GuestLimit
-    ? ['exhausted', error.message]
-    : ['trap', describeTrap(error, instance)];
 }
 
 function refusal(code: string, message: string): string {

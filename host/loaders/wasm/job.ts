@@ -12,6 +12,8 @@ export interface JobSpec {
   readonly expires: number;
   /** What the caller is told when it has not. */
   readonly expired: string;
+  /** Size of the text that `message` carries, in bytes. */
+  readonly bytes?: number;
   /** For a call: whose signal ends it and whose `invoke` serves its guest. */
   readonly call?: RuntimeCall;
   readonly done?: (output: string) => void;
@@ -23,6 +25,8 @@ export class Job {
   readonly spec: JobSpec;
   /** Anew for each thread that it is given to; never used twice. */
   id = 0;
+  /** Of the thread's `heldBytes`, what was sent for this job. */
+  heldBytes = 0;
   /** Moves to another thread so far. */
   moves = 0;
   /** Set once its submitter has been answered while the thread still holds it: when to end the thread. */

@@ -182,6 +182,7 @@ function run(pool: Pool, plugin: Plugin, call: RuntimeCall): Promise<string> {
       message: (id) => ['call', id, plugin.id, call.export, call.input, inputBytes],
       expires: performance.now() + remaining,
       expired,
+      bytes: inputBytes,
       call,
       done: resolve,
       failed: reject,

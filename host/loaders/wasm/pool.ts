@@ -22,6 +22,15 @@ const CANCEL_GRACE_MS = 25;
 /** How long a job whose caller has gone may go on executing: most end sooner, and no thread is lost. */
 const ABORT_GRACE_MS = 100;
 const MAX_MOVES = 3;
+/** Input and reply texts that one thread may hold; a queue of large calls must not exhaust its heap. */
+const MAX_HELD_BYTES = 64 << 20;
+/** How long the thread after a crash waits to start: where none can start, no loop of attempts runs. */
+const CRASH_DELAY_MS = 500;
+
+const BUSY = JSON.stringify({
+  ok: false,
+  error: { code: 'RESOURCE_EXHAUSTED', message: 'The sandbox holds too many large replies.' },
+});
 
 export interface PoolOptions {
   readonly threads: number;
@@ -68,7 +77,7 @@ export class Pool implements Owner {
     }
     await plugin.drained();
     for (const thread of this.#all()) {
-      if (thread.plugins.delete(plugin)) thread.post(['unload', plugin.id]);
+      if (thread.plugins.delete(plugin.id)) thread.post(['unload', plugin.id]);
     }
     plugin.usage.clear();
   }
@@ -86,15 +95,14 @@ export class Pool implements Owner {
 
   received(thread: Thread, message: FromThread): void {
     if (message[0] === 'log' || message[0] === 'usage') {
-      for (const plugin of thread.plugins) {
-        if (plugin.id !== message[1]) continue;
-        if (message[0] === 'log') plugin.log(message[2], message[3]);
-        else plugin.usage.set(thread, { instances: message[2], memoryBytes: message[3] });
-      }
+      const plugin = thread.plugins.get(message[1]);
+      if (message[0] === 'log') plugin?.log(message[2], message[3]);
+      else plugin?.usage.set(thread, { instances: message[2], memoryBytes: message[3] });
       return;
     }
     const job = thread.jobs.get(message[1]);
     if (job === undefined) return;
+    hold(thread, job, 0);
     if (message[0] === 'invoke') return this.#invoke(thread, job, message[2]);
     thread.jobs.delete(job.id);
     if (job.reapAt === undefined) {
@@ -113,9 +121,9 @@ export class Pool implements Owner {
     return [...this.#threads, this.#spare];
   }
 
-  #spawn(): Thread {
+  #spawn(delayMs = 0): Thread {
     const { arena, fiber, bounds } = this.#options;
-    return new Thread(this.#lastId, arena, fiber, bounds, this);
+    return new Thread(this, { arena, fiber, bounds, lastId: this.#lastId, delayMs });
   }
 
   #pick(): Thread | undefined {
@@ -130,8 +138,8 @@ export class Pool implements Owner {
   }
 
   #assign(job: Job, thread: Thread | undefined): void {
-    const { plugin } = job.spec;
-    if (this.#closed || thread === undefined || thread.jobs.size >= this.#options.jobsPerThread) {
+    const { plugin, bytes = 0 } = job.spec;
+    if (this.#closed || thread === undefined || this.#isFull(thread, bytes)) {
       plugin?.ended(job);
       const error = this.#closed
         ? new NoaError('UNAVAILABLE', 'The sandbox was shut down.')
@@ -143,12 +151,18 @@ export class Pool implements Owner {
     do this.#lastId += 1;
     while ((this.#lastId | 0) === 0); // As a shared word, 0 means that no job executes.
     job.id = this.#lastId;
-    if (plugin !== undefined && !thread.plugins.has(plugin)) {
-      thread.plugins.add(plugin);
+    if (plugin !== undefined && !thread.plugins.has(plugin.id)) {
+      thread.plugins.set(plugin.id, plugin);
       thread.post(['load', plugin.id, plugin.spec]);
     }
     thread.jobs.set(job.id, job);
+    hold(thread, job, bytes);
     thread.post(job.spec.message(job.id));
+  }
+
+  #isFull(thread: Thread, bytes: number): boolean {
+    const { jobsPerThread } = this.#options;
+    return thread.jobs.size >= jobsPerThread || thread.heldBytes + bytes > MAX_HELD_BYTES;
   }
 
   #invoke(thread: Thread, job: Job, request: string): void {
@@ -156,9 +170,11 @@ export class Pool implements Owner {
     if (call === undefined || job.reapAt !== undefined) return;
     const { id } = job;
     void answer(request, call, job.signal, this.#options.replyBytes).then((envelope) => {
-      if (job.reapAt === undefined && thread.jobs.get(id) === job) {
-        thread.post(['reply', id, envelope]);
-      }
+      if (job.reapAt !== undefined || thread.jobs.get(id) !== job) return;
+      const fits = thread.heldBytes + envelope.length <= MAX_HELD_BYTES;
+      const reply = fits ? envelope : BUSY;
+      hold(thread, job, reply.length);
+      thread.post(['reply', id, reply]);
     });
   }
 
@@ -218,7 +234,8 @@ export class Pool implements Owner {
     this.#end(thread);
     const at = this.#threads.indexOf(thread);
     if (at >= 0) this.#threads[at] = this.#spare;
-    if (at >= 0 || thread === this.#spare) this.#spare = this.#spawn();
+    if (at >= 0 || thread === this.#spare)
+      this.#spare = this.#spawn(what === 'crashed' ? CRASH_DELAY_MS : 0);
     if (culprit !== undefined && thread.droppedLines > 0) {
       culprit.spec.plugin?.log('warn', `${thread.droppedLines} log lines were dropped`);
     }
@@ -245,10 +262,17 @@ export class Pool implements Owner {
   }
 
   #end(thread: Thread): void {
-    for (const plugin of thread.plugins) plugin.usage.delete(thread);
+    for (const plugin of thread.plugins.values()) plugin.usage.delete(thread);
     const ending = thread.end().finally(() => this.#ending.delete(ending));
     this.#ending.add(ending);
   }
+}
+
+/** Notes how much text the thread now holds for the job. */
+function hold(thread: Thread, job: Job, bytes: number): void {
+  const by = bytes - job.heldBytes;
+  job.heldBytes = bytes;
+  thread.heldBytes += by;
 }
 
 /** The error of a call whose caller no longer waits. */

@@ -15,9 +15,22 @@ export interface Owner {
   crashed(thread: Thread): void;
 }
 
-/** Heap of the thread's own code; guests live outside it, in linear memory. */
+export interface ThreadOptions {
+  readonly arena: WebAssembly.Module;
+  readonly fiber: WebAssembly.Module;
+  readonly bounds: ThreadBounds;
+  /** The last id given to any job so far. */
+  readonly lastId: number;
+  /** How long to wait before it starts; what is sent meanwhile waits with it. */
+  readonly delayMs: number;
+}
+
+/**
+ * Heap of the thread's own code; guests live outside it, in linear memory. It holds the texts that wait
+ * (`heldBytes`, two bytes a character at worst) with much to spare.
+ */
 const RESOURCE_LIMITS = {
-  maxOldGenerationSizeMb: 96,
+  maxOldGenerationSizeMb: 256,
   maxYoungGenerationSizeMb: 16,
   stackSizeMb: 4,
 };
@@ -25,48 +38,53 @@ const RESOURCE_LIMITS = {
 export class Thread {
   /** Jobs that were sent and have not been answered. */
   readonly jobs = new Map<number, Job>();
-  /** Plugins that this thread knows. */
-  readonly plugins = new Set<Plugin>();
+  /** Plugins that this thread knows, by id. */
+  readonly plugins = new Map<number, Plugin>();
+  /** Input and reply text that was sent and that the thread may still hold. */
+  heldBytes = 0;
   /** Whether the same job has been executing at two successive ticks. */
   stalled = false;
   /** What `executing` was at the last tick. */
   lastExecuting = 0;
-  readonly #worker: Worker;
+  #worker: Worker | undefined;
+  #start: NodeJS.Timeout | undefined;
   readonly #port: MessagePort;
   readonly #words = new Int32Array(new SharedArrayBuffer(4 * Object.keys(WORD).length));
   readonly #owner: Owner;
   #outbox: ToThread[] = [];
   #ended = false;
 
-  /** `lastId` is the last id given to any job so far. */
-  constructor(
-    lastId: number,
-    arena: WebAssembly.Module,
-    fiber: WebAssembly.Module,
-    bounds: ThreadBounds,
-    owner: Owner,
-  ) {
+  constructor(owner: Owner, options: ThreadOptions) {
     const { port1, port2 } = new MessageChannel();
+    const { arena, fiber, bounds, lastId, delayMs } = options;
     const words = this.#words.buffer;
     this.#words[WORD.begun] = lastId | 0;
     this.#owner = owner;
     this.#port = port1;
-    this.#worker = new Worker(new URL('./worker.ts', import.meta.url), {
+    port1.on('message', (batch: FromThread[]) => this.#receive(batch));
+    port1.on('messageerror', () => this.#crashed());
+    const data = { port: port2, words, arena, fiber, bounds };
+    if (delayMs === 0) this.#launch(data);
+    else this.#start = setTimeout(() => this.#launch(data), delayMs);
+  }
+
+  #launch(data: ThreadData): void {
+    const worker = new Worker(new URL('./worker.ts', import.meta.url), {
       name: 'noa-sandbox',
-      workerData: { port: port2, words, arena, fiber, bounds } satisfies ThreadData,
-      transferList: [port2],
+      workerData: data,
+      transferList: [data.port],
       env: {},
       execArgv: [],
       resourceLimits: RESOURCE_LIMITS,
     });
-    port1.on('message', (batch: FromThread[]) => this.#receive(batch));
-    const crashed = (): void => {
-      if (!this.#ended) this.#owner.crashed(this);
-    };
-    port1.on('messageerror', crashed);
-    this.#worker.on('messageerror', crashed);
-    this.#worker.on('error', crashed);
-    this.#worker.on('exit', crashed);
+    worker.on('messageerror', () => this.#crashed());
+    worker.on('error', () => this.#crashed());
+    worker.on('exit', () => this.#crashed());
+    this.#worker = worker;
+  }
+
+  #crashed(): void {
+    if (!this.#ended) this.#owner.crashed(this);
   }
 
   /** The job whose code executes now, as the low 32 bits of its id; 0 when none does. */
@@ -109,8 +127,9 @@ export class Thread {
   /** Ends the thread in the middle of whatever it executes. Resolves when it is gone. */
   async end(): Promise<void> {
     this.#ended = true;
+    clearTimeout(this.#start);
     this.#port.close();
-    await this.#worker.terminate();
+    await this.#worker?.terminate();
   }
 
   #flush(): void {
