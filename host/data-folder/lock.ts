@@ -100,32 +100,47 @@ async function createWhole(path: string, content: string): Promise<boolean> {
   }
 }
 
+/** Who has the folder now, in words; undefined when nobody does. Waits for what it cannot look at. */
+export async function lockHolder(
+  folder: string,
+  onNotice: (text: string) => void,
+): Promise<string | undefined> {
+  return holderOf(folder, await highest(folder), await processSpace(), onNotice);
+}
+
 async function requireFree(
   folder: string,
   number: number,
   space: string,
   onNotice: (text: string) => void,
 ): Promise<void> {
-  const path = lockFile(folder, number);
-  const content = await readFile(path, 'utf8').catch((error: unknown) => {
-    if (codeOf(error) === 'ENOENT') return ''; // overtaken by a newer lock, which the caller will find
-    throw error;
-  });
-  if (content === '') return; // released
-  const holder = parseHolder(content, path);
-  if (holder.space === space) {
-    if ((await startOf(holder.pid)) !== holder.started) return;
-    throw taken(folder, `the host with process id ${holder.pid}`);
-  }
-  onNotice(`waiting up to ${PATIENCE_MS / 1000} s to see whether another host uses ${folder}`);
-  if (await isTouched(path)) throw taken(folder, 'a host in another container or machine');
-}
-
-function taken(folder: string, holder: string): NoaError {
-  return new NoaError(
+  const holder = await holderOf(folder, number, space, onNotice);
+  if (holder === undefined) return;
+  throw new NoaError(
     'CONFLICT',
     `the data folder ${folder} is in use by ${holder}; stop it, or set data.path to another folder`,
   );
+}
+
+async function holderOf(
+  folder: string,
+  number: number,
+  space: string,
+  onNotice: (text: string) => void,
+): Promise<string | undefined> {
+  const path = lockFile(folder, number);
+  const content = await readFile(path, 'utf8').catch((error: unknown) => {
+    if (codeOf(error) === 'ENOENT') return ''; // none, or overtaken by a newer one meanwhile
+    throw error;
+  });
+  if (content === '') return undefined; // released
+  const holder = parseHolder(content, path);
+  if (holder.space === space) {
+    const runs = (await startOf(holder.pid)) === holder.started;
+    return runs ? `the host with process id ${holder.pid}` : undefined;
+  }
+  onNotice(`waiting up to ${PATIENCE_MS / 1000} s to see whether another host uses ${folder}`);
+  return (await isTouched(path)) ? 'a host in another container or machine' : undefined;
 }
 
 function parseHolder(content: string, path: string): Holder {

@@ -1,0 +1,46 @@
+/** The tree of commands. Each group adds its own; options that all share are here. */
+import { Command } from 'commander';
+import { VERSION } from '../version.ts';
+import { registerAudit } from './audit.ts';
+import { registerCompletion } from './completion.ts';
+import { registerConfig } from './config.ts';
+import { registerDoctor } from './doctor.ts';
+import { registerGrant } from './grant.ts';
+import { registerMigrate } from './migrate.ts';
+import { registerAuthorCommands } from './plugin-author.ts';
+import { registerPlugin } from './plugin.ts';
+import { registerServe } from './serve.ts';
+import { DEFAULT_URL, type Session } from './session.ts';
+
+/** Usage errors are thrown (CommanderError) and written by `writeError`, never by an exit. */
+export function buildProgram(session: Session, writeError: (text: string) => void): Command {
+  const program = new Command('noa')
+    .description('one server for gateway, orchestration, inference, retrieval and plugins')
+    .version(VERSION, '-V, --version', 'print the version')
+    .helpOption('-h, --help', 'print help')
+    .helpCommand(false)
+    .option('--json', 'print results, and errors as {"error": …}, as JSON on standard output')
+    .option('--url <url>', `address of the running host (NOA_URL; else ${DEFAULT_URL})`)
+    .option('--token <token>', 'bearer token (NOA_TOKEN; else the data folder’s bootstrap-token)')
+    .configureHelp({ showGlobalOptions: true })
+    .configureOutput({
+      writeOut: (text) => session.io.stdout.write(text),
+      writeErr: writeError,
+      getOutHelpWidth: () => session.io.columns,
+      getErrHelpWidth: () => session.io.columns,
+    })
+    .exitOverride()
+    .hook('preAction', (_, command) => session.useOptions(command.optsWithGlobals()));
+
+  registerServe(program, session);
+  registerConfig(program, session);
+  registerDoctor(program, session);
+  registerMigrate(program, session);
+  const plugin = program.command('plugin').description('write, install and run plugins');
+  registerAuthorCommands(plugin, session);
+  registerPlugin(plugin, session);
+  registerGrant(program, session);
+  registerAudit(program, session);
+  registerCompletion(program, session);
+  return program;
+}
