@@ -105,7 +105,7 @@ void t.test("a stack is mapped to the lines of the author's files, and to no oth
   );
   const later = source.findIndex((line) => line.includes("case 'later'")) + 3;
   t.ok(
-    lines.some((line) => line.includes(`(src/failures.ts:${later}:`)),
+    lines.some((line) => line.startsWith(`    at fail (src/failures.ts:${later}:`)),
     stack,
   );
   t.match(stack, /^caused by TypeError: the root$/m);

@@ -1,5 +1,5 @@
 /** Positions of a bundle, as a guest's stack has them, put back into the author's own files. */
-import { originalPositionFor, TraceMap } from '@jridgewell/trace-mapping';
+import { originalPositionFor, type SourceMapInput, TraceMap } from '@jridgewell/trace-mapping';
 
 export interface Frame {
   readonly name: string;
@@ -10,6 +10,14 @@ export interface Frame {
 }
 
 const FRAME = /^\s*at (?:(.*?) \()?plugin\.js:(\d+):(\d+)\)?$/;
+
+/** Extension field of the map (ECMA-426 reserves `x_`): names in the bundle to those in the sources. */
+export const RENAMED = 'x_noa_renamed';
+
+interface PluginMap {
+  readonly trace: TraceMap;
+  readonly renamed: { readonly [name: string]: string };
+}
 
 /**
  * Maps the stack of an error of a guest (`stack` in its body) by the module's `noa.sourcemap` section.
@@ -38,22 +46,31 @@ export function mapFrames(stack: string, mapJson: string): Frame[] {
   return stack.split('\n').flatMap((line) => locate(line, map) ?? []);
 }
 
-function parse(mapJson: string): TraceMap | undefined {
+function parse(mapJson: string): PluginMap | undefined {
   try {
-    return new TraceMap(mapJson);
+    const map = JSON.parse(mapJson) as SourceMapInput & {
+      readonly [RENAMED]?: PluginMap['renamed'];
+    };
+    return { trace: new TraceMap(map), renamed: map[RENAMED] ?? {} };
   } catch {
     return undefined;
   }
 }
 
-function locate(line: string, map: TraceMap): Frame | undefined {
+function locate(line: string, map: PluginMap): Frame | undefined {
   const match = FRAME.exec(line);
   if (match === null) return undefined;
-  const position = originalPositionFor(map, {
+  const position = originalPositionFor(map.trace, {
     line: Number(match[2]),
     column: Number(match[3]) - 1,
   });
   if (position.source === null) return undefined;
   const name = match[1] === '<anonymous>' ? '' : (match[1] ?? '');
-  return { name, source: position.source, line: position.line, column: position.column + 1 };
+  const original = Object.hasOwn(map.renamed, name) ? map.renamed[name] : undefined;
+  return {
+    name: original ?? name,
+    source: position.source,
+    line: position.line,
+    column: position.column + 1,
+  };
 }

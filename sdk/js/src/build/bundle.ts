@@ -14,6 +14,7 @@ import { builtinModules } from 'node:module';
 import { join, relative, resolve, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { NoaError } from '../errors.ts';
+import { RENAMED } from '../stack.ts';
 import { BUNDLE_NAME } from './machine.ts';
 
 export interface Bundle {
@@ -84,9 +85,10 @@ export async function bundle(dir: string, entry: string): Promise<Bundle> {
   });
   const output = (suffix: string): string =>
     result.outputFiles.find((file) => file.path.endsWith(suffix))?.text ?? '';
+  const code = output('.js');
   return {
-    code: output('.js'),
-    map: portable(output('.map'), dir),
+    code,
+    map: portable(output('.map'), code, dir),
     warnings: result.warnings.map((message) => line(message, dir)),
   };
 }
@@ -108,8 +110,11 @@ function line({ location, text, notes }: Message, dir: string): string {
  * The map of the plugin's own sources and those of its packages, named from the plugin's folder and from
  * `node_modules/`. Positions in this SDK have no source: their frames say nothing to an author.
  */
-function portable(json: string, dir: string): string {
+function portable(json: string, code: string, dir: string): string {
   const map = new TraceMap(json);
+  const lines = code.split('\n');
+  /** Where two files use one name, esbuild gives the second another, which stacks would then show. */
+  const renamed: Record<string, string> = {};
   const kept: string[] = [];
   const places = map.sources.map((source) => {
     const path = resolve(dir, source ?? '')
@@ -119,13 +124,15 @@ function portable(json: string, dir: string): string {
     const [, installed] = /.*\/(node_modules\/.*)/.exec(path) ?? [];
     return kept.push(installed ?? source) - 1;
   });
-  const mappings = decodedMappings(map).map((segments) =>
-    segments.flatMap((segment): SourceMapSegment[] => {
-      const [column, source, line, sourceColumn] = segment;
-      if (source === undefined || line === undefined || sourceColumn === undefined)
-        return [segment];
+  const mappings = decodedMappings(map).map((segments, row) =>
+    segments.map((segment): SourceMapSegment => {
+      const [column, source = -1, line = 0, sourceColumn = 0, name = -1] = segment;
       const place = places[source] ?? -1;
-      return [place < 0 ? [column] : [column, place, line, sourceColumn]];
+      if (place < 0) return [column];
+      const original = map.names[name];
+      const [written] = /^[\w$]+/.exec(lines[row]?.slice(column) ?? '') ?? [];
+      if (original && written && written !== original) renamed[written] = original;
+      return [column, place, line, sourceColumn];
     }),
   );
   const own = new TraceMap({ version: 3, sources: kept, names: [], mappings });
@@ -134,6 +141,7 @@ function portable(json: string, dir: string): string {
     sources: kept,
     names: [],
     mappings: encodedMappings(own),
+    [RENAMED]: renamed,
   });
 }
 
