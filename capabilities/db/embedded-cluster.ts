@@ -22,6 +22,7 @@ import {
 } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { NoaError } from '@noa/sdk/host';
+import { isAlive, refused } from './embedded-lock.ts';
 
 /** Major version of the pinned binaries; a data folder of another one needs a dump and a restore. */
 const MAJOR = '18';
@@ -199,14 +200,6 @@ async function removeLeftovers(dataDir: string): Promise<void> {
   }
 }
 
-export function isAlive(pid: number): boolean {
-  try {
-    return process.kill(pid, 0);
-  } catch (error) {
-    return error instanceof Error && 'code' in error && error.code === 'EPERM';
-  }
-}
-
 /** Tries, as PostgreSQL's user, what it will need; and then says which folder is in the way. */
 async function requireReachable(
   dataDir: string,
@@ -276,12 +269,6 @@ export function explain(output: string): string {
   );
   const said = (reasons.length > 0 ? reasons.slice(0, 3) : lines.slice(-3)).join('; ');
   return /No space left on device/.test(output) ? `the disk is full (${said})` : said;
-}
-
-/** A refusal for the operator who starts the host. */
-export function refused(why: string, cause?: unknown): NoaError {
-  const code = cause instanceof Error && 'code' in cause ? ` (${String(cause.code)})` : '';
-  return new NoaError('UNAVAILABLE', `embedded PostgreSQL: ${why}${code}`, { cause });
 }
 
 async function writeSynced(path: string, text: string): Promise<void> {

@@ -5,7 +5,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { lstat, mkdir, readFile, readlink, realpath, rm } from 'node:fs/promises';
+import { lstat, mkdir, realpath, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -18,11 +18,10 @@ import {
   ensureCluster,
   explain,
   findBinaries,
-  isAlive,
   planLaunch,
   privateFolder,
-  refused,
 } from './embedded-cluster.ts';
+import { isPostgres, readLock, refused, waitForPredecessor } from './embedded-lock.ts';
 
 const PORT = 5432;
 const DATABASE = 'noa';
@@ -30,8 +29,6 @@ const DATABASE = 'noa';
 const SOCKET_PATH_MAX = 103;
 /** Bound of one server process's address space: a statement that wants more fails, and only it. */
 const ADDRESS_SPACE_KIB = 2 * 1024 * 1024;
-/** How long a server whose host has just died may take to go. */
-const TAKE_OVER_MS = 5_000;
 /** How long crash recovery may take before the start is given up. */
 const READY_MS = 120_000;
 const RESTART_DELAYS_MS = [100, 400, 1_600, 5_000, 5_000];
@@ -302,52 +299,4 @@ async function socketFolder(dataDir: string, launch: Launch): Promise<string> {
   }
   await privateFolder(folder, launch);
   return folder;
-}
-
-interface Lock {
-  readonly pid: number;
-  readonly sockets: string;
-  readonly ready: boolean;
-}
-
-/** PostgreSQL's own lock file (its `miscinit.c` documents the lines); undefined when there is none. */
-async function readLock(cluster: string): Promise<Lock | undefined> {
-  const text = await readFile(join(cluster, 'postmaster.pid'), 'utf8').catch(() => '');
-  const lines = text.split('\n');
-  const pid = Number(lines[0]);
-  if (!Number.isSafeInteger(pid) || pid <= 1) return undefined;
-  return { pid, sockets: lines[4] ?? '', ready: lines[7]?.trim() === 'ready' };
-}
-
-/** A server of a host that has just died is on its way out; a lock file of a crash is only a file. */
-async function waitForPredecessor(
-  cluster: string,
-  onProgress: (step: string) => void,
-): Promise<void> {
-  const until = performance.now() + TAKE_OVER_MS;
-  for (let told = false; ; told = true) {
-    const lock = await readLock(cluster);
-    if (!lock || !isAlive(lock.pid)) return;
-    if (!(await isPostgres(lock.pid))) {
-      // The number now belongs to a stranger (a container restarts its count), which PostgreSQL
-      // itself cannot tell when that process has the same user.
-      return await rm(join(cluster, 'postmaster.pid'), { force: true });
-    }
-    if (!told) onProgress('waiting for the PostgreSQL of an earlier run to stop');
-    if (performance.now() > until) {
-      throw refused(
-        `process ${lock.pid} already serves ${cluster}: another host uses this data folder, or left ` +
-          `it behind; stop that host, or run "kill -INT ${lock.pid}"`,
-      );
-    }
-    await sleep(50);
-  }
-}
-
-async function isPostgres(pid: number): Promise<boolean> {
-  if (!isAlive(pid)) return false;
-  if (process.platform !== 'linux') return true;
-  const program = await readlink(`/proc/${pid}/exe`).catch(() => undefined);
-  if (program === undefined) return isAlive(pid);
-  return /\/postgres( \(deleted\))?$/.test(program);
 }

@@ -12,19 +12,16 @@ import {
 } from '@noa/sdk/host';
 import pg from 'pg';
 import {
+  type Area,
   LEDGER,
   type Roles,
-  applyGrants,
-  applyGrantsOfOthers,
   areaOf,
-  closeDefinerFunctions,
   createArea,
   dropArea,
   endSessions,
-  fingerprintOf,
   inTransaction,
   isUpToDate,
-  privilegesOf,
+  recordFingerprint,
   resetRole,
   withLock,
 } from './area.ts';
@@ -33,6 +30,13 @@ import { type Statement } from './exchange.ts';
 import { away, fromDatabase } from './failures.ts';
 import { harden } from './hardening.ts';
 import { migrate } from './migrations.ts';
+import {
+  applyGrants,
+  applyGrantsOfOthers,
+  closeDefinerFunctions,
+  fingerprintOf,
+  privilegesOf,
+} from './privileges.ts';
 import { type PoolBounds, SessionPool } from './session-pool.ts';
 import { Session } from './session.ts';
 
@@ -145,25 +149,32 @@ class PostgresDriver implements Driver {
       for (const role of Object.values(area.roles)) this.#searchPaths.set(role, area.schema);
       const fingerprint = fingerprintOf(request);
       if (!(await isUpToDate(admin, area, fingerprint))) {
-        await withLock(admin, async () => {
-          await inTransaction(admin, () => createArea(admin, area, this.#options.rolePassword));
-          await migrate(admin, request, () => this.#migrator(area.roles.owner));
-          await inTransaction(admin, async () => {
-            await applyGrants(admin, area, privilegesOf(request));
-            await applyGrantsOfOthers(admin, area, (other) => areaOf(other, database).roles);
-            await closeDefinerFunctions(admin, area);
-            await admin.query('UPDATE noa.plugin_areas SET fingerprint = $2 WHERE plugin = $1', [
-              plugin,
-              fingerprint,
-            ]);
-          });
-        });
+        await withLock(admin, () => this.#build(admin, request, area, database));
       }
       this.#holders.set(plugin, {
         roles: area.roles,
         granted: byOperation(request),
       });
     });
+  }
+
+  async #build(
+    admin: pg.ClientBase,
+    request: Provision,
+    area: Area,
+    database: string,
+  ): Promise<void> {
+    const { owner, ro, rw } = area.roles;
+    await inTransaction(admin, () => createArea(admin, area, this.#options.rolePassword));
+    await migrate(admin, request, () => this.#migrator(owner));
+    const lessened = await inTransaction(admin, async () => {
+      const less = await applyGrants(admin, area, privilegesOf(request));
+      await applyGrantsOfOthers(admin, area, (other) => areaOf(other, database).roles);
+      await closeDefinerFunctions(admin, area);
+      await recordFingerprint(admin, area, fingerprintOf(request));
+      return less;
+    });
+    if (lessened) await endSessions(admin, [ro, rw], { busy: true });
   }
 
   async drop(plugin: string): Promise<void> {
@@ -173,7 +184,7 @@ class PostgresDriver implements Driver {
       const roles = Object.values(area.roles);
       await withLock(admin, async () => {
         for (const role of roles) this.#sessions.closeRole(role);
-        await endSessions(admin, roles);
+        await endSessions(admin, roles, { busy: false });
         await inTransaction(admin, () => dropArea(admin, area));
       });
     });
