@@ -87,8 +87,15 @@ async function linkLibraries(native: string, name: string): Promise<void> {
   }
 }
 
-/** Decides the user and the prefix. Rejects with UNAVAILABLE when run as root without `setpriv`. */
-export async function planLaunch(): Promise<Launch> {
+/**
+ * Decides the user and the prefix with which PostgreSQL reaches `paths`. Rejects with UNAVAILABLE when
+ * run as root without `setpriv`, or when a path is out of reach whatever we do.
+ *
+ * As root, PostgreSQL becomes an unprivileged user, which a closed folder above (the 0700 of mktemp or
+ * of a home) keeps out. Only then, and where the kernel allows it, it keeps the one right to pass through
+ * closed folders and read (CAP_DAC_READ_SEARCH), which nothing that a plugin's role may do makes use of.
+ */
+export async function planLaunch(paths: readonly string[]): Promise<Launch> {
   const root = process.getuid?.() === 0;
   const setpriv = await which('setpriv');
   if (!root) return { owner: undefined, prefix: setpriv ? [setpriv, '--pdeathsig', 'INT'] : [] };
@@ -101,7 +108,30 @@ export async function planLaunch(): Promise<Launch> {
   }
   const { uid, gid } = UNPRIVILEGED;
   const user = ['--reuid', String(uid), '--regid', String(gid), '--clear-groups', '--no-new-privs'];
-  return { owner: UNPRIVILEGED, prefix: [setpriv, ...user, '--pdeathsig', 'INT'] };
+  const only = '-all,+dac_read_search';
+  const passing = [`--inh-caps=${only}`, `--ambient-caps=${only}`, `--bounding-set=${only}`];
+  for (const rights of [[], passing]) {
+    const prefix = [setpriv, ...user, ...rights, '--pdeathsig', 'INT'];
+    const reached = await Promise.all(paths.map((path) => reaches(prefix, path)));
+    if (reached.every(Boolean)) return { owner: UNPRIVILEGED, prefix };
+  }
+  for (const path of paths) {
+    const closed = await closedFolder(path);
+    if (closed === undefined) continue;
+    throw refused(
+      `as root, PostgreSQL runs as user ${uid}, which cannot reach ${path} because ${closed} is ` +
+        'closed to others; move it elsewhere, open that folder (chmod o+x), or run as another user',
+    );
+  }
+  throw refused(`user ${uid} cannot run programs here; run as another user`);
+}
+
+/** Whether the user of `prefix` can pass into a folder or run a program. */
+function reaches(prefix: readonly string[], path: string): Promise<boolean> {
+  return run([...prefix, '/bin/sh', '-c', 'test -x "$1"', 'sh', path]).then(
+    () => true,
+    () => false,
+  );
 }
 
 async function which(program: string): Promise<string | undefined> {
@@ -125,6 +155,16 @@ export async function privateFolder(path: string, launch: Launch): Promise<void>
   if (launch.owner) await chown(path, launch.owner.uid, launch.owner.gid);
 }
 
+/** Makes the folder for PostgreSQL's data, or says why this process cannot use it. */
+export async function makeDataFolder(dataDir: string): Promise<void> {
+  try {
+    await mkdir(dataDir, { recursive: true });
+    await access(dataDir, constants.W_OK | constants.X_OK);
+  } catch (cause) {
+    throw refused(`the folder ${dataDir} cannot be made or written`, cause);
+  }
+}
+
 /**
  * Answers the data folder `dataDir/cluster`, made by `initdb` when it is absent. Rejects with a
  * message for the operator: it names paths.
@@ -136,11 +176,7 @@ export async function ensureCluster(
   onProgress: (step: string) => void,
 ): Promise<string> {
   const cluster = join(dataDir, 'cluster');
-  await mkdir(dataDir, { recursive: true }).catch((cause: NodeJS.ErrnoException) => {
-    throw refused(`the folder ${dataDir} cannot be made`, cause);
-  });
   if (launch.owner) await chmod(dataDir, 0o711);
-  await requireReachable(dataDir, binaries, launch);
   const present = await stat(cluster).catch(() => undefined);
   if (present) return await checkCluster(cluster, present.uid, launch);
 
@@ -197,42 +233,6 @@ async function removeLeftovers(dataDir: string): Promise<void> {
     const pid = Number(/^initdb-(\d+)$/.exec(entry)?.[1] ?? Number.NaN);
     if (Number.isNaN(pid) || (pid !== process.pid && isAlive(pid))) continue;
     await rm(join(dataDir, entry), { recursive: true, force: true });
-  }
-}
-
-/** Tries, as PostgreSQL's user, what it will need; and then says which folder is in the way. */
-async function requireReachable(
-  dataDir: string,
-  { postgres }: Binaries,
-  launch: Launch,
-): Promise<void> {
-  if (!launch.owner) {
-    await access(dataDir, constants.W_OK | constants.X_OK).catch((cause) => {
-      throw refused(`the folder ${dataDir} cannot be written`, cause);
-    });
-    await access(postgres, constants.X_OK).catch((cause) => {
-      throw refused(`the program ${postgres} cannot be run`, cause);
-    });
-    return;
-  }
-  for (const [flag, path] of [
-    ['-x', postgres],
-    ['-x', dataDir],
-  ] as const) {
-    const test = ['/bin/sh', '-c', `test ${flag} "$1"`, 'sh', path];
-    if (
-      await run([...launch.prefix, ...test]).then(
-        () => true,
-        () => false,
-      )
-    )
-      continue;
-    const closed = await closedFolder(path);
-    throw refused(
-      `as root, PostgreSQL runs as user ${launch.owner.uid}, which cannot reach ${path}` +
-        `${closed ? ` because ${closed} is closed to others` : ''}; ` +
-        'move it elsewhere, open that folder (chmod o+x), or run as another user',
-    );
   }
 }
 

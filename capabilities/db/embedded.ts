@@ -18,6 +18,7 @@ import {
   ensureCluster,
   explain,
   findBinaries,
+  makeDataFolder,
   planLaunch,
   privateFolder,
 } from './embedded-cluster.ts';
@@ -96,7 +97,8 @@ export async function startPostgres(options: EmbeddedPostgresOptions): Promise<E
   const { log, onProgress = () => {} } = options;
   const dataDir = resolve(options.dataDir);
   const binaries = await findBinaries();
-  const launch = await planLaunch();
+  await makeDataFolder(dataDir);
+  const launch = await planLaunch([binaries.postgres, dataDir]);
   const cluster = await ensureCluster(dataDir, binaries, launch, onProgress);
   const sockets = await socketFolder(dataDir, launch);
   const server = new Server(binaries.postgres, cluster, sockets, launch, options);

@@ -2,11 +2,11 @@
  * `noa serve`: runs a host until it is told to stop. What a person needs to know is on standard error,
  * so that standard output is the log and nothing else.
  */
-import { type Command, Option } from 'commander';
+import type { Command } from 'commander';
 import { type Config, configChanges, loadConfig } from '../config.ts';
-import { KEY_LIST } from '../config/keys.ts';
-import { type Host, startHost } from '../main.ts';
+import type { Host } from '../main.ts';
 import { VERSION } from '../version.ts';
+import { addConfigOptions, type ConfigFlags, loadOptions } from './config-options.ts';
 import type { Session } from './session.ts';
 
 /** Beyond the drain that the configuration allows: what closing the engines may take. */
@@ -14,50 +14,20 @@ const CLOSE_MS = 20_000;
 
 /** Adds `noa serve`, whose flags are those of the configuration's keys. */
 export function registerServe(program: Command, session: Session): void {
-  const command = program
-    .command('serve')
-    .description('run a host until it is told to stop')
-    .option('--config <file>', 'TOML file, above config/{profile}.toml (NOA_CONFIG)')
-    .option('--profile <name>', 'reads config/NAME.toml (NOA_PROFILE)')
-    .option('--check-config', 'check the configuration and end');
-  const flags = KEY_LIST.filter(({ key }) => key.flag !== undefined);
-  for (const { path, key } of flags) {
-    command.addOption(new Option(`--${key.flag} <value>`, `${path}: ${key.description}`));
-  }
-  command.action(async (_options, self: Command) => {
-    const given = self.opts<Record<string, string | boolean | undefined>>();
-    const load = (): Config =>
-      loadConfig({
-        env: session.io.env,
-        cwd: session.io.cwd,
-        file: text(given['config']),
-        profile: text(given['profile']),
-        flags: Object.fromEntries(
-          flags.flatMap(({ path, key }) => {
-            const value = text(given[camelCase(key.flag ?? '')]);
-            return value === undefined ? [] : [[path, value]];
-          }),
-        ),
-      });
-    if (given['checkConfig'] === true) {
-      load();
-      session.result({ ok: true }, 'the configuration is right');
-      return;
-    }
-    session.exitCode = await serve({
-      tell: (line) => session.io.stderr.write(`${line}\n`),
-      load,
+  const command = program.command('serve').description('run a host until it is told to stop');
+  addConfigOptions(command)
+    .option('--check-config', 'check the configuration and end')
+    .action(async (given: ConfigFlags & { readonly checkConfig?: true }) => {
+      const { checkConfig, ...flags } = given;
+      const load = (): Config => loadConfig(loadOptions(flags, session.io));
+      if (checkConfig) {
+        load();
+        session.result({ ok: true }, 'the configuration is right');
+        return;
+      }
+      const tell = (line: string): void => void session.io.stderr.write(`${line}\n`);
+      session.exitCode = await serve({ tell, load });
     });
-  });
-}
-
-function text(value: string | boolean | undefined): string | undefined {
-  return typeof value === 'string' ? value : undefined;
-}
-
-/** As commander names the value of `--log-level`. */
-function camelCase(flag: string): string {
-  return flag.replaceAll(/-([a-z])/g, (_match, letter: string) => letter.toUpperCase());
 }
 
 interface ServeIo {
@@ -73,6 +43,8 @@ async function serve(io: ServeIo): Promise<number> {
   const stop = Promise.withResolvers<'signal'>();
   const onStop = (): void => stop.resolve('signal');
   process.once('SIGTERM', onStop).once('SIGINT', onStop);
+  // Loaded here: no other command has to wait for a whole host's code.
+  const { startHost } = await import('../main.ts');
   const host = await startHost(config, (step) => io.tell(`… ${step}`));
   for (const line of banner(host)) io.tell(line);
   let current = config;
