@@ -3,9 +3,8 @@ import { resolve } from 'node:path';
 import { type Command, InvalidArgumentError } from 'commander';
 import { loadConfig } from '../config.ts';
 import { NoaError } from '@noa/sdk/host';
-import { createMigration, migrationStatus, runMigrations } from '../store/migrate.ts';
 import { addConfigOptions, type ConfigFlags, loadOptions } from './config-options.ts';
-import { type FoundDatabase, withDatabase } from './database.ts';
+import type { FoundDatabase } from './database.ts';
 import type { Session } from './session.ts';
 import { table } from './table.ts';
 
@@ -13,8 +12,13 @@ export function registerMigrate(program: Command, session: Session): void {
   const migrate = program
     .command('migrate')
     .description('the schema of the host’s own state; `noa serve` runs it by itself');
-  const onDatabase = <T>(flags: ConfigFlags, use: (found: FoundDatabase) => Promise<T>) =>
-    withDatabase(loadConfig(loadOptions(flags, session.io)), (text) => session.note(text), use);
+  const onDatabase = async <T>(flags: ConfigFlags, use: (found: FoundDatabase) => Promise<T>) => {
+    const { withDatabase } = await import('./database.ts');
+    const config = loadConfig(loadOptions(flags, session.io));
+    return withDatabase(config, (text) => session.note(text), use);
+  };
+  // Drivers are loaded for these commands alone.
+  const migrations = () => import('../store/migrate.ts');
 
   migrate
     .command('create')
@@ -23,12 +27,14 @@ export function registerMigrate(program: Command, session: Session): void {
     .option('--dir <folder>', 'where; migrations/ of this package when absent')
     .action(async (name: string, { dir }: { dir?: string }) => {
       const folder = dir === undefined ? undefined : resolve(session.io.cwd, dir);
+      const { createMigration } = await migrations();
       const file = await createMigration(name, folder);
       session.result({ file }, file);
     });
   addConfigOptions(migrate.command('run'))
     .description('run what is pending')
     .action(async (flags: ConfigFlags) => {
+      const { runMigrations } = await migrations();
       const ran = await onDatabase(flags, ({ database }) => runMigrations(database, 'up'));
       session.result({ ran }, ran.length === 0 ? 'nothing is pending' : `ran ${ran.join(', ')}`);
     });
@@ -36,6 +42,7 @@ export function registerMigrate(program: Command, session: Session): void {
     .description('undo the last migration; what it made is lost')
     .option('--count <number>', 'undo so many', positive, 1)
     .action(async ({ count, ...flags }: ConfigFlags & { count: number }) => {
+      const { runMigrations } = await migrations();
       const reverted = await onDatabase(flags, async ({ database, inUse }) => {
         if (!inUse) return runMigrations(database, 'down', { count });
         throw new NoaError('CONFLICT', 'a host is running on this database; stop it first');
@@ -46,13 +53,17 @@ export function registerMigrate(program: Command, session: Session): void {
   addConfigOptions(migrate.command('status'))
     .description('show what was run and what is pending')
     .action(async (flags: ConfigFlags) => {
+      const { migrationStatus } = await migrations();
       const states = await onDatabase(flags, ({ database }) => migrationStatus(database));
-      const migrations = states.map(({ name, ranAt }) => ({
+      const listed = states.map(({ name, ranAt }) => ({
         name,
         ranAt: ranAt?.toISOString() ?? null,
       }));
-      const rows = migrations.map(({ name, ranAt }) => [name, ranAt ?? 'pending']);
-      session.result({ migrations }, table(['MIGRATION', 'RUN AT'], rows, session.io.columns));
+      const rows = listed.map(({ name, ranAt }) => [name, ranAt ?? 'pending']);
+      session.result(
+        { migrations: listed },
+        table(['MIGRATION', 'RUN AT'], rows, session.io.columns),
+      );
     });
 }
 

@@ -86,6 +86,8 @@ export class Session implements AuthorIo {
     const { auth, data } = this.config();
     const token = auth.bootstrap_token ?? (await readBootstrapToken(data.path));
     if (token !== undefined) return token;
+    // Most often there is no token because there was no start yet.
+    await new AdminClient(this.#url, '').request('GET', '/health');
     throw new NoaError(
       'UNAUTHENTICATED',
       `no token: give --token or NOA_TOKEN, or set NOA_DATA__PATH to the host's data folder (there is no readable bootstrap-token in ${data.path})`,
