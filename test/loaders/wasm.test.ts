@@ -217,6 +217,8 @@ await t.test('calls answer, and each failure has its code and its words', async 
     ['fail', '{"code":"__proto__","message":"m"}', 'PLUGIN_TRAP', /reported: m$/],
     ['fail', '{not json', 'PLUGIN_TRAP', /reported: \{not json$/],
     ['fail', 'y'.repeat(50_000), 'PLUGIN_TRAP', /y… \(47952 more characters\)$/],
+    ['absent', '', 'INVALID_ARGUMENT', /has no export absent/],
+    ['constructor', '', 'INVALID_ARGUMENT', /has no export constructor/],
     ['echo', 'z'.repeat((1 << 20) + 1), 'PAYLOAD_TOO_LARGE', /limits\.maxInputBytes/],
   ];
   for (const [name, input, code, words] of failures) {

@@ -171,7 +171,12 @@ export class Executor implements InstanceHost {
     this.#active.set(id, call);
     const entry = instance.export(name);
     const turn = this.#turn();
-    if (entry === undefined || !instance.arena.begin(input, inputBytes)) {
+    if (entry === undefined) {
+      this.#outbox.fail(id, 'invalid', `The plugin has no export ${printable(name, 64)}.`);
+      this.#end(call, true);
+      return turn;
+    }
+    if (!instance.arena.begin(input, inputBytes)) {
       this.#outbox.fail(id, 'exhausted', 'The input does not fit into the memory of the sandbox.');
       this.#end(call, false);
       return turn;
