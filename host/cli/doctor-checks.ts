@@ -102,7 +102,7 @@ async function nearestFolder(path: string): Promise<string> {
 async function database({ database: { url }, data }: Config): Promise<string> {
   if (url !== undefined) return remoteDatabase(url);
   const binaries = await findBinaries();
-  const { prefix } = await planLaunch([binaries.postgres]);
+  const { prefix } = await planLaunch([binaries.postgres, data.path]);
   const [program, ...args] = [...prefix, binaries.postgres, '--version'];
   const { stdout } = await promisify(execFile)(program, args, { timeout: PROGRAM_MS }).catch(() => {
     throw new Fault(
