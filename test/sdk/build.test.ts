@@ -7,7 +7,7 @@ import { cpSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import type { BuildOptions } from '@noa/sdk/build';
+import type { BuildOptions, BuildResult } from '@noa/sdk/build';
 import { ABI_VERSION, mapStack, NoaError } from '@noa/sdk/host';
 import t from 'tap';
 import { build, built, EXPORTS, FIXTURE, guest } from './every.ts';
@@ -79,6 +79,30 @@ void t.test(
   },
 );
 
+void t.test('where npm puts a package does not change the bytes', async (t) => {
+  const source = `import { name } from 'dep';\n${RUN.replace('run() {}', 'run: () => name(new URL("http://a"))')}`;
+  const plugin = () => ({ src: { 'index.ts': source } });
+  const packages = () => ({
+    dep: {
+      'package.json': '{"name": "dep", "main": "index.js"}',
+      'index.js': "exports.name = (url) => url.host + new TextEncoder().encode('dep').length;",
+    },
+  });
+  const dir = t.testdir({
+    own: { ...plugin(), node_modules: packages() },
+    hoisted: { node_modules: packages(), plugins: { deep: plugin() } },
+    link: t.fixture('symlink', 'own'),
+  });
+  const results: BuildResult[] = [];
+  for (const folder of ['own', 'hoisted/plugins/deep', 'link']) {
+    results.push(await build({ dir: join(dir, folder), exports: ['run'] }));
+  }
+  t.equal(new Set(results.map(({ sha256 }) => sha256)).size, 1);
+  t.notMatch(Buffer.from(results[1]?.wasm ?? []).toString('latin1'), /\.\.\/|sdk\/js/);
+  const [first] = results;
+  t.strictSame(first && (await new GuestInstance(first.wasm).call('run')), { output: 'a3' });
+});
+
 void t.test(
   'a plugin that uses little carries little, and is built in less than a second',
   async (t) => {
@@ -149,6 +173,10 @@ void t.test('handlers and manifest must agree', async (t) => {
   t.match(await refusal(RUN.replace('run() {}', 'run: 1')), /the handler 'run' is not a function/);
   t.match(await refusal(RUN, { memoryMiB: 1 }), /memoryMiB is 1: this plugin takes from 2 to 4096/);
   t.match(await refusal(RUN, { entry: 'src/main.ts' }), /src\/main\.ts: no such file/);
+  await t.rejects(build({ dir: join(FIXTURE, 'none') }), {
+    code: 'INVALID_ARGUMENT',
+    message: /none: no such folder/,
+  });
 });
 
 void t.test('the top level may compute, and may not use the host', async (t) => {

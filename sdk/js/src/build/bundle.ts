@@ -28,6 +28,9 @@ export interface Bundle {
 const SDK = fileURLToPath(new URL('../../', import.meta.url));
 const BUILT = join(SDK, 'dist');
 
+/** The line by which esbuild keeps a file that it runs late, under its path. */
+const LATE_FILE = /^( +")(\.\.\/[^"\n]+)("\()/gm;
+
 /** What guest/web.ts exports: injected where it is named, plainly or as a member of globalThis. */
 const WEB = [
   'AbortController',
@@ -87,7 +90,7 @@ export async function bundle(dir: string, entry: string): Promise<Bundle> {
     result.outputFiles.find((file) => file.path.endsWith(suffix))?.text ?? '';
   const code = output('.js');
   return {
-    code,
+    code: nameLateFiles(code, dir),
     map: portable(output('.map'), code, dir),
     warnings: result.warnings.map((message) => line(message, dir)),
   };
@@ -106,6 +109,22 @@ function line({ location, text, notes }: Message, dir: string): string {
   return `${file}:${row}:${column + 1}: ${said}${hint}\n    ${lineText.trim()}`;
 }
 
+/** A file by a name that is the same wherever it was found. */
+function portableName(source: string, dir: string): string {
+  if (source.startsWith('@noa/sdk/')) return source;
+  const path = resolve(dir, source).split(sep).join('/');
+  const own = SDK.split(sep).join('/');
+  if (path.startsWith(own)) return `@noa/sdk/${path.slice(own.length)}`;
+  return /.*\/(node_modules\/.*)/.exec(path)?.[1] ?? source;
+}
+
+const nameLateFiles = (code: string, dir: string): string =>
+  code.replaceAll(
+    LATE_FILE,
+    (_line, before: string, source: string, after: string) =>
+      before + portableName(source, dir) + after,
+  );
+
 /**
  * The map of the plugin's own sources and those of its packages, named from the plugin's folder and from
  * `node_modules/`. Positions in this SDK have no source: their frames say nothing to an author.
@@ -117,20 +136,19 @@ function portable(json: string, code: string, dir: string): string {
   const renamed: Record<string, string> = {};
   const kept: string[] = [];
   const places = map.sources.map((source) => {
-    const path = resolve(dir, source ?? '')
-      .split(sep)
-      .join('/');
-    if (source === null || source.startsWith('@noa/sdk/') || path.startsWith(SDK)) return -1;
-    const [, installed] = /.*\/(node_modules\/.*)/.exec(path) ?? [];
-    return kept.push(installed ?? source) - 1;
+    const name = portableName(source ?? '@noa/sdk/', dir);
+    return name.startsWith('@noa/sdk/') ? -1 : kept.push(name) - 1;
   });
   const mappings = decodedMappings(map).map((segments, row) =>
     segments.map((segment): SourceMapSegment => {
-      const [column, source = -1, line = 0, sourceColumn = 0, name = -1] = segment;
+      const [at, source = -1, line = 0, sourceColumn = 0, name = -1] = segment;
+      const text = lines[row] ?? '';
+      const longer = nameLateFiles(text, dir).length - text.length;
+      const column = at > text.search(/\S/) ? at + longer : at;
       const place = places[source] ?? -1;
       if (place < 0) return [column];
       const original = map.names[name];
-      const [written] = /^[\w$]+/.exec(lines[row]?.slice(column) ?? '') ?? [];
+      const [written] = /^[\w$]+/.exec(text.slice(at)) ?? [];
       if (original && written && written !== original) renamed[written] = original;
       return [column, place, line, sourceColumn];
     }),

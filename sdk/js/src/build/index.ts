@@ -4,7 +4,7 @@
  * same sources, options and SDK give the same bytes.
  */
 import { createHash } from 'node:crypto';
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, realpath, writeFile } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { NoaError } from '../errors.ts';
 import { mapFrames, mapStack } from '../stack.ts';
@@ -49,7 +49,10 @@ const PAGES_PER_MIB = 16;
  */
 export async function buildPlugin(options: BuildOptions): Promise<BuildResult> {
   const started = performance.now();
-  const dir = resolve(options.dir);
+  // Real, for esbuild names files by their real places.
+  const dir = await realpath(options.dir).catch((error: unknown) => {
+    throw refuse([`${options.dir}: no such folder`], error);
+  });
   const exports = checkNames(options.exports);
   const [script, engine] = await Promise.all([
     bundle(dir, options.entry ?? 'src/index.ts'),
@@ -80,14 +83,24 @@ export async function buildPlugin(options: BuildOptions): Promise<BuildResult> {
   };
 }
 
-let loaded: Promise<{ bytes: Uint8Array; module: WebAssembly.Module }> | undefined;
+interface Engine {
+  readonly bytes: Uint8Array;
+  readonly module: WebAssembly.Module;
+}
+
+let loaded: Engine | undefined;
 
 /** The engine, compiled once a process. */
-function loadEngine(): NonNullable<typeof loaded> {
-  return (loaded ??= readFile(new URL('../engine.wasm', import.meta.url)).then(async (bytes) => ({
-    bytes,
-    module: await WebAssembly.compile(bytes),
-  })));
+async function loadEngine(): Promise<Engine> {
+  if (loaded === undefined) {
+    const bytes = await readFile(new URL('../engine.wasm', import.meta.url)).catch(
+      (cause: unknown) => {
+        throw new Error('@noa/sdk has no engine: run `npm run build` in its repository', { cause });
+      },
+    );
+    loaded = { bytes, module: await WebAssembly.compile(bytes) };
+  }
+  return loaded;
 }
 
 /** Runs the top level and answers the handlers' names in the order of their numbers. */
@@ -162,6 +175,6 @@ function checkMemory(memoryMiB: number, instance: WebAssembly.Instance): number 
   return maxPages;
 }
 
-function refuse(problems: readonly string[]): NoaError {
-  return new NoaError('INVALID_ARGUMENT', problems.join('\n'));
+function refuse(problems: readonly string[], cause?: unknown): NoaError {
+  return new NoaError('INVALID_ARGUMENT', problems.join('\n'), { cause });
 }
