@@ -70,10 +70,16 @@ t.test('a misbehaving plugin', async (t) => {
     for (const { message } of lines) t.notMatch(message, /[\u0000-\u001f\u007f]/);
   });
 
-  t.test('a call cycle between plugins is refused', async (t) => {
-    const own = { plugin: 'notes', export: 'list', input: {} };
-    t.match(await host.call('rogue', 'call', own), { status: 200, body: { notes: [] } });
-    t.match(await host.call('rogue', 'call', { ...own, plugin: 'rogue' }), { status: 403 });
+  t.test('a plugin is no ladder, and no cycle', async (t) => {
+    const list = { plugin: 'notes', export: 'list', input: {} };
+    t.match(await host.call('rogue', 'call', list), {
+      status: 403,
+      body: { code: 'CAPABILITY_DENIED', detail: /notes.*db\.query/ },
+    });
+    const own = { plugin: 'rogue', export: 'echo', input: 1 };
+    t.match(await host.call('rogue', 'call', own), { status: 409, body: { code: 'CONFLICT' } });
+    const absent = { plugin: 'notes', export: 'absent' };
+    t.match(await host.call('rogue', 'call', absent), { status: 404, body: { code: 'NOT_FOUND' } });
   });
 
   t.test('PostgreSQL dies: calls fail clearly, then everything comes back by itself', async (t) => {
@@ -134,8 +140,7 @@ t.test('what keeps a host from starting is one clear line', async (t) => {
   });
   t.test('a wrong key and a wrong value, with the fix', async (t) => {
     const text = await failing({ NOA_SERVER__PORTT: '1', NOA_SERVER__HOST: 'not a host' });
-    t.match(text, /server\.portt/i);
-    t.match(text, /server\.port\b/);
+    t.match(text, /NOA_SERVER__PORTT.*NOA_SERVER__PORT\b/);
     t.match(text, /server\.host/);
   });
 });
@@ -181,9 +186,9 @@ t.test(
 
     await stopRedis();
     t.match(await get(), { status: 503, body: { code: 'UNAVAILABLE' } });
-    t.match(await host.get('/ready'), {
-      status: 503,
-      body: { checks: { cache: { status: 'failed' } } },
+    await eventually('the host is not ready', async () => {
+      const { status, body } = await host.get('/ready');
+      return status === 503 && JSON.stringify(body).includes('"cache":{"status":"failed"');
     });
     t.match(await host.call('rogue', 'query', { sql: 'select 1 as one' }), { status: 200 });
     startRedis();

@@ -127,7 +127,12 @@ t.test('a narrower approval than asked for is what holds', async (t) => {
 t.test(
   'a grant beyond the request gives nothing, and a wrong grant is refused with its rule',
   async (t) => {
-    const wide = { plugin: 'rogue', capability: 'cache', operations: ['get'], resources: ['*'] };
+    const wide = {
+      plugin: 'rogue',
+      capability: 'cache',
+      operations: ['get'],
+      resources: ['notes:*'],
+    };
     t.match(await host.post('/v1/grants', wide), { status: 201, body: { status: 'approved' } });
     t.match(await host.call('rogue', 'get', { key: 'notes:x' }), { status: 403 });
     for (const [change, word] of [
