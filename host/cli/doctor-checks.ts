@@ -99,10 +99,10 @@ async function nearestFolder(path: string): Promise<string> {
   return there === undefined && above !== path ? nearestFolder(above) : above;
 }
 
-async function database({ database: { url }, data }: Config): Promise<string> {
+async function database({ database: { url } }: Config): Promise<string> {
   if (url !== undefined) return remoteDatabase(url);
   const binaries = await findBinaries();
-  const { prefix } = await planLaunch([binaries.postgres, data.path]);
+  const { prefix } = await planLaunch([binaries.postgres]);
   const [program, ...args] = [...prefix, binaries.postgres, '--version'];
   const { stdout } = await promisify(execFile)(program, args, { timeout: PROGRAM_MS }).catch(() => {
     throw new Fault(
