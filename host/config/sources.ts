@@ -54,7 +54,7 @@ function* walk(
 ): Generator<Finding> {
   for (const [name, value] of Object.entries(table) as [string, unknown][]) {
     const names = [...above, name];
-    const path = names.join('.');
+    const path = names.map(bare).join('.');
     const node = Object.hasOwn(tree, name) ? tree[name] : undefined;
     if (node === undefined) {
       const meant = resembling(name, above, tree);
@@ -69,6 +69,11 @@ function* walk(
       yield { path, message: 'is a section, not a value', source: source(names), fix };
     }
   }
+}
+
+/** A key as TOML writes it: in quotes when it is empty or holds other than letters, digits, _ and -. */
+function bare(name: string): string {
+  return /^[\w-]+$/.test(name) ? name : JSON.stringify(name);
 }
 
 /** The key that was probably meant: one like it in this section, or the same name in another. */
