@@ -30,7 +30,9 @@ const MAJOR = '18';
 const UNPRIVILEGED = { uid: 65534, gid: 65534 };
 /** The administrator's role; it connects without a password, through a socket in a private folder. */
 export const ADMIN = 'noa';
-const HBA = `local all ${ADMIN} trust\nlocal all all scram-sha-256\n`;
+/** The one database of the host and its plugins; plugins' roles may log in to no other. */
+export const DATABASE = 'noa';
+const HBA = `local all ${ADMIN} trust\nlocal ${DATABASE} all scram-sha-256\n`;
 
 export interface Binaries {
   readonly initdb: string;
@@ -189,8 +191,12 @@ export async function ensureCluster(
     const locale = ['--locale-provider=builtin', '--locale=C.UTF-8'];
     await run([...launch.prefix, binaries.initdb, ...args, ...locale]);
     await writeSynced(join(temporary, 'pg_hba.conf'), HBA);
-    await rename(temporary, cluster);
+    await rename(temporary, cluster).catch((error: NodeJS.ErrnoException) => {
+      // Another host was faster with the same; whose server may run on it is decided later.
+      if (error.code !== 'ENOTEMPTY' && error.code !== 'EEXIST') throw error;
+    });
     await sync(dataDir);
+    await rm(temporary, { recursive: true, force: true });
   } catch (cause) {
     await rm(temporary, { recursive: true, force: true }).catch(() => undefined);
     if (cause instanceof NoaError) throw cause;

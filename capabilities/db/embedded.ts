@@ -14,6 +14,7 @@ import { NoaError } from '@noa/sdk/host';
 import pg from 'pg';
 import {
   ADMIN,
+  DATABASE,
   type Launch,
   ensureCluster,
   explain,
@@ -25,14 +26,13 @@ import {
 import { isPostgres, readLock, refused, waitForPredecessor } from './embedded-lock.ts';
 
 const PORT = 5432;
-const DATABASE = 'noa';
 /** Longest path of a Unix socket on every platform we run on (macOS; Linux allows 107). */
 const SOCKET_PATH_MAX = 103;
 /** Bound of one server process's address space: a statement that wants more fails, and only it. */
 const ADDRESS_SPACE_KIB = 2 * 1024 * 1024;
 /** How long crash recovery may take before the start is given up. */
 const READY_MS = 120_000;
-const RESTART_DELAYS_MS = [100, 400, 1_600, 5_000, 5_000];
+const RESTART_DELAYS_MS = [100, 250, 500, 1_000, 2_000];
 /** A server that ran this long has earned a full set of restarts again. */
 const STABLE_MS = 60_000;
 const FAST_SHUTDOWN_MS = 10_000;
@@ -193,7 +193,7 @@ class Server implements EmbeddedPostgres {
   async #ready(child: ChildProcess): Promise<undefined> {
     const until = performance.now() + READY_MS;
     let told = false;
-    while (performance.now() < until) {
+    while (performance.now() < until && this.#child === child) {
       const lock = await readLock(this.#cluster);
       if (lock?.ready && lock.pid === child.pid) return;
       if (!told && until - performance.now() < READY_MS - 2_000) {

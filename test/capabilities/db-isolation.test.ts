@@ -5,6 +5,9 @@ import t, { type Test } from 'tap';
 import { connectionConfig } from '../../capabilities/db/connection.ts';
 import { TestDriver, failure, testDatabase } from './database.ts';
 
+// Starts of PostgreSQL on a machine that others load too.
+t.setTimeout(120_000);
+
 const serverUrl = process.env['NOA_TEST_DATABASE_URL'];
 const database = await testDatabase(serverUrl);
 const driver = new TestDriver(database.url);
