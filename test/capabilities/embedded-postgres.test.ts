@@ -1,5 +1,5 @@
 /** The launcher of the embedded PostgreSQL: what it survives, and what it says when it cannot start. */
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { chown, mkdir, readFile, readdir, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -55,9 +55,15 @@ async function gone(dataDir: string): Promise<void> {
 /** A host in a process of its own; resolves with it when it says the url, or when initdb has begun. */
 async function host(
   dataDir: string,
-  { user, until = 'postgresql:' }: { user?: number; until?: string } = {},
+  {
+    user,
+    until = 'postgresql:',
+    hideSetpriv = false,
+  }: { user?: number; until?: string; hideSetpriv?: boolean } = {},
 ): Promise<{ child: ChildProcess; said: () => string }> {
   const program = `
+    const user = ${user ?? 'undefined'};
+    if (user !== undefined) process.setgid(user), process.setuid(user);
     const { startPostgres } = await import(${JSON.stringify(launcher)});
     const server = await startPostgres({
       dataDir: ${JSON.stringify(dataDir)},
@@ -66,11 +72,12 @@ async function host(
     }).catch((error) => { console.log(error.code, error.message); process.exit(1); });
     console.log(server.url);
     setInterval(() => {}, 1000);`;
-  const child = spawn(process.execPath, ['--input-type=module', '-e', program], {
-    stdio: ['ignore', 'pipe', 'inherit'],
-    cwd: '/',
-    ...(user === undefined ? {} : { uid: user, gid: user }),
-  });
+  const node = [process.execPath, '--input-type=module', '-e', program];
+  const hidden = 'mount --bind /dev/null /usr/bin/setpriv && exec "$@"';
+  const [command = '', ...args] = hideSetpriv
+    ? ['unshare', '-m', 'sh', '-c', hidden, 'sh', ...node]
+    : node;
+  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'], cwd: '/' });
   let said = '';
   child.stdout.setEncoding('utf8').on('data', (text: string) => (said += text));
   await eventually(async () => {
@@ -323,4 +330,22 @@ t.test('as another user than root', { skip: !root && 'it already is' }, async (t
   const server = await start(dataDir);
   t.same(await ask(server.url, 'SELECT 1 AS one'), [{ one: 1 }], 'root takes such a folder over');
   await server.stop();
+});
+
+const canHide =
+  root &&
+  spawnSync('unshare', ['-m', 'mount', '--bind', '/dev/null', '/usr/bin/setpriv']).status === 0;
+t.test('where there is no setpriv', { skip: !canHide && 'setpriv cannot be hidden' }, async (t) => {
+  const folder = await scratch(t);
+  const dataDir = join(folder, 'postgres');
+  const asRoot = await host(dataDir, { hideSetpriv: true });
+  t.match(asRoot.said(), /UNAVAILABLE .*does not run as root and there is no setpriv/);
+  await chown(folder, 65534, 65534);
+  await rm(dataDir, { recursive: true, force: true });
+  const { child } = await host(dataDir, { user: 65534, hideSetpriv: true });
+  const pid = (await processesOf(dataDir))[0] ?? 0;
+  t.match(await attachPostgres(dataDir), /postgresql:/);
+  t.ok(pid > 0);
+  await killed(child);
+  await eventually(() => gone(dataDir), 3_000);
 });
