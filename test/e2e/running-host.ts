@@ -2,7 +2,7 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -26,6 +26,8 @@ export interface HostOptions {
   /** Reused over restarts; a fresh one is made when absent. */
   readonly dataPath?: string;
   readonly env?: Readonly<Record<string, string>>;
+  /** Leaves the bootstrap token to the host. */
+  readonly anonymous?: boolean;
 }
 
 export class RunningHost {
@@ -36,7 +38,7 @@ export class RunningHost {
   readonly #env: Record<string, string>;
   #child: ChildProcess | undefined;
 
-  private constructor(dataPath: string, env: Readonly<Record<string, string>>) {
+  private constructor(dataPath: string, { env = {}, anonymous = false }: HostOptions) {
     this.dataPath = dataPath;
     this.token = randomBytes(32).toString('base64url');
     this.#env = {
@@ -45,14 +47,15 @@ export class RunningHost {
       NOA_DATA__PATH: dataPath,
       NOA_SERVER__PORT: '0',
       NOA_OBSERVABILITY__METRICS_PORT: '0',
-      NOA_AUTH__BOOTSTRAP_TOKEN: this.token,
+      ...(anonymous ? {} : { NOA_AUTH__BOOTSTRAP_TOKEN: this.token }),
       ...env,
     };
   }
 
   static async start(options: HostOptions = {}): Promise<RunningHost> {
     const dataPath = options.dataPath ?? (await mkdtemp(join(tmpdir(), 'noa-e2e-')));
-    const host = new RunningHost(dataPath, options.env ?? {});
+    await mkdir(dataPath, { recursive: true });
+    const host = new RunningHost(dataPath, options);
     await host.start();
     return host;
   }
