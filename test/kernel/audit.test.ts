@@ -95,8 +95,7 @@ t.test('what waits is written by itself within the flush time', async (t) => {
   const { audit } = open(sink);
   audit.record(event('x'));
   const until = Date.now() + 5000;
-  while (sink.records.length === 0 && Date.now() < until)
-    await sleep(5);
+  while (sink.records.length === 0 && Date.now() < until) await sleep(5);
   t.equal(sink.records.length, 1);
   await audit.close();
 });

@@ -45,7 +45,10 @@ function forge(
 }
 
 const readBody = (token: string) =>
-  JSON.parse(Buffer.from(token.split('.')[1] ?? '', 'base64url').toString()) as Record<string, unknown>;
+  JSON.parse(Buffer.from(token.split('.')[1] ?? '', 'base64url').toString()) as Record<
+    string,
+    unknown
+  >;
 
 const refused = { code: 'UNAUTHENTICATED' };
 
