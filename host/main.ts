@@ -60,7 +60,7 @@ export async function startHost(
   await using parts = new AsyncDisposableStack();
   const logs = createLogs({
     level: config.observability.log_level,
-    format: config.observability.log_format,
+    format: config.observability.log_format ?? (process.stdout.isTTY ? 'pretty' : 'json'),
     pluginLines: config.plugins.log_lines,
     now: Date.now,
   });

@@ -50,7 +50,7 @@ t.test('without any source every key has its default, and the whole is frozen', 
     server: { host: '127.0.0.1', port: 8080 },
     data: { path: join(cwd, '.noa') },
     inference: { device: 'auto', max_batch_size: 32, timeout_ms: 5000 },
-    observability: { log_level: 'info', log_format: 'json', metrics_bind: '127.0.0.1' },
+    observability: { log_level: 'info', log_format: undefined, metrics_bind: '127.0.0.1' },
   });
   t.equal(config.database.url, undefined);
   t.throws(() => Object.assign(config.server, { port: 1 }), TypeError);

@@ -121,9 +121,10 @@ export const KEYS = {
       reloadable: true,
       description: 'Least level that is logged.',
     }),
-    log_format: choice(['json', 'pretty'], 'json', {
+    log_format: choice(['json', 'pretty'], undefined, {
       flag: 'log-format',
-      description: 'json for machines, one object a line; pretty for a person at a terminal.',
+      description:
+        'json for machines, one object a line; pretty for a person. Unset, it is pretty on a terminal and json elsewhere.',
     }),
     metrics_bind: hostname('127.0.0.1', {
       flag: 'metrics-bind',

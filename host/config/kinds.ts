@@ -42,11 +42,11 @@ export function integer(
   };
 }
 
-export function choice<const V extends string>(
+export function choice<const V extends string, F extends V | undefined>(
   values: readonly V[],
-  fallback: V,
+  fallback: F,
   about: About,
-): Key<V> {
+): Key<V | F> {
   return {
     ...about,
     rule: `one of ${values.join(', ')}`,

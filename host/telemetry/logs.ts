@@ -152,6 +152,7 @@ function createOutput({ format, stream }: LogsOptions): {
       errorLikeObjectKeys: ['error'],
       translateTime: 'SYS:HH:MM:ss.l',
       ignore: 'target',
+      singleLine: true,
       messageFormat: (log, key) =>
         `${printable(String(log['target']))}: ${printable(String(log[key]))}`,
       destination: stream ?? 1,
