@@ -29,8 +29,6 @@ export interface BodyLimit {
 
 export type LimitOf = (request: FastifyRequest) => BodyLimit;
 
-type Done<T> = (error: Error | null, body?: T) => void;
-
 /** Takes JSON and nothing else in this scope. An empty body is no body. */
 export function takeJson(scope: FastifyInstance, limitOf: LimitOf): void {
   const parse = scope.getDefaultJsonParser('error', 'error');
@@ -95,7 +93,7 @@ function readBody(
   request: FastifyRequest,
   payload: IncomingMessage,
   limit: BodyLimit,
-  done: Done<Buffer>,
+  done: (error: Error | null, body?: Buffer) => void,
 ): void {
   const { 'content-encoding': encoding, 'content-length': length } = request.raw.headers;
   if (encoding !== undefined && encoding !== 'identity') {
@@ -104,38 +102,40 @@ function readBody(
   }
   const chunks: Buffer[] = [];
   let size = 0;
-  const finish: Done<Buffer> = (error, body) => {
-    payload.off('data', onData).off('end', onEnd).off('error', onError);
-    done(error, body);
-  };
+  let over = false;
   const refuse = (): void => {
-    payload.off('data', onData).off('end', onEnd).off('error', onError);
+    over = true;
+    chunks.length = 0;
     const text = `the body is over the limit of ${limit.bytes} bytes (${limit.name})`;
     drop(payload, () => done(new NoaError('PAYLOAD_TOO_LARGE', text)));
   };
-  const onData = (chunk: Buffer): void => {
+  if (Number(length) > limit.bytes) return refuse();
+  payload.on('data', (chunk: Buffer) => {
     size += chunk.length;
+    if (over) return;
     if (size > limit.bytes) refuse();
     else chunks.push(chunk);
-  };
-  const onEnd = (): void => finish(null, chunks.length === 1 ? chunks[0] : Buffer.concat(chunks));
-  const onError = (): void => finish(new NoaError('CANCELLED', 'the caller left before its body'));
-  if (Number(length) > limit.bytes) return refuse();
-  payload.on('data', onData).on('end', onEnd).on('error', onError);
+  });
+  payload.on('end', () => {
+    if (!over) done(null, chunks.length === 1 ? chunks[0] : Buffer.concat(chunks));
+  });
+  payload.on('error', () => {
+    if (!over) done(new NoaError('CANCELLED', 'the caller left before its body was complete'));
+  });
 }
 
 /** Reads on without keeping anything, for a while, then says that it is over. */
 function drop(payload: IncomingMessage, over: () => void): void {
   let left = LINGER_BYTES;
-  const stop = (): void => {
-    clearTimeout(timer);
-    payload.off('data', onData).off('end', stop).off('error', stop).off('close', stop);
-    over();
-  };
-  const onData = (chunk: Buffer): void => {
+  const drained = (chunk: Buffer): void => {
     left -= chunk.length;
     if (left < 0) stop();
   };
+  const stop = (): void => {
+    clearTimeout(timer);
+    payload.off('data', drained).off('end', stop).off('error', stop).off('close', stop);
+    over();
+  };
   const timer = setTimeout(stop, LINGER_MS);
-  payload.on('data', onData).on('end', stop).on('error', stop).on('close', stop);
+  payload.on('data', drained).on('end', stop).on('error', stop).on('close', stop);
 }

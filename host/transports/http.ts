@@ -60,6 +60,7 @@ export interface HttpServer {
 
 export function createHttpServer(options: HttpServerOptions): HttpServer {
   const exchanges = new Exchanges(options);
+  const open = () => exchanges.open();
   const limits = { ...CONNECTION_LIMITS, ...options.limits };
   const fail = (error: unknown, request: FastifyRequest, reply: FastifyReply): void => {
     const shown = asNoaError(error, request);
@@ -69,8 +70,8 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
     sendProblem(request, reply, shown);
   };
   const app: FastifyInstance = fastify({
-    serverFactory: (handler) => createListener(handler, limits, exchanges.open),
-    clientErrorHandler: (error, socket) => refuseConnection(error, socket, exchanges.open),
+    serverFactory: (handler) => createListener(handler, limits, open),
+    clientErrorHandler: (error, socket) => refuseConnection(error, socket, open),
     // Before routing no hook has run.
     frameworkErrors: (error, request, reply) => {
       exchanges.begin(request, reply);

@@ -36,7 +36,7 @@ export const CONNECTION_LIMITS: ConnectionLimits = {
 const CHECK_MS = 1000;
 
 /** Answers that are not complete, by which a running call is told from a caller that does not read. */
-type Open = ReadonlySet<ServerResponse>;
+type Open = () => Iterable<ServerResponse>;
 
 export function createListener(
   handler: RequestListener,
@@ -55,7 +55,7 @@ export function createListener(
   );
   server.maxConnections = limits.maxConnections;
   server.setTimeout(limits.stallTimeoutMs, (socket) => {
-    for (const response of open) {
+    for (const response of open()) {
       if (response.socket === socket && !response.writableEnded) return;
     }
     socket.destroy();
@@ -70,7 +70,7 @@ export function refuseConnection(
   open: Open,
 ): void {
   // Into an answer that has begun, no other may be written.
-  const begun = [...open].some((response) => response.socket === socket && response.headersSent);
+  const begun = [...open()].some((response) => response.socket === socket && response.headersSent);
   if (error.code === 'ECONNRESET' || !socket.writable || begun) {
     socket.destroy();
     return;

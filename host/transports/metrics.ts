@@ -43,9 +43,9 @@ export function createMetricsListener(options: MetricsListenerOptions): MetricsL
       answer(request, response, options);
     },
     limits,
-    open,
+    () => open,
   );
-  server.on('clientError', (error, socket) => refuseConnection(error, socket, open));
+  server.on('clientError', (error, socket) => refuseConnection(error, socket, () => open));
   const flags = { host: '--metrics-bind', port: '--metrics-port' };
   return {
     listen: (address) => listen(server, address, flags),

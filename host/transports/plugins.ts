@@ -11,7 +11,7 @@ import type { Serving } from '../kernel/serving.ts';
 import { principalOf } from './identity.ts';
 import { pathOf } from './problem.ts';
 import { refuseMethod, resource } from './resource.ts';
-import { type Route, RouteTable } from './route-table.ts';
+import { type Route, RouteTable, segmentsOf } from './route-table.ts';
 
 const JSON_TYPE = 'application/json; charset=utf-8';
 
@@ -44,10 +44,14 @@ export function registerPluginRoutes(scope: FastifyInstance, options: PluginsOpt
   };
 
   const find = (request: FastifyRequest, reply: FastifyReply): void => {
-    const [, , name = '', ...rest] = pathOf(request.raw.url).split('/').map(decode);
+    const path = pathOf(request.raw.url);
+    const start = path.indexOf('/', 1) + 1;
+    const slash = path.indexOf('/', start);
+    const end = slash < 0 ? path.length : slash;
+    const name = decode(path.slice(start, end));
     const serving = options.serving(name);
     request.exchange.serving = serving;
-    const segments = rest.length === 1 && rest[0] === '' ? [] : rest;
+    const segments = segmentsOf(path.slice(end)).map(decode);
     const match = tableOf(serving).match(request.method, segments);
     if ('route' in match) {
       request.exchange.route = match.route.label;

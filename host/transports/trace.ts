@@ -23,20 +23,24 @@ const NO_SPAN = '0'.repeat(16);
 /** A header that came more than once is joined with a comma by then, and fits no pattern. */
 type Header = string | string[] | undefined;
 
+/** The caller's request id, or nothing when it sent none that is sound. */
 export function readRequestId(header: Header): string {
-  return typeof header === 'string' && REQUEST_ID.test(header) ? header : randomHex(16);
+  return typeof header === 'string' && REQUEST_ID.test(header) ? header : '';
 }
 
 export function readTrace(header: Header): Trace {
   const found = typeof header === 'string' ? TRACEPARENT.exec(header) : null;
-  const [, version, traceId, parent, flags, rest] = found ?? [];
-  const usable =
-    traceId !== undefined &&
-    traceId !== NO_TRACE &&
-    parent !== NO_SPAN &&
-    (version !== '00' || rest === undefined);
-  const sampled = usable && (Number.parseInt(flags ?? '0', 16) & 1) === 1;
-  return { traceId: usable ? traceId : randomHex(16), spanId: randomHex(8), sampled };
+  if (found === null) return begin();
+  const [, version, traceId = NO_TRACE, parent, flags = '00', rest] = found;
+  const later = rest !== undefined;
+  if (traceId === NO_TRACE || parent === NO_SPAN || (version === '00' && later)) return begin();
+  const sampled = (Number.parseInt(flags, 16) & 1) === 1;
+  return { traceId, spanId: randomHex(8), sampled };
+}
+
+function begin(): Trace {
+  const ids = randomHex(24);
+  return { traceId: ids.slice(0, 32), spanId: ids.slice(32), sampled: false };
 }
 
 /** The trace as the value of a `traceparent` header. */
@@ -45,7 +49,7 @@ export function traceparent({ traceId, spanId, sampled }: Trace): string {
 }
 
 /** Random bytes are drawn many at a time: one draw for each id costs more than the rest of its making. */
-const pool = Buffer.alloc(4096);
+const pool = Buffer.alloc(24 << 10);
 let used = pool.length;
 
 function randomHex(bytes: number): string {

@@ -36,7 +36,7 @@ async function start() {
   return { ...front, upload, grants };
 }
 
-t.test('a plugin is installed from its bundle, shown, and asks for grants', async (t) => {
+await t.test('a plugin is installed from its bundle, shown, and asks for grants', async (t) => {
   const front = await start();
   t.teardown(() => front.close());
   await front.install(notes, { add: (input) => ({ got: input }) });
@@ -211,7 +211,7 @@ t.test('a plugin is installed from its bundle, shown, and asks for grants', asyn
   });
 });
 
-t.test('health lives, readiness asks the dependencies', async (t) => {
+await t.test('health lives, readiness asks the dependencies', async (t) => {
   let runs = 0;
   let database: () => Promise<void> = () => Promise.resolve();
   const front = await startFront({
@@ -276,7 +276,7 @@ t.test('health lives, readiness asks the dependencies', async (t) => {
   t.notMatch(degraded.text, /broken|waits/);
 });
 
-t.test('metrics: with a credential on the main port, without one on their own', async (t) => {
+await t.test('metrics: with a credential on the main port, without one on their own', async (t) => {
   const front = await startFront();
   t.teardown(() => front.close());
   const answer = await front.get('/metrics');
