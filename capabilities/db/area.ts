@@ -150,7 +150,7 @@ export async function createArea(
         IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
           ALTER ROLE ${id(role)} SET temp_file_limit = '1GB';
         ELSIF current_setting('server_version_num')::int >= 160000 THEN
-          GRANT ${id(role)} TO CURRENT_USER WITH INHERIT TRUE, SET TRUE;
+          EXECUTE 'GRANT ${id(role)} TO CURRENT_USER WITH INHERIT TRUE, SET TRUE';
         ELSE
           GRANT ${id(role)} TO CURRENT_USER;
         END IF;

@@ -48,6 +48,8 @@ export async function migrate(
           cause: error,
         });
       } finally {
+        // Only after the roll-back does the server know what became of the transaction.
+        await session.fresh.catch(() => undefined);
         await settle(admin, plugin);
       }
     }

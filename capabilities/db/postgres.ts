@@ -88,6 +88,8 @@ class PostgresDriver implements Driver {
     });
     // A lost idle connection is replaced when the next one is needed.
     this.#admin.on('error', () => {});
+    // The pool stops listening to a connection that it closes, which may be cut off just then.
+    this.#admin.on('connect', (client) => client.on('error', () => {}));
     const bounds = { ...BOUNDS, total: options.maxConnections ?? BOUNDS.total };
     this.#sessions = new SessionPool(bounds, (role, onBroken) => this.#login(role, onBroken));
   }

@@ -39,10 +39,22 @@ async function databaseOn(serverUrl: string): Promise<TestDatabase> {
   return {
     url: url.href,
     async stop() {
+      await dropAreas(url.href);
       await admin.query(`DROP DATABASE ${name} WITH (FORCE)`);
       await admin.end();
     },
   };
+}
+
+/** Roles outlive a database: they go through the driver. */
+async function dropAreas(url: string): Promise<void> {
+  const client = new pg.Client(connectionConfig(url));
+  await client.connect();
+  const { rows } = await client.query<{ plugin: string }>('SELECT plugin FROM noa.plugin_areas');
+  await client.end();
+  const driver = createPostgresDriver({ url, rolePassword, warn: () => {} });
+  for (const { plugin } of rows) await driver.drop?.(plugin);
+  await driver.close();
 }
 
 /** A folder that every user may pass through, below the temporary one. */

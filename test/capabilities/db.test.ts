@@ -29,6 +29,7 @@ for (const { name, url, skip } of SERVERS) {
     const database = await testDatabase(url);
     const driver = new TestDriver(database.url);
     const admin = new pg.Pool({ ...connectionConfig(database.url), max: 2 });
+    admin.on('connect', (client) => client.on('error', () => {}));
     t.teardown(async () => {
       await admin.end();
       await driver.driver.close();
@@ -332,10 +333,13 @@ for (const { name, url, skip } of SERVERS) {
           plugins.map((name) => name.replace('-', '_')),
         );
       }
-      const { rows } = await admin.query(
-        "SELECT count(*)::int AS n FROM pg_stat_activity WHERE usename LIKE 'noa%many%'",
-      );
-      t.ok(rows[0].n <= 4, `${rows[0].n} connections`);
+      // A connection that made room for another may take a moment to go.
+      await eventually(async () => {
+        const { rows } = await admin.query(
+          "SELECT count(*)::int AS n FROM pg_stat_activity WHERE usename LIKE 'noa%many%'",
+        );
+        if (rows[0].n > 4) throw new Error(`${rows[0].n} connections`);
+      });
       for (const plugin of plugins) await few.driver.drop?.(plugin);
     });
 
@@ -440,15 +444,17 @@ for (const { name, url, skip } of SERVERS) {
       await driver.provisionOwn('gone', { '001.sql': 'CREATE TABLE a ()' });
       await driver.execute('gone', 'CREATE TABLE b ()');
       await driver.provision('reader', { query: ['gone.*', 'reader.*'] });
+      const [ro] = await driver.query('gone', 'SELECT current_user AS name');
+      const key = String(ro?.['name']).replace(/ro$/, '%');
       const running = failure(driver.query('gone', 'SELECT pg_sleep(600)'));
       await sleep(50);
       await driver.driver.drop?.('gone');
       t.match(await running, { code: 'UNAVAILABLE' }, 'running calls end');
       await driver.driver.drop?.('gone');
-      const { rows } = await admin.query(`
-        SELECT rolname FROM pg_roles WHERE rolname LIKE 'noa%gone%'
+      const left = `SELECT rolname FROM pg_roles WHERE rolname LIKE $1
         UNION ALL SELECT nspname FROM pg_namespace WHERE nspname = 'gone'
-        UNION ALL SELECT plugin FROM noa.plugin_migrations WHERE plugin = 'gone'`);
+        UNION ALL SELECT plugin FROM noa.plugin_migrations WHERE plugin = 'gone'`;
+      const { rows } = await admin.query(left, [key]);
       t.same(rows, []);
       t.match(await failure(driver.query('gone', 'SELECT 1')), { code: 'CAPABILITY_DENIED' });
       await driver.provisionOwn('gone', { '001.sql': 'CREATE TABLE a (n int)' });
