@@ -1,5 +1,5 @@
 /** The one list of built-in capabilities: a new one is a folder in capabilities/ and a line here. */
-import type { Driver } from '@noa/sdk/host';
+import type { Capability, Driver, JsonSchema } from '@noa/sdk/host';
 import { cache } from '../capabilities/cache/capability.ts';
 import { clock } from '../capabilities/clock/capability.ts';
 import { db } from '../capabilities/db/capability.ts';
@@ -8,15 +8,10 @@ import { plugin } from '../capabilities/plugin/capability.ts';
 import { random } from '../capabilities/random/capability.ts';
 import type { CapabilityEntry } from './kernel/broker.ts';
 
+const CAPABILITIES = { db, cache, plugin, log, clock, random } as const;
+
 /** The driver of each capability, chosen by configuration in main.ts. */
-export interface Drivers {
-  readonly db: Driver;
-  readonly cache: Driver;
-  readonly plugin: Driver;
-  readonly log: Driver;
-  readonly clock: Driver;
-  readonly random: Driver;
-}
+export type Drivers = { readonly [name in keyof typeof CAPABILITIES]: Driver };
 
 export function builtinCapabilities(drivers: Drivers): readonly CapabilityEntry[] {
   return [
@@ -27,4 +22,46 @@ export function builtinCapabilities(drivers: Drivers): readonly CapabilityEntry[
     { capability: clock, driver: drivers.clock },
     { capability: random, driver: drivers.random },
   ];
+}
+
+/** capabilities/README.md, made from the operation tables. */
+export function capabilitiesReference(): string {
+  const capabilities: readonly Capability[] = Object.values(CAPABILITIES);
+  return `# Capabilities
+
+<!-- Generated from the operation tables by \`node .ci/references.ts\`; a test keeps it current. -->
+
+What a plugin can reach, and how a manifest asks for it. A resource is written as an exact name or as a
+prefix that ends in \`*\`. Every call goes through one door: token, right, budget, schema, driver, audit.
+${capabilities.map(section).join('')}`;
+}
+
+function section({ name, summary, resource, always, operations }: Capability): string {
+  const grant = always
+    ? `Open to every plugin without a grant, at most ${always.ratePerSecond} calls a second.`
+    : `Resource: ${resource}.`;
+  const rows = Object.entries(operations).map(
+    ([operation, spec]) =>
+      `| \`${operation}\` | ${spec.summary.replaceAll('|', '\\|')} | ${members(spec.input)} | ${members(spec.output)} |`,
+  );
+  return `
+## ${name}
+
+${summary.replace(/\.$/, '')}. ${grant}
+
+| operation | does | arguments | answer |
+| --- | --- | --- | --- |
+${rows.join('\n')}
+`;
+}
+
+/** The members of an object schema; `?` marks one that may be absent. */
+function members(schema: JsonSchema): string {
+  const { properties, required, oneOf, anyOf } = schema;
+  const choices = oneOf ?? anyOf;
+  if (Array.isArray(choices)) return choices.map((each: JsonSchema) => members(each)).join(' or ');
+  if (typeof properties !== 'object' || properties === null) return '`{}`';
+  const must: readonly unknown[] = Array.isArray(required) ? required : [];
+  const names = Object.keys(properties).map((key) => (must.includes(key) ? key : `${key}?`));
+  return `\`{${names.join(', ')}}\``;
 }

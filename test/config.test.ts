@@ -310,7 +310,7 @@ t.test('of changed keys it is known which ones a running host can take', async (
 
 t.test('config/default.toml and config/README.md say what the table says', async (t) => {
   const read = (name: string) => readFileSync(join(ROOT, 'config', name), 'utf8');
-  const stale = 'run node .ci/config-docs.ts';
+  const stale = 'run node .ci/references.ts';
   t.equal(read('default.toml'), defaultsFile(), stale);
   t.equal(read('README.md'), reference(), stale);
   const cwd = folder(t, { 'config/default.toml': '' });

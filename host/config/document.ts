@@ -6,7 +6,7 @@ import type { Key } from './kinds.ts';
 export function defaultsFile(): string {
   return [
     '# Every key with its default. config/README.md is the reference.',
-    '# Generated from host/config/keys.ts by `node .ci/config-docs.ts`; a test keeps it current.',
+    '# Generated from host/config/keys.ts by `node .ci/references.ts`; a test keeps it current.',
     ...section(KEYS, []),
     '',
   ].join('\n');
@@ -31,7 +31,7 @@ function* section(tree: Tree, above: readonly string[]): Generator<string> {
 export function reference(): string {
   return `# Configuration
 
-<!-- Generated from host/config/keys.ts by \`node .ci/config-docs.ts\`; a test keeps it current. -->
+<!-- Generated from host/config/keys.ts by \`node .ci/references.ts\`; a test keeps it current. -->
 
 Sources, highest first:
 
