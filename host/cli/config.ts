@@ -26,17 +26,12 @@ function check(flags: ConfigFlags, session: Session): void {
 function print(flags: ConfigFlags, origin: boolean, session: Session): void {
   const { entries } = inspectConfig(loadOptions(flags, session.io));
   const set = entries.filter(({ value }) => value !== undefined);
-  const rows = set.map(({ path, value, source }) => [path, JSON.stringify(value), source]);
+  const rows = set.map(({ path, value, source }) => [path, source, JSON.stringify(value)]);
   const text = origin
-    ? table(['KEY', 'VALUE', 'FROM'], rows, session.io.columns)
-    : rows.map(([path, value]) => `${path} = ${value}`).join('\n');
-  session.result(
-    Object.fromEntries(
-      entries.map(({ path, value, source }) => [
-        path,
-        origin ? { value: value ?? null, source } : (value ?? null),
-      ]),
-    ),
-    text,
-  );
+    ? table(['KEY', 'FROM', 'VALUE'], rows, session.io.columns)
+    : rows.map(([path, , value]) => `${path} = ${value}`).join('\n');
+  const values = entries.map(({ path, value = null, source }) => {
+    return [path, origin ? { value, source } : value] as const;
+  });
+  session.result(Object.fromEntries(values), text);
 }
