@@ -60,7 +60,10 @@ export function sha256(text: string): string {
   return createHash('sha256').update(text).digest('hex');
 }
 
-/** True when the area is there and was made from the same grants and migrations. */
+/**
+ * True when the area is there and was made from the same grants and migrations. A role that gave all its
+ * privileges away (DROP OWNED) has lost CONNECT as well.
+ */
 export async function isUpToDate(
   admin: pg.ClientBase,
   area: Area,
@@ -68,7 +71,8 @@ export async function isUpToDate(
 ): Promise<boolean> {
   const { rows } = await admin.query<{ same: boolean }>(
     `SELECT a.fingerprint = $2 AND n.oid IS NOT NULL
-        AND (SELECT count(*) = 3 FROM pg_roles WHERE rolname = ANY ($3)) AS same
+        AND (SELECT count(*) = 3 FROM pg_roles WHERE rolname = ANY ($3)
+                AND has_database_privilege(rolname, current_database(), 'CONNECT')) AS same
        FROM noa.plugin_areas a LEFT JOIN pg_namespace n ON n.nspname = a.schema
       WHERE a.plugin = $1`,
     [area.plugin, fingerprint, Object.values(area.roles)],

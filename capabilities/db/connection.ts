@@ -11,11 +11,9 @@ export const CONNECT_TIMEOUT_MS = 2_000;
  */
 const SESSION_SETTINGS = {
   client_min_messages: 'error',
-  client_connection_check_interval: '2s',
   statement_timeout: '10min',
   idle_in_transaction_session_timeout: '1min',
   default_transaction_isolation: 'read\\ committed',
-  default_transaction_read_only: 'off',
   local_preload_libraries: '',
   DateStyle: 'ISO',
   IntervalStyle: 'iso_8601',
@@ -34,16 +32,29 @@ export function connectionConfig(url: string): pg.ClientConfig {
   return config(parse(url));
 }
 
+/** What is particular to a role's sessions. */
+export interface Login {
+  readonly schema: string;
+  readonly readOnly: boolean;
+  /** Lets the server look, while it works, whether the client is still there. */
+  readonly checksClients: boolean;
+}
+
 /** The same server and database as another role. */
 export function roleConfig(
   url: string,
   role: string,
   password: string,
-  searchPath: string,
+  login: Login,
 ): pg.ClientConfig {
   const parsed = parse(url);
-  const settings = Object.entries({ ...SESSION_SETTINGS, search_path: searchPath });
-  const options = settings.map(([name, value]) => `-c ${name}=${value}`);
+  const settings = {
+    ...SESSION_SETTINGS,
+    search_path: login.schema,
+    default_transaction_read_only: login.readOnly ? 'on' : 'off',
+    ...(login.checksClients ? { client_connection_check_interval: '2s' } : {}),
+  };
+  const options = Object.entries(settings).map(([name, value]) => `-c ${name}=${value}`);
   const given = parsed.searchParams.get('options');
   parsed.username = '';
   parsed.password = '';

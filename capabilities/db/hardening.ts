@@ -15,6 +15,14 @@ const SHARED = `
      AND (proname ~ '^pg_(try_)?advisory_' OR proname ~ '^lo_' OR proname IN ('loread', 'lowrite'))
      AND has_function_privilege('public', oid, 'EXECUTE')`;
 
+/** What PUBLIC, and so every plugin, still has. */
+interface Left {
+  readonly temp: boolean;
+  readonly open: boolean;
+  readonly shared: boolean;
+  readonly prepared: boolean;
+}
+
 /**
  * Does what the connected user may do, and answers what plugins keep because it may not: one sentence
  * each, for the operator. Idempotent.
@@ -36,10 +44,11 @@ export async function harden(admin: pg.ClientBase): Promise<string[]> {
         END LOOP;
       END IF;
     END $$`);
-  const { rows } = await admin.query<{ temp: boolean; open: boolean; shared: boolean }>(`
+  const { rows } = await admin.query<Left>(`
     SELECT has_database_privilege('public', current_database(), 'TEMP') AS temp,
            coalesce(has_schema_privilege('public', to_regnamespace('public'), 'CREATE'), false) AS open,
-           EXISTS (${SHARED}) AS shared`);
+           EXISTS (${SHARED}) AS shared,
+           current_setting('max_prepared_transactions') <> '0' AS prepared`);
   const [left] = rows;
   const kept: string[] = [];
   if (left?.temp) {
@@ -55,6 +64,11 @@ export async function harden(admin: pg.ClientBase): Promise<string[]> {
   if (left?.shared) {
     kept.push(
       'plugins can use advisory locks and large objects: only a superuser can revoke EXECUTE on pg_advisory_* and lo_* from PUBLIC in this database',
+    );
+  }
+  if (left?.prepared) {
+    kept.push(
+      'plugins can leave prepared transactions behind, with their locks: set max_prepared_transactions = 0',
     );
   }
   return kept;

@@ -10,11 +10,11 @@ import { sha256 } from './area.ts';
 import { fromDatabase } from './failures.ts';
 import type { Session } from './session.ts';
 
-/** Runs what of `request.migrations` has not run. `login` opens a session as the schema's owner. */
+/** Runs what of `request.migrations` has not run; `asOwner` lends a session of the schema's owner. */
 export async function migrate(
   admin: pg.ClientBase,
   request: Provision,
-  login: () => Promise<Session>,
+  asOwner: (work: (session: Session) => Promise<void>) => Promise<void>,
 ): Promise<void> {
   const { plugin, migrations } = request;
   const applied = await settle(admin, plugin);
@@ -29,32 +29,35 @@ export async function migrate(
     return known === undefined;
   });
   if (pending.length === 0) return;
-  const session = await login();
+  await asOwner(async (session) => {
+    for (const migration of pending) await runOne(admin, plugin, migration, session);
+  });
+}
+
+async function runOne(
+  admin: pg.ClientBase,
+  plugin: string,
+  { name, sql }: Provision['migrations'][number],
+  session: Session,
+): Promise<void> {
   try {
-    for (const { name, sql } of pending) {
-      const announce = async (xid: string) => {
-        await admin.query(
-          'INSERT INTO noa.plugin_migrations (plugin, name, sha256, xid) VALUES ($1, $2, $3, $4)',
-          [plugin, name, sha256(sql), xid],
-        );
-      };
-      try {
-        await session.script(sql, announce);
-      } catch (error) {
-        const { code, message, details } = fromDatabase(error);
-        const text = message.replace(/^db: /, '');
-        throw new NoaError(code, `db: migration ${name} of ${plugin}: ${text}`, {
-          details,
-          cause: error,
-        });
-      } finally {
-        // Only after the roll-back does the server know what became of the transaction.
-        await session.fresh.catch(() => undefined);
-        await settle(admin, plugin);
-      }
-    }
+    await session.script(sql, async (xid) => {
+      await admin.query(
+        'INSERT INTO noa.plugin_migrations (plugin, name, sha256, xid) VALUES ($1, $2, $3, $4)',
+        [plugin, name, sha256(sql), xid],
+      );
+    });
+  } catch (error) {
+    const { code, message, details } = fromDatabase(error);
+    const text = message.replace(/^db: /, '');
+    throw new NoaError(code, `db: migration ${name} of ${plugin}: ${text}`, {
+      details,
+      cause: error,
+    });
   } finally {
-    await session.close();
+    // Only after the roll-back does the server know what became of the transaction.
+    await session.fresh.catch(() => undefined);
+    await settle(admin, plugin);
   }
 }
 

@@ -138,6 +138,9 @@ t.test('roles: none leads to another', async (t) => {
     'REPLICATION',
     'BYPASSRLS',
     'CONNECTION LIMIT -1',
+    "VALID UNTIL '2000-01-01'",
+    'RENAME TO another',
+    'NOLOGIN',
   ]) {
     await refused(t, `ALTER ROLE CURRENT_USER ${right}`);
   }
@@ -320,6 +323,7 @@ t.test('a role that changes its own login locks nobody out', async (t) => {
     "ALTER ROLE CURRENT_USER SET local_preload_libraries = 'nothing'",
     "ALTER ROLE CURRENT_USER SET session_authorization = 'postgres'",
     `ALTER ROLE CURRENT_USER SET role = '${others[0]}'`,
+    'DROP OWNED BY CURRENT_USER',
   ];
   for (const sql of spoil) {
     await driver.execute('mallory', sql).catch(() => undefined);
