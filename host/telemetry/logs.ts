@@ -4,7 +4,7 @@
  */
 import type { Writable } from 'node:stream';
 import { destination, type DestinationStream, type Logger, pino } from 'pino';
-import pretty from 'pino-pretty';
+import { prettyFactory } from 'pino-pretty';
 import { type LogLine, PluginLogs, printable } from './plugin-logs.ts';
 
 export interface LogsOptions {
@@ -70,6 +70,7 @@ export function createLogs(options: LogsOptions): Logs {
       errorKey: 'error',
       timestamp: () => `,"timestamp":"${new Date(options.now()).toISOString()}"`,
       formatters: { level: (label) => ({ level: label }) },
+      hooks: { streamWrite: inert },
       serializers: { error: describeError },
       redact: {
         paths: [
@@ -128,6 +129,13 @@ export function createLogs(options: LogsOptions): Logs {
   };
 }
 
+/** JSON leaves some characters as they are that steer a terminal or read as the end of a line. */
+function inert(text: string): string {
+  return text.replaceAll(/[\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g, (character) => {
+    return `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`;
+  });
+}
+
 /** As pino's own serializer, without control characters: an error may quote a guest. */
 function describeError(error: unknown): unknown {
   if (!(error instanceof Error)) return error;
@@ -145,7 +153,8 @@ function createOutput({ format, stream }: LogsOptions): {
   flush: () => void;
 } {
   if (format === 'pretty') {
-    const lines = pretty({
+    const out = stream ?? process.stdout;
+    const describe = prettyFactory({
       colorize: stream === undefined && process.stdout.isTTY,
       messageKey: 'message',
       timestampKey: 'timestamp',
@@ -155,10 +164,11 @@ function createOutput({ format, stream }: LogsOptions): {
       singleLine: true,
       messageFormat: (log, key) =>
         `${printable(String(log['target']))}: ${printable(String(log[key]))}`,
-      destination: stream ?? 1,
-      sync: true,
     });
-    return { stream: lines, flush: () => undefined };
+    return {
+      stream: { write: (line) => out.write(inert(describe(line))) },
+      flush: () => undefined,
+    };
   }
   if (stream !== undefined) return { stream, flush: () => undefined };
   const buffered = destination({ fd: 1, sync: false, minLength: BUFFER_BYTES });
