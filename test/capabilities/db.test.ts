@@ -485,9 +485,13 @@ for (const { name, url, skip } of SERVERS) {
       t.teardown(() => proxy.close());
       const address = proxy.address();
       if (typeof address !== 'object' || !address) throw new Error('no port');
-      const user = searchParams.get('user') ?? upstream.username;
-      const through = `postgresql://${user}:${upstream.password}@127.0.0.1:${address.port}${upstream.pathname}?sslmode=disable`;
-      const far = new TestDriver(through);
+      const through = new URL(database.url);
+      through.hostname = '127.0.0.1';
+      through.port = String(address.port);
+      through.searchParams.delete('host');
+      through.searchParams.delete('port');
+      through.searchParams.set('sslmode', 'disable');
+      const far = new TestDriver(through.href);
       t.teardown(() => far.driver.close());
       await far.provisionOwn('notes');
       await far.query('notes', 'SELECT 1');
