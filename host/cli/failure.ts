@@ -42,5 +42,5 @@ function sentence(item: unknown): string {
   if (typeof path !== 'string' || typeof message !== 'string') return JSON.stringify(item);
   const place = typeof source === 'string' ? ` (${source})` : '';
   const remedy = typeof fix === 'string' ? `. ${fix}` : '';
-  return `${path} ${message}${place}${remedy}`;
+  return `${path === '' ? '(root)' : path} ${message}${place}${remedy}`;
 }
