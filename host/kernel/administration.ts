@@ -76,7 +76,7 @@ export class Administration {
 
   /** Installs a new plugin from its bundle; it asks for grants and gets none. CONFLICT when the name is taken. */
   async install(bundle: Uint8Array, actor: string): Promise<PluginView> {
-    const { version, requests } = await this.#options.judge.bundle(bundle);
+    const { version, requests } = await this.#judge('plugin.install', bundle, null, actor);
     const { plugin } = version;
     await this.dropLeftovers();
     await this.#change(async (tx, note) => {
@@ -110,13 +110,7 @@ export class Administration {
    * otherwise it waits as the candidate while the present version serves.
    */
   async upgrade(name: string, bundle: Uint8Array, actor: string): Promise<PluginView> {
-    const { version, requests } = await this.#options.judge.bundle(bundle);
-    if (version.plugin !== name) {
-      throw new NoaError(
-        'INVALID_ARGUMENT',
-        `the bundle is plugin ${version.plugin}, not ${name}: send it under its own name`,
-      );
-    }
+    const { version, requests } = await this.#judge('plugin.upgrade', bundle, name, actor);
     await this.#change(async (tx, note) => {
       const record = await mustHave(tx, name);
       await tx.putVersion(version, bundle);
@@ -138,6 +132,31 @@ export class Administration {
     return this.#shown(name);
   }
 
+  /** What the bundle holds; a refusal is recorded. */
+  async #judge(
+    kind: string,
+    bundle: Uint8Array,
+    name: string | null,
+    actor: string,
+  ): Promise<Awaited<ReturnType<Judge['bundle']>>> {
+    try {
+      const judged = await this.#options.judge.bundle(bundle);
+      const { plugin } = judged.version;
+      if (name === null || plugin === name) return judged;
+      throw new NoaError(
+        'INVALID_ARGUMENT',
+        `the bundle is plugin ${plugin}, not ${name}: send it under its own name`,
+      );
+    } catch (error) {
+      if (error instanceof NoaError) {
+        const details = { bytes: bundle.length, refusal: error.message.slice(0, 500) };
+        const refused = { ...event(kind, actor, name, details), code: error.code };
+        this.#options.audit.record({ ...refused, outcome: 'failed' });
+      }
+      throw error;
+    }
+  }
+
   /** Returns to the version that served before. CONFLICT when there is none. */
   async rollback(name: string, actor: string): Promise<PluginView> {
     await this.#change(async (tx, note) => {
@@ -146,6 +165,10 @@ export class Administration {
         throw new NoaError('CONFLICT', `plugin ${name} has no earlier version to return to`);
       }
       await tx.putPlugin({ ...activate(record, record.previous), candidate: null });
+      const manifest = (await tx.versions(name)).find(
+        ({ digest }) => digest === record.previous,
+      )?.manifest;
+      await this.#openRequests(tx, name, manifest?.capabilities ?? []);
       note(event('plugin.rollback', actor, name, { digest: record.previous }));
     });
     return this.#shown(name);
@@ -436,7 +459,7 @@ function requestView(request: CapabilityRequest, grants: readonly Grant[]): Requ
   };
 }
 
-function event(kind: string, actor: string, plugin: string, details: Json): AuditEvent {
+function event(kind: string, actor: string, plugin: string | null, details: Json): AuditEvent {
   const none = { capability: null, operation: null, resources: [], code: null };
   return { kind, actor, plugin, ...none, outcome: 'ok', details };
 }

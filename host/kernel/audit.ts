@@ -75,6 +75,8 @@ export class Audit<Tx> {
   #attempt: { hash: string; items: number } | undefined;
   /** Not yet chained: hashes are computed when a batch is written, in order. */
   readonly #waiting: { event: AuditEvent; at: number }[] = [];
+  /** Uses that were refused and events that were only counted since the last flush. */
+  #refused = 0;
   #timer: NodeJS.Timeout | undefined;
   /** Writers take turns: each continues the chain where the one before left it. */
   #turn: Promise<void> = Promise.resolve();
@@ -91,13 +93,21 @@ export class Audit<Tx> {
   /** Throws UNAVAILABLE while the log cannot keep up: asked before a use, so that none goes unrecorded. */
   admit(): void {
     if (this.#waiting.length < this.#options.capacity) return;
+    this.#refused += 1;
     throw new NoaError('UNAVAILABLE', 'the audit log cannot keep up: try again later', {
       retryAfterMs: 1000,
     });
   }
 
-  /** Notes a use or a denial without waiting for the disk. */
+  /**
+   * Notes a use or a denial without waiting for the disk. What comes beyond twice the capacity (refusals,
+   * for uses are held back by `admit`) is only counted; the count is a record of its own.
+   */
   record(event: AuditEvent): void {
+    if (this.#waiting.length >= 2 * this.#options.capacity) {
+      this.#refused += 1;
+      return;
+    }
     this.#waiting.push({ event, at: this.#options.now() });
     this.#schedule();
   }
@@ -117,6 +127,7 @@ export class Audit<Tx> {
   /** Writes all that waits. Resolves when it is durable. */
   flush(): Promise<void> {
     return this.#exclusive(async () => {
+      this.#noteRefused();
       while (this.#waiting.length > 0) {
         const batch = this.#waiting.slice(0, BATCH);
         const records = this.#chain(batch);
@@ -185,6 +196,23 @@ export class Audit<Tx> {
       prevHash = hash;
       return { ...body, hash };
     });
+  }
+
+  #noteRefused(): void {
+    if (this.#refused === 0) return;
+    const event: AuditEvent = {
+      kind: 'audit.overflow',
+      actor: 'host',
+      plugin: null,
+      capability: null,
+      operation: null,
+      resources: [],
+      outcome: 'failed',
+      code: 'UNAVAILABLE',
+      details: { refused: this.#refused },
+    };
+    this.#refused = 0;
+    this.#waiting.push({ event, at: this.#options.now() });
   }
 
   /** Takes note of a write that succeeded. */

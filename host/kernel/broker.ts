@@ -42,6 +42,8 @@ export interface BrokerOptions {
   readonly isApproved: (grant: string) => boolean;
   readonly audit: { admit(): void; record(event: AuditEvent): void };
   readonly observe: (observation: CapabilityObservation) => void;
+  /** Told of failures that are the host's own; the plugin only hears INTERNAL. */
+  readonly onError: (message: string, error: unknown) => void;
   readonly now: () => number;
 }
 
@@ -88,6 +90,7 @@ export class Broker {
     const started = this.#options.now();
     const { plugin } = frame.audience;
     let resources: readonly string[] = [];
+    let admitted = false;
     const entry = this.#operations.get(`${capability}.${operation}`);
     try {
       if (entry === undefined) {
@@ -110,6 +113,7 @@ export class Broker {
       let allowed: readonly string[] = [];
       if (entry.limiter === undefined) {
         this.#options.audit.admit();
+        admitted = true;
         resources =
           (entry.spec.resources as ((input: Json) => string[]) | undefined)?.(input) ?? [];
         allowed = this.#authorize(claims, capability, operation, resources);
@@ -135,11 +139,12 @@ export class Broker {
         usage?.(input, output) ?? {},
         this.#options.now() - started,
       );
-      this.#finish(frame, capability, operation, resources, started, undefined, entry);
+      this.#finish(frame, capability, operation, resources, started, undefined, entry, admitted);
       return output;
     } catch (error) {
-      this.#finish(frame, capability, operation, resources, started, error, entry);
+      this.#finish(frame, capability, operation, resources, started, error, entry, admitted);
       if (error instanceof NoaError) throw error;
+      this.#options.onError(`${name(capability, operation)} failed for plugin ${plugin}`, error);
       throw new NoaError('INTERNAL', `${name(capability, operation)} failed in the host`, {
         cause: error,
       });
@@ -182,6 +187,7 @@ export class Broker {
     started: number,
     error: unknown,
     entry: Entry | undefined,
+    admitted: boolean,
   ): void {
     const { plugin } = frame.audience;
     const code = error === undefined ? null : error instanceof NoaError ? error.code : 'INTERNAL';
@@ -191,8 +197,8 @@ export class Broker {
       const seconds = (this.#options.now() - started) / 1000;
       this.#options.observe({ plugin, capability, operation, outcome, seconds });
     }
-    // What is open to every plugin needs no grant and would drown the log.
-    if (entry?.limiter !== undefined && !denied) return;
+    // What is open to every plugin would drown the log; what the log refused it has counted.
+    if (!admitted && !denied) return;
     this.#options.audit.record({
       kind: denied ? 'capability.denial' : 'capability.use',
       actor: `plugin:${plugin}`,

@@ -10,13 +10,21 @@ import {
   type SchemaViolation,
 } from '@noa/sdk/host';
 import type { Broker, CallFrame } from './broker.ts';
+import type { Chain } from './chain.ts';
 import type { Invocation, Outcome } from './invocation.ts';
 import type { RuntimeCall } from './loader.ts';
 import type { ServedExport, Serving } from './serving.ts';
-import type { Budget } from './tokens.ts';
+import type { Budget, Token } from './tokens.ts';
 
 /** Plugins in one chain of calls. */
 const MAX_DEPTH = 8;
+
+/** Codes with which a plugin itself fails, rather than its caller or what it depends on. */
+const FAULTS: ReadonlySet<ErrorCode> = new Set([
+  'PLUGIN_TRAP',
+  'PLUGIN_OUTPUT_INVALID',
+  'DEADLINE_EXCEEDED',
+]);
 
 /** How a call of an export ended, for metrics. */
 export interface CallObservation {
@@ -31,6 +39,8 @@ export interface DispatcherOptions {
   readonly serving: (plugin: string) => Serving;
   readonly broker: Broker;
   readonly observe: (observation: CallObservation) => void;
+  /** Told of calls that ended by the plugin's own fault. */
+  readonly onFailure: (invocation: Invocation, error: NoaError) => void;
   readonly now: () => number;
 }
 
@@ -62,6 +72,7 @@ export class Dispatcher {
           ? error
           : new NoaError('INTERNAL', 'the call failed in the host', { cause: error });
       code = failure.code;
+      if (FAULTS.has(code)) this.#options.onFailure(invocation, failure);
       throw failure;
     } finally {
       const seconds = (this.#options.now() - started) / 1000;
@@ -105,10 +116,7 @@ export class Dispatcher {
     try {
       const frame: CallFrame = {
         audience: serving.audience,
-        token:
-          chain === undefined
-            ? () => serving.token()
-            : async () => serving.childToken(await chain.token(), budget),
+        token: tokenSource(serving, chain, budget),
         plugins: [...(chain?.plugins ?? []), invocation.plugin],
         principal: invocation.principal,
         requestId: invocation.id,
@@ -152,6 +160,22 @@ export class Dispatcher {
       return serving.runtime.call(call);
     }
   }
+}
+
+/**
+ * How a call comes by its token: a client's call by the plugin's own; a plugin's call by one narrowed to
+ * what both have. A budget belongs to one token, so a call with a budget keeps the first it gets.
+ */
+function tokenSource(
+  serving: Serving,
+  chain: Chain | undefined,
+  budget: Budget | undefined,
+): () => Promise<Token> {
+  if (chain === undefined) return () => serving.token();
+  const narrow = async (): Promise<Token> => serving.childToken(await chain.token(), budget);
+  if (budget === undefined) return narrow;
+  let only: Promise<Token> | undefined;
+  return () => (only ??= narrow());
 }
 
 function parse(text: string): Json {

@@ -2,13 +2,14 @@
  * Puts the kernel's parts together. Everything that they need from outside comes in here, clock and ids
  * included; there is one kernel in a host.
  */
-import type { Json } from '@noa/sdk/host';
+import type { Json, NoaError } from '@noa/sdk/host';
 import { Administration } from './administration.ts';
 import { Audit } from './audit.ts';
 import { Broker, type CapabilityEntry, type CapabilityObservation } from './broker.ts';
 import { Budgets } from './budgets.ts';
 import { type CallObservation, Dispatcher } from './dispatcher.ts';
 import type { Chain } from './chain.ts';
+import type { Invocation } from './invocation.ts';
 import { Judge } from './judge.ts';
 import type { Transition } from './lifecycle.ts';
 import type { Loader, LogLevel } from './loader.ts';
@@ -100,12 +101,14 @@ export class Kernel {
       isApproved: (grant) => this.supervisor.isApproved(grant),
       audit: this.audit,
       observe: powers.observeCapability,
+      onError,
       now,
     });
     this.dispatcher = new Dispatcher({
       serving: (plugin) => this.supervisor.serving(plugin),
       broker,
       observe: powers.observeCall,
+      onFailure: (invocation, error) => this.#noteFailure(invocation, error),
       now,
     });
     const judge = new Judge({ capabilities: this.capabilities, loader, readBundle, now });
@@ -126,6 +129,30 @@ export class Kernel {
     return (await this.dispatcher.dispatch(invocation, call.budget)).value;
   }
 
+  /** The plugin's own fault: its author reads it in the plugin's log, an administrator in the audit. */
+  #noteFailure({ plugin, export: name, id, principal, chain }: Invocation, error: NoaError): void {
+    const { code, message, details } = error;
+    const stack = isObject(details) ? details['guestStack'] : undefined;
+    const where = typeof stack === 'string' ? ` ${stack}` : '';
+    this.#powers.pluginLog(plugin, 'error', `${name}: ${code} ${message}${where}`);
+    this.audit.record({
+      kind: 'plugin.failure',
+      actor: `plugin:${plugin}`,
+      plugin,
+      capability: null,
+      operation: name,
+      resources: [],
+      outcome: 'failed',
+      code,
+      details: {
+        principal: principal.subject,
+        request: id,
+        chain: [...(chain?.plugins ?? []), plugin],
+        message: message.slice(0, 500),
+      },
+    });
+  }
+
   /** Brings up every plugin that may run; one that cannot does not keep the host from starting. */
   async start(): Promise<void> {
     const { store, now, onError } = this.#powers;
@@ -137,11 +164,17 @@ export class Kernel {
         await this.supervisor.sync();
     };
     let following = false;
+    let away = false;
     this.#every(CONVERGENCE_MS, () => {
       if (following) return;
       following = true;
       follow()
-        .catch((error: unknown) => onError('changes of other hosts cannot be read', error))
+        .then(() => (away = false))
+        .catch((error: unknown) => {
+          // Said once for each time that the database goes away, not every second.
+          if (!away) onError('the recorded state cannot be read; it will be tried again', error);
+          away = true;
+        })
         .finally(() => (following = false));
     });
     this.#every(SWEEP_MS, () => {
@@ -177,4 +210,8 @@ export class Kernel {
     await this.supervisor.close();
     await this.audit.close();
   }
+}
+
+function isObject(value: unknown): value is { [name: string]: unknown } {
+  return typeof value === 'object' && value !== null;
 }

@@ -190,9 +190,11 @@ export class Supervisor {
     }
     const rights = effectiveRights(requests, grants);
     const bundle = await this.#options.readBundle(await this.#options.store.bundle(record.active));
+    const same = unit.serving?.digest === record.active ? unit.serving : undefined;
+    // The door first: what is taken away holds even when an engine is away and cannot follow yet.
+    await same?.setRights(rights);
     await this.#provision(life.plugin, rights, bundle);
-    if (unit.serving?.digest === record.active) return unit.serving.setRights(rights);
-    await this.#load(unit, record, manifest, bundle, grants);
+    if (same === undefined) await this.#load(unit, record, manifest, bundle, grants);
   }
 
   /** Loads a version beside the one that serves, lets it take over, and drains the old one. */

@@ -168,7 +168,12 @@ t.test('with a full queue further uses are refused, not dropped', async (t) => {
   t.throws(() => audit.admit(), { code: 'UNAVAILABLE' });
   await audit.flush();
   audit.admit();
-  t.equal(sink.records.length, 3);
+  t.equal(sink.records.length, 4);
+  t.match(sink.records[3], { kind: 'audit.overflow', details: { refused: 1 } }, 'and counted');
+  for (let i = 0; i < 10; i++) audit.record(event(`beyond ${i}`));
+  await audit.close();
+  t.match(sink.records.at(-1), { kind: 'audit.overflow', details: { refused: 4 } });
+  t.match(await verifyRecords(sink.records), { ok: true, records: 11 });
 });
 
 t.test('every change of a stored record is found: field, order, gap, insertion', async (t) => {

@@ -17,6 +17,7 @@ export type {
   Log,
   PluginPort,
   Random,
+  CallBudget,
   SqlParameter,
   SqlResult,
   SqlStatement,

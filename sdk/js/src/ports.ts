@@ -58,10 +58,29 @@ export interface Cache {
   lock(key: string, options: { readonly ttlMs: number }): Promise<CacheLock | null>;
 }
 
+/** What a call may spend on capabilities; an absent field is unlimited. */
+export interface CallBudget {
+  /** Capability calls. */
+  readonly calls?: number;
+  readonly rows?: number;
+  readonly tokens?: number;
+  readonly bytes?: number;
+  /** Time spent in capability calls, in milliseconds. */
+  readonly ms?: number;
+}
+
 /** Exports of other plugins. */
 export interface PluginPort {
-  /** Calls `exportName` of `plugin` with a JSON-able input; rejects with the error that it answered. */
-  call<Output = Json>(plugin: string, exportName: string, input?: unknown): Promise<Output>;
+  /**
+   * Calls `exportName` of `plugin` with a JSON-able input; rejects with the error that it answered.
+   * `budget` bounds what the called plugin, and all that it calls, may spend of this plugin's rights.
+   */
+  call<Output = Json>(
+    plugin: string,
+    exportName: string,
+    input?: unknown,
+    options?: { readonly budget?: CallBudget },
+  ): Promise<Output>;
 }
 
 /** All ports that a manifest can ask for; a generated `Plugin` picks from it. */

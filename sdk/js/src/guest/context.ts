@@ -3,7 +3,16 @@
  * is decided by its types at compile time and by the host at every call.
  */
 import { NoaError } from '../errors.ts';
-import type { Cache, Capabilities, Clock, Db, Log, PluginPort, Random } from '../ports.ts';
+import type {
+  Cache,
+  CallBudget,
+  Capabilities,
+  Clock,
+  Db,
+  Log,
+  PluginPort,
+  Random,
+} from '../ports.ts';
 import { randomUUID } from './crypto.ts';
 import * as engine from './engine.ts';
 
@@ -55,8 +64,13 @@ const cache: Cache = {
 };
 
 const plugin: PluginPort = {
-  async call<Output>(name: string, exportName: string, input: unknown = null) {
-    const args = { plugin: name, export: exportName, input };
+  async call<Output>(
+    name: string,
+    exportName: string,
+    input: unknown = null,
+    options: { readonly budget?: CallBudget } = {},
+  ) {
+    const args = { plugin: name, export: exportName, input, ...options };
     return invoke<{ output: Output }>('plugin', 'call', args).output;
   },
 };
