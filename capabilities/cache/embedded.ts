@@ -11,7 +11,7 @@ import { CommandReader, OK, type Reply, ReplyError, Status, encodeReply } from '
 export interface EmbeddedCacheOptions {
   /** Folder for the cache alone; made when absent. */
   readonly dataDir: string;
-  warn(message: string): void;
+  readonly warn: (message: string) => void;
   /** Memory for keys and values, about; the least recently used go first. */
   readonly maxBytes?: number;
   readonly maxEntries?: number;

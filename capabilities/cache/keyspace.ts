@@ -86,7 +86,8 @@ export class Keyspace {
 
   /** Commands that make all this again; consistent although it is read in steps. */
   *snapshot(): Generator<string[]> {
-    for (const [key, { value, expiresAt }] of [...this.#entries]) {
+    const frozen = [...this.#entries];
+    for (const [key, { value, expiresAt }] of frozen) {
       if (this.#isExpired(expiresAt)) continue;
       if (typeof value === 'string') yield setEffect(key, value, expiresAt);
       else yield* setMembersEffect(key, value, expiresAt);

@@ -105,7 +105,8 @@ class RedisDriver implements Driver {
     switch (operation) {
       case 'get': {
         const text = await this.#redis.get(VALUES + key);
-        return { value: text === null ? null : JSON.parse(text) };
+        const value: unknown = text === null ? null : JSON.parse(text);
+        return { value };
       }
       case 'set': {
         const text = args.value();
@@ -125,7 +126,7 @@ class RedisDriver implements Driver {
         if (token !== undefined) {
           return { released: isOne(await this.#redis.srem(LOCKS + key, token)) };
         }
-        return await this.#lock(key, args.integer('ttlMs') ?? 0);
+        return this.#lock(key, args.integer('ttlMs') ?? 0);
       }
       default:
         throw new NoaError('INVALID_ARGUMENT', `cache: there is no operation ${operation}`);

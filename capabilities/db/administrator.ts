@@ -8,6 +8,7 @@ import pg from 'pg';
 import {
   type Area,
   LEDGER,
+  allRoles,
   areaOf,
   createArea,
   dropArea,
@@ -41,9 +42,9 @@ export interface AdministratorOptions {
    */
   readonly url: string;
   /** The password of a plugin's role: derived from the host's key, the same on every host. */
-  rolePassword(role: string): string;
+  readonly rolePassword: (role: string) => string;
   /** What the operator should know, such as privileges that could not be taken from PUBLIC. */
-  warn(message: string): void;
+  readonly warn: (message: string) => void;
 }
 
 interface Database {
@@ -85,7 +86,7 @@ export class Administrator {
 
   /** Makes the plugin's area as the request says and answers it. */
   async provision(request: Provision): Promise<Area> {
-    return await this.#inTurn(async (admin) => {
+    return this.#inTurn(async (admin) => {
       const database = await this.#prepare(admin);
       const area = areaOf(request.plugin, database.name);
       this.#learnLogins(area, database);
@@ -100,7 +101,7 @@ export class Administrator {
   async drop(plugin: string, close: (role: string) => void): Promise<void> {
     await this.#inTurn(async (admin) => {
       const area = areaOf(plugin, (await this.#prepare(admin)).name);
-      const roles = Object.values(area.roles);
+      const roles = allRoles(area);
       await withLock(admin, async () => {
         for (const role of roles) close(role);
         await endSessions(admin, roles, { busy: false });
@@ -127,7 +128,7 @@ export class Administrator {
       } finally {
         admin.release();
       }
-      return await Session.open(role, config, onBroken);
+      return Session.open(role, config, onBroken);
     }
   }
 
@@ -182,9 +183,10 @@ export class Administrator {
     }
   }
 
-  #learnLogins({ schema, roles }: Area, { checksClients }: Database): void {
+  #learnLogins(area: Area, { checksClients }: Database): void {
+    const { schema, roles } = area;
     const { url, rolePassword } = this.#options;
-    for (const role of Object.values(roles)) {
+    for (const role of allRoles(area)) {
       if (this.#logins.has(role)) continue;
       const readOnly = role === roles.ro;
       this.#logins.set(
@@ -227,7 +229,7 @@ export class Administrator {
   async #inTurn<T>(work: (admin: pg.PoolClient) => Promise<T>): Promise<T> {
     const turn = this.#last.then(() => this.#asAdmin(work));
     this.#last = turn.catch(() => undefined);
-    return await turn;
+    return turn;
   }
 
   async #asAdmin<T>(work: (admin: pg.PoolClient) => Promise<T>): Promise<T> {

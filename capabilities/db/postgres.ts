@@ -117,7 +117,7 @@ async function run(session: Session, operation: string, input: Json): Promise<un
       return { rows };
     }
     case 'execute':
-      return await session.execute(toStatement(input));
+      return session.execute(toStatement(input));
     case 'transaction': {
       const statements = field(input, 'statements');
       if (!Array.isArray(statements)) throw wrong('statements', 'an array');

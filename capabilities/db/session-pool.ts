@@ -109,7 +109,7 @@ export class SessionPool {
 
   /** Gives idle sessions to those who wait, in order, and opens new ones as far as the bounds allow. */
   #serve(): void {
-    for (const waiter of [...this.#waiters]) {
+    for (const waiter of this.#waiters) {
       const { role } = waiter;
       const idle = this.#role(role).idle.pop();
       if (idle) {
@@ -218,10 +218,14 @@ export class SessionPool {
     }
   }
 
+  #dropIdle({ idle }: Role): void {
+    for (let [first] = idle; first; [first] = idle) this.#drop(first.session);
+  }
+
   /** Ends every session of a role; running calls fail with UNAVAILABLE. */
   closeRole(name: string): void {
     this.#rejectWaiters(name, away());
-    for (const { session } of [...this.#role(name).idle]) this.#drop(session);
+    this.#dropIdle(this.#role(name));
     for (const session of this.#lent) if (session.role === name) session.abort(away());
   }
 
@@ -229,9 +233,7 @@ export class SessionPool {
     this.#closed = true;
     clearInterval(this.#reaper);
     this.#rejectWaiters(undefined, away());
-    for (const { idle } of [...this.#roles.values()]) {
-      for (const { session } of [...idle]) this.#drop(session);
-    }
+    for (const role of this.#roles.values()) this.#dropIdle(role);
     for (const session of this.#lent) session.abort(away());
   }
 }

@@ -81,7 +81,7 @@ export class Session {
     const step = new StatementStep(statement, this.#client, false);
     this.#exchange([begin, step, ...this.#cleaning()]);
     await begin.result;
-    return await step.result;
+    return step.result;
   }
 
   /** Runs one statement by itself; committed only when its whole answer is within the bounds. */
@@ -100,7 +100,7 @@ export class Session {
   /** Runs statements in one transaction. */
   async transaction(statements: readonly Statement[]): Promise<Result[]> {
     this.#received = 0;
-    return await this.#inTransaction(async () => {
+    return this.#inTransaction(async () => {
       const results: Result[] = [];
       for (const [index, statement] of statements.entries()) {
         const step = new StatementStep(statement, this.#client, false);
@@ -122,7 +122,8 @@ export class Session {
       const sent = 'SELECT pg_current_xact_id()::text AS xid';
       const xid = new StatementStep({ sql: sent, params: [] }, this.#client, false);
       this.#exchange([xid]);
-      await announce(String((await xid.result).rows[0]?.['xid']));
+      const [row] = (await xid.result).rows;
+      await announce(typeof row?.['xid'] === 'string' ? row['xid'] : '');
       // Inside a block the server refuses every statement that would end the transaction early.
       const block = `BEGIN EXECUTE ${pg.escapeLiteral(refuseNul(sql, 'the migration'))}; END`;
       const script = Step.simple(`DO ${pg.escapeLiteral(block)}`);

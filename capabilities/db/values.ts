@@ -13,7 +13,7 @@ const float: FromText = (text) => (Number.isFinite(Number(text)) ? Number(text) 
 const integer: FromText = (text) => (Number.isSafeInteger(Number(text)) ? Number(text) : text);
 const numeric: FromText = (text) =>
   text.replace(/^-?0*\.?0*|\./g, '').length <= EXACT_DIGITS ? float(text) : text;
-const json: FromText = (text) => JSON.parse(text);
+const json: FromText = (text) => JSON.parse(text) as Json;
 const bytes: FromText = (text) => Buffer.from(text.slice(2), 'hex').toString('base64');
 const timestamp: FromText = (text) => text.replace(' ', 'T').replace(/\+00$/, 'Z');
 

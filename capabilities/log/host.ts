@@ -13,7 +13,12 @@ const MAX_DEPTH = 4;
 
 export interface LogOptions {
   /** Takes one line; `fields` is safe to print as it is. */
-  write(plugin: string, level: Level, message: string, fields: { [name: string]: Json }): void;
+  readonly write: (
+    plugin: string,
+    level: Level,
+    message: string,
+    fields: { [name: string]: Json },
+  ) => void;
 }
 
 export function createLogDriver({ write }: LogOptions): Driver {

@@ -4,7 +4,7 @@ import { appendFile, readFile, rm, stat, truncate, writeFile } from 'node:fs/pro
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Driver, type Json } from '@noa/sdk/host';
+import type { Driver, Json } from '@noa/sdk/host';
 import fc from 'fast-check';
 import t from 'tap';
 import { cache } from '../../capabilities/cache/capability.ts';
@@ -98,7 +98,7 @@ for (const { name, start, skip } of ENGINES) {
           fc.string({ minLength: 1, maxLength: 40 }),
           async (value, key) => {
             // Through JSON text, as the broker does: JSON has no -0.
-            const json: Json = JSON.parse(JSON.stringify(value));
+            const json = JSON.parse(JSON.stringify(value)) as Json;
             await call(driver, 'set', { key, value: json });
             t.same((await call(driver, 'get', { key }))['value'], json);
           },
@@ -335,7 +335,7 @@ t.test('the embedded cache comes back after kill -9', async (t) => {
     const server = await openEmbeddedCache({ dataDir, ...never });
     const driver = createRedisDriver({ Connector: server.Connector });
     const { value } = await call(driver, 'get', { key: 'n' });
-    t.ok(Number(value) >= last - 5, `of ${last} acknowledged it has ${String(value)}`);
+    t.ok(Number(value) >= last - 5, `of ${last} acknowledged it has ${Number(value)}`);
     await driver.close();
     await server.close();
   }

@@ -17,7 +17,7 @@ export interface TestDatabase {
 
 /** A fresh database: on the given server, or on an embedded one that ends with the test. */
 export async function testDatabase(serverUrl?: string): Promise<TestDatabase> {
-  if (serverUrl) return await databaseOn(serverUrl);
+  if (serverUrl) return databaseOn(serverUrl);
   const dataDir = await scratchFolder();
   const server = await startPostgres({ dataDir: join(dataDir, 'postgres'), log: () => {} });
   return {
@@ -115,7 +115,7 @@ export class TestDriver {
     const { timeoutMs = 10_000 } = options;
     const own = this.#grants.get(plugin)?.find(({ operations }) => operations.includes(operation));
     const bounds = [AbortSignal.timeout(timeoutMs), ...(options.signal ? [options.signal] : [])];
-    return await this.driver.invoke(operation, input, {
+    return this.driver.invoke(operation, input, {
       plugin,
       resources: options.resources ?? own?.resources ?? [],
       signal: AbortSignal.any(bounds),
