@@ -107,7 +107,7 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
     },
     close: async ({ graceMs }) => {
       exchanges.drain();
-      await closeListener(app.server, graceMs);
+      await closeListener(app.server, open, graceMs);
       await app.close();
     },
   };

@@ -4,7 +4,7 @@
  * that waits for a running call is not.
  */
 import { createServer, type RequestListener, type Server, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { type AddressInfo, Server as NetServer } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { NoaError } from '@noa/sdk/host';
@@ -34,6 +34,8 @@ export const CONNECTION_LIMITS: ConnectionLimits = {
 
 /** How often requests over their time are looked for. */
 const CHECK_MS = 1000;
+/** How often connections without a request are looked for while the listener closes. */
+const CLOSE_CHECK_MS = 50;
 
 /** Answers that are not complete, by which a running call is told from a caller that does not read. */
 type Open = () => Iterable<ServerResponse>;
@@ -167,18 +169,21 @@ function reachable(host: string): string {
 
 /**
  * Takes no more connections, lets those that run finish for `graceMs`, then cuts the rest. Resolves when
- * none is left.
+ * none is left. Node's own `close` would at once destroy connections whose answer is written but not yet
+ * taken by its reader, and stop to watch over slow requests: it comes last here.
  */
-export async function closeListener(server: Server, graceMs: number): Promise<void> {
+export async function closeListener(server: Server, open: Open, graceMs: number): Promise<void> {
   if (!server.listening) return;
-  const closed = new Promise<void>((resolve) => server.close(() => resolve()));
   const end = performance.now() + graceMs;
-  let done = false;
-  void closed.then(() => (done = true));
-  while (!done && performance.now() < end) {
-    server.closeIdleConnections();
-    await Promise.race([closed, sleep(Math.min(50, Math.max(1, end - performance.now())))]);
-  }
+  const closed = new Promise<boolean>((resolve) => {
+    NetServer.prototype.close.call(server, () => resolve(true));
+  });
+  const wait = () => sleep(Math.max(1, Math.min(CLOSE_CHECK_MS, end - performance.now())), false);
+  do {
+    const flushing = [...open()].some((response) => response.writableEnded);
+    if (!flushing) server.closeIdleConnections();
+  } while (!(await Promise.race([closed, wait()])) && performance.now() < end);
   server.closeAllConnections();
   await closed;
+  server.close();
 }

@@ -49,7 +49,7 @@ export function createMetricsListener(options: MetricsListenerOptions): MetricsL
   const flags = { host: '--metrics-bind', port: '--metrics-port' };
   return {
     listen: (address) => listen(server, address, flags),
-    close: () => closeListener(server, CLOSE_MS),
+    close: () => closeListener(server, () => open, CLOSE_MS),
   };
 }
 

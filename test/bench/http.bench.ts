@@ -44,6 +44,7 @@ const BODY = JSON.stringify({
 
 const plugin = manifest({
   name: 'echo',
+  limits: { concurrency: 64 },
   exports: { echo: { input: SCHEMA } },
   contributes: { routes: [{ method: 'POST', path: '/notes', export: 'echo' }] },
 });

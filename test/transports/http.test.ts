@@ -3,6 +3,8 @@ import { once } from 'node:events';
 import { connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Json, NoaError } from '@noa/sdk/host';
+import { promisify } from 'node:util';
+import fc from 'fast-check';
 import t from 'tap';
 import {
   ADMIN,
@@ -222,6 +224,22 @@ await t.test('routes of plugins', async (t) => {
     },
   );
 
+  await t.test('any text arrives as it was sent, by path, query or body', async (t) => {
+    const text = fc.string({ unit: 'grapheme', minLength: 1, maxLength: 40 });
+    const segment = text.filter((value) => value !== '.' && value !== '..');
+    const property = fc.asyncProperty(segment, text, text, async (id, tag, body) => {
+      const query = new URLSearchParams({ tags: tag }).toString();
+      const sent = { text: body };
+      const { body: got } = await front.request(
+        'PUT',
+        `${notes}/${encodeURIComponent(id)}?${query}`,
+        { body: JSON.stringify(sent), headers: { 'content-type': 'application/json' } },
+      );
+      t.strictSame(got, { tags: [tag], text: body, id });
+    });
+    await fc.assert(property, { numRuns: 60 });
+  });
+
   await t.test('a fixed segment wins over a parameter, an empty one is no parameter', async (t) => {
     t.equal((await front.get(`${notes}/latest`)).status, 202);
     t.strictSame((await front.get(`${notes}/latest/parts/p`)).body, { id: 'latest', part: 'p' });
@@ -278,7 +296,7 @@ await t.test('routes of plugins', async (t) => {
       status: 400,
       body: { detail: /UTF-8/ },
     });
-    t.match(await front.get(`${notes}?__proto__=1`), {
+    t.match(await front.get('/plugins/echo/?__proto__=1'), {
       status: 400,
       body: { detail: /__proto__/ },
     });
@@ -334,12 +352,18 @@ await t.test('routes of plugins', async (t) => {
         const over = await at((128 << 10) + 1, chunked);
         t.match(over, { status: 413, body: { code: 'PAYLOAD_TOO_LARGE' } });
         t.match(over.body.detail, /131072 bytes.*maxInputBytes of plugin echo/);
-        t.equal(
-          (await at(4 << 20, chunked)).status,
-          413,
-          'the refusal reaches who is still sending',
-        );
       }
+      // A client that reads only when it has sent all: a reset would cost it the answer.
+      const size = 8 << 20;
+      const socket = connect(front.port, '127.0.0.1').pause();
+      const head = `POST ${notes} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${ADMIN}\r\n`;
+      socket.write(`${head}Content-Type: application/json\r\nContent-Length: ${size}\r\n\r\n`);
+      await promisify(socket.write.bind(socket) as (bytes: Buffer, done: () => void) => void)(
+        Buffer.alloc(size, 0x20),
+      );
+      let answer = '';
+      for await (const chunk of socket.setEncoding('utf8')) answer += String(chunk);
+      t.match(answer, /^HTTP\/1\.1 413 /, 'the refusal reaches who is still sending');
     },
   );
 
@@ -653,6 +677,40 @@ await t.test('a reader that stalls is cut, a call that takes long is not', async
   socket.destroy();
 });
 
+await t.test('what is no HTTP behind a request does not break into its answer', async (t) => {
+  const front = await startFront();
+  t.teardown(() => front.close());
+  const large = manifest({
+    name: 'large',
+    limits: { maxOutputBytes: 64 << 20 },
+    exports: { large: {} },
+    contributes: { routes: [{ method: 'GET', path: '/', export: 'large' }] },
+  });
+  await front.install(large, { large: () => 'x'.repeat(32 << 20) });
+  const socket = connect(front.port, '127.0.0.1').on('error', () => undefined);
+  let text = '';
+  socket.setEncoding('latin1').on('data', (chunk: string) => (text += chunk));
+  const closed = once(socket, 'close');
+  socket.write(`GET /plugins/large HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${ADMIN}\r\n\r\n`);
+  while (text === '') await sleep(1);
+  socket.pause().write('\u0016\u0003GARBAGE\r\n\r\n');
+  await sleep(50);
+  socket.resume();
+  await closed;
+  t.ok(text.startsWith('HTTP/1.1 200 OK'));
+  t.equal(text.match(/HTTP\/1\.1/g)?.length, 1);
+});
+
+await t.test('a connection that rests is closed after its time', async (t) => {
+  const front = await startFront({ limits: { keepAliveTimeoutMs: 100 } });
+  t.teardown(() => front.close());
+  const started = performance.now();
+  const get = 'GET /health HTTP/1.1\r\nHost: x\r\n\r\n';
+  const answer = await front.raw(get, { later: [get, get] });
+  t.equal(answer.match(/200 OK/g)?.length, 3);
+  t.ok(performance.now() - started < 5000);
+});
+
 await t.test('connections over the limit are dropped, those within are served', async (t) => {
   const front = await startFront({ limits: { maxConnections: 3 } });
   t.teardown(() => front.close());
@@ -677,28 +735,32 @@ await t.test('connections over the limit are dropped, those within are served', 
 await t.test('closing finishes what runs, takes nothing new, and is over in time', async (t) => {
   const works = manifest({
     name: 'works',
-    exports: { nap: {}, never: {} },
+    limits: { maxOutputBytes: 64 << 20 },
+    exports: { nap: {}, never: {}, large: {} },
     contributes: {
       routes: [
-        { method: 'GET', path: '/nap', export: 'nap' },
+        { method: 'GET', path: '/nap/:ms', export: 'nap' },
         { method: 'GET', path: '/never', export: 'never' },
+        { method: 'GET', path: '/large', export: 'large' },
       ],
     },
   });
   let signal: AbortSignal | undefined;
   const exports: Exports = {
-    nap: () => sleep(300, 'done'),
+    nap: (input) => sleep(Number((input as { ms: string }).ms), 'done'),
     never: (_input, call) => {
       signal = call.signal;
       return new Promise(() => undefined);
     },
+    large: () => 'x'.repeat(32 << 20),
   };
 
   const gentle = await startFront();
   await gentle.install(works, exports);
   await gentle.get('/health'); // leaves an idle connection behind
-  const running = gentle.get('/plugins/works/nap');
-  await sleep(50);
+  const early = gentle.get('/plugins/works/nap/50');
+  const running = gentle.get('/plugins/works/nap/400');
+  await early;
   const started = performance.now();
   const closed = gentle.close(5000);
   await t.rejects(gentle.get('/health'), 'no new connection is taken');
@@ -706,6 +768,25 @@ await t.test('closing finishes what runs, takes nothing new, and is over in time
   t.strictSame([last.status, last.text, last.headers.get('connection')], [200, '"done"', 'close']);
   await closed;
   t.ok(performance.now() - started < 2000, 'it does not wait out its grace');
+
+  const midway = await startFront();
+  await midway.install(works, exports);
+  const reader = connect(midway.port, '127.0.0.1').on('error', () => undefined);
+  reader.write(
+    `GET /plugins/works/large HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${ADMIN}\r\n\r\n`,
+  );
+  let received = 0;
+  reader.on('data', (chunk) => (received += chunk.length));
+  while (received === 0) await sleep(1);
+  reader.pause();
+  const end = performance.now();
+  const over = midway.close(5000);
+  await sleep(100);
+  const ended = once(reader, 'close');
+  reader.resume();
+  await Promise.all([over, ended]);
+  t.ok(performance.now() - end < 2000, 'a connection that outlives its answer is closed');
+  t.ok(received > 32 << 20, `the answer is whole: ${received}`);
 
   const hard = await startFront();
   await hard.install(works, exports);
