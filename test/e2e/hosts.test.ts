@@ -49,7 +49,10 @@ t.test(
 t.test('administration on both hosts at once takes turns, and both chains verify', async (t) => {
   const rogue = await bundleOf('test/fixtures/plugins/rogue');
   const both = await Promise.all([one.post('/v1/plugins', rogue), two.post('/v1/plugins', rogue)]);
-  t.strictSame(both.map(({ status }) => status).sort(), [201, 409]);
+  t.strictSame(
+    both.map(({ status }) => status).toSorted((a, b) => a - b),
+    [201, 409],
+  );
   await Promise.all(
     Array.from({ length: 10 }, async (_, index) => {
       const host = index % 2 === 0 ? one : two;

@@ -185,11 +185,14 @@ function manifest(name: string, part: Partial<Manifest> = {}): Manifest {
   };
 }
 
-const read: Export = (_input, { invoke, signal }) => invoke('store', 'read', { key: 'k' }, signal);
+const read: Export = (_input, request) =>
+  request.invoke('store', 'read', { key: 'k' }, request.signal);
 const callInto =
   (plugin: string, budget?: { calls?: number; rows?: number }): Export =>
-  (_input, { invoke, signal }) =>
-    invoke('plugin', 'call', { plugin, export: 'run', ...(budget ? { budget } : {}) }, signal);
+  (_input, request) => {
+    const input = { plugin, export: 'run', ...(budget ? { budget } : {}) };
+    return request.invoke('plugin', 'call', input, request.signal);
+  };
 
 t.test(
   'a budget given to a call holds for all that happens in it, and for nothing else',

@@ -5,7 +5,6 @@
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
-import { setFlagsFromString } from 'node:v8';
 import { NoaError } from '@noa/sdk/host';
 import type { Limits, Manifest } from '@noa/sdk/host';
 import type { LoadRequest, Loader, Runtime, RuntimeCall } from '../../kernel/loader.ts';
@@ -41,14 +40,6 @@ const COMPILE_MS = 30_000;
 const START_MS = 1000;
 /** The same at a load, where the thread may have other work before it. */
 const WARM_MS = 10_000;
-
-/**
- * Sets the largest linear memory of this process, in pages of 64 KiB, whatever a module declares.
- * Takes effect for memories made later, so call it before any loader is created.
- */
-export function limitWasmMemory(pages: number): void {
-  setFlagsFromString(`--wasm-max-mem-pages=${Math.trunc(pages)}`);
-}
 
 function asset(name: string): WebAssembly.Module {
   return new WebAssembly.Module(readFileSync(new URL(name, import.meta.url)));
