@@ -1,8 +1,6 @@
 /** The bounds of the WebAssembly sandbox: memory, calls, text that waits, log lines, address space. */
-import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
-import { promisify } from 'node:util';
 import { NoaError } from '@noa/sdk/host';
 import t from 'tap';
 import { call, hanging, load, loader, refusal, request } from './sandbox.ts';
@@ -28,23 +26,6 @@ await t.test('memory has a bound over all instances, and idle ones give way', as
     `${instances} instances, ${memoryBytes} bytes`,
   );
   test.equal(await call(runtime, 'echo', '1'), '1');
-});
-
-await t.test('the process can be given a ceiling for every memory', async (test) => {
-  const { stdout } = await promisify(execFile)(
-    process.execPath,
-    [
-      '--input-type=module',
-      '-e',
-      `import { limitWasmMemory } from '../../host/loaders/wasm/loader.ts';
-       limitWasmMemory(32);
-       const memory = new WebAssembly.Memory({ initial: 1, maximum: 1000 });
-       memory.grow(31);
-       try { memory.grow(1); } catch (error) { console.log(error.name); }`,
-    ],
-    { cwd: import.meta.dirname },
-  );
-  test.equal(stdout, 'RangeError\n', '2 MiB and not one page more');
 });
 
 await t.test('idle instances are reaped', async (test) => {
