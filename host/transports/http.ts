@@ -84,6 +84,9 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
   app.decorateRequest('exchange');
   app.addHook('onRequest', (request, reply, done) => {
     exchanges.begin(request, reply);
+    if (request.raw.headers.host === undefined && request.raw.httpVersion === '1.1') {
+      throw new NoaError('INVALID_ARGUMENT', 'host: is required'); // RFC 9112 section 3.2
+    }
     done();
   });
   app.setErrorHandler((error, request, reply) => fail(error, request, reply));

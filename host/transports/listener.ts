@@ -51,6 +51,7 @@ export function createListener(
       headersTimeout: limits.headersTimeoutMs,
       requestTimeout: limits.requestTimeoutMs,
       keepAliveTimeout: limits.keepAliveTimeoutMs,
+      requireHostHeader: false, // http.ts asks for it, to answer as to any other fault
       connectionsCheckingInterval: Math.min(CHECK_MS, limits.headersTimeoutMs),
     },
     handler,
