@@ -1,12 +1,13 @@
 /**
- * How a test run reads: one line a file as it ends, what failed of a file that failed, and a last line
- * `N passed, N failed` (assertions). A file that crashed or timed out counts as a failure even when
+ * How a test run reads: one line a file as it ends, what was skipped in it, what failed of a file that
+ * failed, and a last line `N passed, N failed` (assertions). A file that crashed or timed out counts as a failure even when
  * none of its assertions failed.
  */
 import { Transform, type TransformCallback } from 'node:stream';
 
 /** A result of the run itself: a file, or the time-out that ended it. */
 const FILE = /^(not )?ok \d+ - (.*)$/;
+const SKIPPED = /^\s+ok \d+ - (.*) # SKIP ?(.*)$/;
 const TOTALS = /^# \{ total: \d+(.*) \}$/;
 /** Lines of a failed file that say nothing about the failure. */
 const NOISE = /^\s*(ok \d+.*|\d+\.\.\d+|# time=.*|TAP version .*)?$/;
@@ -14,6 +15,7 @@ const NOISE = /^\s*(ok \d+.*|\d+\.\.\d+|# time=.*|TAP version .*)?$/;
 export default class Reporter extends Transform {
   #partial = '';
   #block: string[] = [];
+  #skipped: string[] = [];
   /** Inside the diagnosis that follows a failed file's line. */
   #diagnosis = false;
   #badFiles = 0;
@@ -38,13 +40,14 @@ export default class Reporter extends Transform {
     const totals = TOTALS.exec(line)?.[1];
     if (file) {
       const failed = file[1] !== undefined;
-      this.push(`${failed ? '✖' : '✔'} ${file[2]}\n`);
+      this.push(`${failed ? '✖' : '✔'} ${file[2]}\n${this.#skipped.join('')}`);
       if (failed) {
         this.#badFiles += 1;
         this.push(this.#block.map((text) => `${text}\n`).join(''));
       }
       this.#diagnosis = failed;
       this.#block = [];
+      this.#skipped = [];
     } else if (totals !== undefined) {
       this.#passed = Number(/pass: (\d+)/.exec(totals)?.[1] ?? 0);
       this.#failed = Number(/fail: (\d+)/.exec(totals)?.[1] ?? 0);
@@ -55,6 +58,8 @@ export default class Reporter extends Transform {
       this.push(`${line}\n`);
     } else {
       this.#diagnosis = false;
+      const skipped = SKIPPED.exec(line);
+      if (skipped) this.#skipped.push(`  skipped: ${skipped[1]} (${skipped[2]})\n`);
       if (!NOISE.test(line)) this.#block.push(line);
     }
   }
