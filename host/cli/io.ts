@@ -16,6 +16,11 @@ export interface ProcessIo {
 
 export function processIo(): ProcessIo {
   const { stdin, stdout, stderr } = process;
+  // Whoever read this output has seen enough of it: `noa audit list | head`.
+  stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error;
+    process.exit();
+  });
   return {
     stdin,
     stdout,

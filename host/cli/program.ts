@@ -22,6 +22,7 @@ export function buildProgram(session: Session, writeError: (text: string) => voi
     .option('--json', 'print results, and errors as {"error": …}, as JSON on standard output')
     .option('--url <url>', `address of the running host (NOA_URL; else ${DEFAULT_URL})`)
     .option('--token <token>', 'bearer token (NOA_TOKEN; else the data folder’s bootstrap-token)')
+    .addHelpText('after', '\nExit codes: 0 done, 1 refused or failed, 2 wrong usage.')
     .configureHelp({ showGlobalOptions: true })
     .configureOutput({
       writeOut: (text) => session.io.stdout.write(text),

@@ -55,7 +55,10 @@ t.test('wrong usage ends with 2 and a line that helps', async (t) => {
 t.test('help and version end with 0', async (t) => {
   const run = runner(t);
   t.match(await run(['--version']), { code: 0, stdout: /^\d+\.\d+\.\d+\n$/, stderr: '' });
-  t.match(await run(['--help']), { code: 0, stdout: /Usage: noa .*Commands:.*doctor/s });
+  t.match(await run(['--help']), {
+    code: 0,
+    stdout: /Usage: noa .*Commands:.*doctor.*Exit codes: 0/s,
+  });
   const help = await run(['grant', 'approve', '--help']);
   t.match(help, { code: 0, stdout: /--capability.*--json/s }, 'the options that all commands take');
 });
@@ -251,6 +254,15 @@ t.test('verify finds a changed, missing or foreign line of an exported log', asy
   });
   t.match(await run(['audit', 'verify', 'none']), { code: 1, stderr: /NOT_FOUND/ });
   t.match(await run(['audit', 'verify', 'empty']), { code: 0, stdout: /^intact, 0 records/ });
+});
+
+t.test('a reader that has seen enough ends it without a complaint', async (t) => {
+  const cwd = t.testdir();
+  // `true` is gone before the first byte.
+  const script = `{ sleep 0.2; "$0" "$1" completion fish; } | true; exit "\${PIPESTATUS[0]}"`;
+  const run = spawnSync('bash', ['-c', script, process.execPath, NOA], { cwd });
+  t.equal(run.stderr.toString(), '');
+  t.equal(run.status, 0);
 });
 
 const OLD_NODE = ['/usr/bin/node', '/usr/local/bin/node'].find((path) => {
