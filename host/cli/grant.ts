@@ -1,7 +1,7 @@
 /** `noa grant list | show | approve | add | revoke`. */
 import type { Command } from 'commander';
 import { NoaError } from '@noa/sdk/host';
-import type { PluginView } from '../kernel/administration.ts';
+import type { PluginView } from '../kernel/views.ts';
 import type { Grant } from '../kernel/grants.ts';
 import type { Session } from './session.ts';
 import { table } from './table.ts';

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
 import { type Json, NoaError } from '@noa/sdk/host';
-import type { PluginDetail, PluginView } from '../kernel/administration.ts';
+import type { PluginDetail, PluginView } from '../kernel/views.ts';
 import type { LogPage } from '../transports/admin.ts';
 import { bundleAt } from './bundle.ts';
 import type { Session } from './session.ts';

@@ -3,51 +3,22 @@
  * one transaction with its audit record, so a crash leaves either both or neither; then the supervisor
  * follows. Who may call this is decided by the transport that calls it.
  */
-import { type CapabilityRequest, type Json, type Manifest, NoaError } from '@noa/sdk/host';
-import { compare } from 'semver';
+import { type Json, NoaError } from '@noa/sdk/host';
 import { type Audit, type AuditEvent, type Verification, verifyRecords } from './audit.ts';
 import type { CapabilityEntry } from './broker.ts';
-import { type Grant, grantOf, type GrantStatus, undecided } from './grants.ts';
+import { type Grant, undecided } from './grants.ts';
 import type { Judge } from './judge.ts';
-import type { State } from './lifecycle.ts';
-import type { AuditPage, PluginRecord, PluginVersion, Store, StoreTx } from './store.ts';
+import { activate, openRequests, promote } from './requests.ts';
+import type { AuditPage, PluginRecord, Store, StoreTx } from './store.ts';
 import type { Supervisor } from './supervisor.ts';
-
-export interface RequestView {
-  readonly grant: string | null;
-  readonly capability: string;
-  readonly operations: readonly string[];
-  readonly resources: readonly string[];
-  readonly optional: boolean;
-  readonly reason: string;
-  readonly status: GrantStatus;
-}
-
-export interface PluginView {
-  readonly name: string;
-  readonly version: string;
-  readonly digest: string;
-  readonly state: State;
-  readonly enabled: boolean;
-  /** Why it stands where it stands. */
-  readonly reason: string | null;
-  /** An upgrade that waits for grants. */
-  readonly candidate: { readonly version: string; readonly digest: string } | null;
-  readonly requested: readonly RequestView[];
-}
-
-export interface PluginDetail extends PluginView {
-  readonly manifest: Manifest;
-  readonly routes: readonly string[];
-  readonly versions: readonly {
-    readonly version: string;
-    readonly digest: string;
-    readonly installedAt: string;
-  }[];
-  readonly instances: number;
-  readonly memoryBytes: number;
-  readonly restarts: number;
-}
+import {
+  noPlugin,
+  type PluginDetail,
+  type PluginView,
+  viewDetail,
+  viewPlugin,
+  viewPlugins,
+} from './views.ts';
 
 export interface GrantRequest {
   readonly plugin: string;
@@ -94,7 +65,7 @@ export class Administration {
         previous: null,
       });
       await tx.putVersion(version, bundle);
-      await this.#openRequests(tx, plugin, requests);
+      await openRequests(tx, plugin, requests, this.#options);
       note(
         event('plugin.install', actor, plugin, {
           version: version.version,
@@ -114,14 +85,14 @@ export class Administration {
     await this.#change(async (tx, note) => {
       const record = await mustHave(tx, name);
       await tx.putVersion(version, bundle);
-      await this.#openRequests(tx, name, requests);
+      await openRequests(tx, name, requests, this.#options);
       const waits = undecided(requests, await tx.grants(name)).length > 0;
       // A version that never got its grants serves nobody: its successor replaces it at once.
-      const idle = this.#options.supervisor.units.get(name)?.serving === undefined;
+      const served = this.#options.supervisor.units.get(name)?.serving?.digest;
       const next =
-        waits && !idle
+        waits && served !== undefined
           ? { ...record, candidate: version.digest }
-          : activate(record, version.digest);
+          : activate(record, version.digest, served);
       await tx.putPlugin(next);
       // Two versions back is as far as an operator can go: the rest would only grow.
       const kept = [next.active, next.candidate, next.previous].filter((digest) => digest !== null);
@@ -168,7 +139,7 @@ export class Administration {
       const manifest = (await tx.versions(name)).find(
         ({ digest }) => digest === record.previous,
       )?.manifest;
-      await this.#openRequests(tx, name, manifest?.capabilities ?? []);
+      await openRequests(tx, name, manifest?.capabilities ?? [], this.#options);
       note(event('plugin.rollback', actor, name, { digest: record.previous }));
     });
     return this.#shown(name);
@@ -202,70 +173,16 @@ export class Administration {
     }
   }
 
-  #shown(name: string): PluginView {
-    return this.#view(this.#record(name));
-  }
-
-  #record(name: string): PluginRecord {
-    const record = this.#options.supervisor.snapshot.plugins.find((plugin) => plugin.name === name);
-    if (record === undefined) throw noPlugin(name);
-    return record;
-  }
-
   plugins(): PluginView[] {
-    return this.#options.supervisor.snapshot.plugins.map((record) => this.#view(record));
+    return viewPlugins(this.#options.supervisor);
   }
 
   plugin(name: string): PluginDetail {
-    const { snapshot, units } = this.#options.supervisor;
-    const record = this.#record(name);
-    const unit = units.get(name);
-    const manifest = unit?.serving?.manifest ?? this.#version(record.active).manifest;
-    const stats = unit?.serving?.runtime.stats();
-    return {
-      ...this.#view(record),
-      manifest,
-      routes: (manifest.contributes?.routes ?? []).map(
-        ({ method, path }) => `${method} /plugins/${name}${path}`,
-      ),
-      versions: snapshot.versions
-        .filter(({ plugin }) => plugin === name)
-        .toSorted((a, b) => compare(b.version, a.version))
-        .map(({ version, digest, installedAt }) => ({ version, digest, installedAt })),
-      instances: stats?.instances ?? 0,
-      memoryBytes: stats?.memoryBytes ?? 0,
-      restarts: unit?.restarts ?? 0,
-    };
+    return viewDetail(this.#options.supervisor, name);
   }
 
-  #version(digest: string): PluginVersion {
-    const version = this.#options.supervisor.snapshot.versions.find(
-      (item) => item.digest === digest,
-    );
-    if (version === undefined)
-      throw new NoaError('INTERNAL', 'a plugin names a version that is gone');
-    return version;
-  }
-
-  #view(record: PluginRecord): PluginView {
-    const { snapshot, units } = this.#options.supervisor;
-    const unit = units.get(record.name);
-    const { version, digest } = this.#version(unit?.serving?.digest ?? record.active);
-    const grants = snapshot.grants.filter(({ plugin }) => plugin === record.name);
-    const wanted = this.#version(record.candidate ?? record.active);
-    const candidate = record.candidate === null ? null : this.#version(record.candidate);
-    return {
-      name: record.name,
-      version,
-      digest,
-      state: unit?.life.state ?? 'discovered',
-      enabled: record.enabled,
-      reason: unit?.life.reason ?? null,
-      candidate: candidate && { version: candidate.version, digest: candidate.digest },
-      requested: (wanted.manifest.capabilities ?? []).map((request) =>
-        requestView(request, grants),
-      ),
-    };
+  #shown(name: string): PluginView {
+    return viewPlugin(this.#options.supervisor, name);
   }
 
   grants(plugin?: string): readonly Grant[] {
@@ -303,7 +220,7 @@ export class Administration {
     await this.#change(async (tx, note) => {
       await mustHave(tx, request.plugin);
       await tx.putGrant(grant);
-      await this.#promote(tx, request.plugin);
+      await promote(tx, request.plugin);
       note(grantEvent('grant.add', actor, grant));
     });
     return grant;
@@ -343,60 +260,10 @@ export class Administration {
       if (grant === undefined) throw noGrant(id);
       const decided = { ...decision(grant), decidedAt: this.#timestamp(), decidedBy: actor };
       await tx.putGrant(decided);
-      await this.#promote(tx, grant.plugin);
+      await promote(tx, grant.plugin);
       note(grantEvent(kind, actor, decided));
       return decided;
     });
-  }
-
-  /** Makes the candidate the active version once nothing that it requires is undecided. */
-  async #promote(tx: StoreTx, name: string): Promise<void> {
-    const record = await tx.plugin(name);
-    if (record?.candidate == null) return;
-    const versions = await tx.versions(name);
-    const candidate = versions.find(({ digest }) => digest === record.candidate);
-    if (candidate === undefined) return;
-    const waits = undecided(candidate.manifest.capabilities ?? [], await tx.grants(name));
-    if (waits.length === 0) await tx.putPlugin(activate(record, candidate.digest));
-  }
-
-  /** Opens a pending grant for each request that has none, and drops pending ones nobody asks for now. */
-  async #openRequests(
-    tx: StoreTx,
-    plugin: string,
-    requests: readonly CapabilityRequest[],
-  ): Promise<void> {
-    const grants = await tx.grants(plugin);
-    const wanted = new Set<string>();
-    for (const request of requests) {
-      const known = grantOf(request, grants);
-      const { capability, operations, resources, reason } = request;
-      const optional = request.optional ?? false;
-      if (known) {
-        wanted.add(known.id);
-        if (known.reason !== reason || known.optional !== optional) {
-          await tx.putGrant({ ...known, reason, optional });
-        }
-        continue;
-      }
-      await tx.putGrant({
-        id: this.#options.newId(),
-        plugin,
-        capability,
-        operations,
-        resources,
-        requested: { operations, resources },
-        optional,
-        reason,
-        status: 'pending',
-        createdAt: this.#timestamp(),
-        decidedAt: null,
-        decidedBy: null,
-      });
-    }
-    for (const grant of grants) {
-      if (grant.status === 'pending' && !wanted.has(grant.id)) await tx.deleteGrant(grant.id);
-    }
   }
 
   auditPage(query: { cursor?: string; limit: number; plugin?: string }): Promise<AuditPage> {
@@ -422,19 +289,10 @@ export class Administration {
   }
 }
 
-function activate(record: PluginRecord, digest: string): PluginRecord {
-  const previous = record.active === digest ? record.previous : record.active;
-  return { ...record, active: digest, candidate: null, previous };
-}
-
 async function mustHave(tx: StoreTx, name: string): Promise<PluginRecord> {
   const record = await tx.plugin(name);
   if (record === undefined) throw noPlugin(name);
   return record;
-}
-
-function noPlugin(name: string): NoaError {
-  return new NoaError('NOT_FOUND', `no plugin ${JSON.stringify(name.slice(0, 64))} is installed`);
 }
 
 function noGrant(id: string): NoaError {
@@ -442,21 +300,6 @@ function noGrant(id: string): NoaError {
     'NOT_FOUND',
     `there is no grant ${JSON.stringify(id.slice(0, 64))}: noa grant list`,
   );
-}
-
-function requestView(request: CapabilityRequest, grants: readonly Grant[]): RequestView {
-  const grant = grantOf(request, grants);
-  const { capability, operations, resources, optional, reason } = request;
-  const status = grant?.status ?? 'pending';
-  return {
-    grant: grant?.id ?? null,
-    capability,
-    operations,
-    resources,
-    optional: optional ?? false,
-    reason,
-    status,
-  };
 }
 
 function event(kind: string, actor: string, plugin: string | null, details: Json): AuditEvent {

@@ -5,7 +5,7 @@
  * disabled is no failure at all. Invariant: an answer names no plugin, path, address or secret.
  */
 import type { FastifyInstance } from 'fastify';
-import type { PluginView } from '../kernel/administration.ts';
+import type { PluginView } from '../kernel/views.ts';
 import { resource } from './resource.ts';
 
 const CHECK_MS = 2000;

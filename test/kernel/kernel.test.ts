@@ -300,6 +300,12 @@ t.test('an upgrade that cannot start leaves the version that serves', async (t) 
   );
   t.match(view, { version: '1.0.0', state: 'serving', reason: /cannot start/ });
   t.equal(await dispatch('steady', 'run'), 'one');
+  const third = bundle(manifest('steady', { version: '3.0.0' }));
+  t.match(await administration.upgrade('steady', third, 'root'), { version: '1.0.0' });
+  t.match(administration.plugin('steady'), { version: '1.0.0', state: 'serving' });
+  world.loadError = undefined;
+  const back = await administration.rollback('steady', 'root');
+  t.match(back, { version: '1.0.0', state: 'serving' }, 'back to what served');
 });
 
 t.test('a rollback to a version that asks otherwise opens its requests again', async (t) => {

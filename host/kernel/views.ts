@@ -1,0 +1,129 @@
+/** Plugins as administrators see them: the record, what runs in this host, what was asked and decided. */
+import { type CapabilityRequest, type Manifest, NoaError } from '@noa/sdk/host';
+import { compare } from 'semver';
+import { type Grant, grantOf, type GrantStatus } from './grants.ts';
+import type { State } from './lifecycle.ts';
+import type { PluginRecord, PluginVersion } from './store.ts';
+import type { Supervisor } from './supervisor.ts';
+
+export interface RequestView {
+  readonly grant: string | null;
+  readonly capability: string;
+  readonly operations: readonly string[];
+  readonly resources: readonly string[];
+  readonly optional: boolean;
+  readonly reason: string;
+  readonly status: GrantStatus;
+}
+
+export interface PluginView {
+  readonly name: string;
+  readonly version: string;
+  readonly digest: string;
+  readonly state: State;
+  readonly enabled: boolean;
+  /** Why it stands where it stands. */
+  readonly reason: string | null;
+  /** An upgrade that waits for grants. */
+  readonly candidate: { readonly version: string; readonly digest: string } | null;
+  readonly requested: readonly RequestView[];
+}
+
+export interface PluginDetail extends PluginView {
+  readonly manifest: Manifest;
+  readonly routes: readonly string[];
+  readonly versions: readonly {
+    readonly version: string;
+    readonly digest: string;
+    readonly installedAt: string;
+  }[];
+  readonly instances: number;
+  readonly memoryBytes: number;
+  readonly restarts: number;
+}
+
+type World = Pick<Supervisor, 'snapshot' | 'units'>;
+
+export function noPlugin(name: string): NoaError {
+  return new NoaError('NOT_FOUND', `no plugin ${JSON.stringify(name.slice(0, 64))} is installed`);
+}
+
+export function viewPlugins(world: World): PluginView[] {
+  return world.snapshot.plugins.map((record) => view(world, record));
+}
+
+/** Throws NOT_FOUND. */
+export function viewPlugin(world: World, name: string): PluginView {
+  return view(world, recordOf(world, name));
+}
+
+/** Throws NOT_FOUND. */
+export function viewDetail(world: World, name: string): PluginDetail {
+  const record = recordOf(world, name);
+  const unit = world.units.get(name);
+  const manifest = unit?.serving?.manifest ?? versionOf(world, record.active).manifest;
+  const stats = unit?.serving?.runtime.stats();
+  return {
+    ...view(world, record),
+    manifest,
+    routes: (manifest.contributes?.routes ?? []).map(
+      ({ method, path }) => `${method} /plugins/${name}${path}`,
+    ),
+    versions: world.snapshot.versions
+      .filter(({ plugin }) => plugin === name)
+      .toSorted((a, b) => compare(b.version, a.version))
+      .map(({ version, digest, installedAt }) => ({ version, digest, installedAt })),
+    instances: stats?.instances ?? 0,
+    memoryBytes: stats?.memoryBytes ?? 0,
+    restarts: unit?.restarts ?? 0,
+  };
+}
+
+function recordOf({ snapshot }: World, name: string): PluginRecord {
+  const record = snapshot.plugins.find((plugin) => plugin.name === name);
+  if (record === undefined) throw noPlugin(name);
+  return record;
+}
+
+function versionOf({ snapshot }: World, digest: string): PluginVersion {
+  const version = snapshot.versions.find((item) => item.digest === digest);
+  if (version === undefined)
+    throw new NoaError('INTERNAL', 'a plugin names a version that is gone');
+  return version;
+}
+
+function view(world: World, record: PluginRecord): PluginView {
+  const unit = world.units.get(record.name);
+  const active = versionOf(world, record.active);
+  const candidate = record.candidate === null ? null : versionOf(world, record.candidate);
+  const grants = world.snapshot.grants.filter(({ plugin }) => plugin === record.name);
+  // After an upgrade that cannot start, the version that serves is not the one that should.
+  const { serving } = unit ?? {};
+  return {
+    name: record.name,
+    version: serving?.manifest.version ?? active.version,
+    digest: serving?.digest ?? active.digest,
+    state: unit?.life.state ?? 'discovered',
+    enabled: record.enabled,
+    reason: unit?.life.reason ?? null,
+    candidate: candidate && { version: candidate.version, digest: candidate.digest },
+    requested: ((candidate ?? active).manifest.capabilities ?? []).map((request) =>
+      requestView(request, grants),
+    ),
+  };
+}
+
+function requestView(request: CapabilityRequest, grants: readonly Grant[]): RequestView {
+  const grant = grantOf(request, grants);
+  const { capability, operations, resources, optional, reason } = request;
+  const status = grant?.status ?? 'pending';
+  return {
+    grant: grant?.id ?? null,
+    capability,
+    operations,
+    resources,
+    optional: optional ?? false,
+    reason,
+    status,
+  };
+}
