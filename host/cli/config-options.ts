@@ -1,4 +1,4 @@
-/** The flags of spec section 3 on the commands that read the configuration, made from its table of keys. */
+/** The flags of the configuration on the commands that read the configuration, made from its table of keys. */
 import type { Command } from 'commander';
 import type { LoadOptions } from '../config.ts';
 import { KEY_LIST } from '../config/keys.ts';

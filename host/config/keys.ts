@@ -1,7 +1,6 @@
 /**
  * Every configuration key, once. Parsing, validation, the reference in config/README.md and
- * config/default.toml are all made from this table. Names are spec section 3's; a duration ends in its
- * unit.
+ * config/default.toml are all made from this table. The name of a duration or a size ends in its unit.
  */
 import { choice, hostname, integer, type Key, path, secretText, url } from './kinds.ts';
 
