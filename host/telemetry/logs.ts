@@ -99,19 +99,8 @@ export function createLogs(options: LogsOptions): Logs {
     logger,
     plugins,
     access: (entry) => {
-      const fields = {
-        request_id: entry.requestId,
-        trace_id: entry.traceId,
-        duration_ms: Math.round(entry.seconds * 1e6) / 1e3,
-        method: entry.method,
-        path: entry.path,
-        route: entry.route,
-        status: entry.status,
-        ...(entry.plugin === undefined ? {} : { plugin: entry.plugin }),
-        ...(entry.subject === undefined ? {} : { subject: entry.subject }),
-        remote_address: entry.remoteAddress,
-      };
-      http.info(fields, 'request');
+      if (!http.isLevelEnabled('info')) return;
+      output.stream.write(inert(accessLine(entry, options.now())));
     },
     plugin: (plugin, level, message) => {
       for (const line of plugins.append(plugin, level, message)) {
@@ -127,6 +116,29 @@ export function createLogs(options: LogsOptions): Logs {
       output.flush();
     },
   };
+}
+
+/**
+ * The line as pino would write it, at a tenth of its cost: there is one for each request, its fields are
+ * known, and none of them needs redaction.
+ */
+function accessLine(entry: AccessEntry, now: number): string {
+  const text = (name: string, value: string | undefined): string =>
+    value === undefined ? '' : `,"${name}":${JSON.stringify(value)}`;
+  return (
+    `{"level":"info","timestamp":"${new Date(now).toISOString()}","target":"http"` +
+    text('request_id', entry.requestId) +
+    text('trace_id', entry.traceId) +
+    `,"duration_ms":${Math.round(entry.seconds * 1e6) / 1e3}` +
+    text('method', entry.method) +
+    text('path', entry.path) +
+    text('route', entry.route) +
+    `,"status":${entry.status}` +
+    text('plugin', entry.plugin) +
+    text('subject', entry.subject) +
+    text('remote_address', entry.remoteAddress) +
+    ',"message":"request"}\n'
+  );
 }
 
 /** JSON leaves some characters as they are that steer a terminal or read as the end of a line. */
