@@ -95,8 +95,8 @@ export const KEYS = {
   },
   auth: {
     bootstrap_token: secretText(
-      '32 to 512 characters without white space',
-      (text) => /^\S{32,512}$/.test(text),
+      '32 to 512 printable ASCII characters without white space',
+      (text) => /^[\x21-\x7e]{32,512}$/.test(text),
       {
         description:
           'Bearer credential of the first administrator; without it one is made at the first start, printed once and kept in the data folder.',
