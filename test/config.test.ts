@@ -257,7 +257,7 @@ t.test('a secret may be a reference to a variable or a file', async (t) => {
   ]);
   t.match(fault('file:none'), [{ message: /file none, which cannot be read: ENOENT/ }]);
   t.match(fault('file:short.txt'), [
-    { message: 'must be 32 to 512 characters without white space' },
+    { message: 'must be 32 to 512 printable ASCII characters without white space' },
   ]);
   t.match(
     faults(cwd, { env: { NOA_DATA__PATH: 'env:X', NOA_SERVER__HOST: 'env:X' } }),

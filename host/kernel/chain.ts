@@ -1,6 +1,13 @@
 /** The calls that led to a call: carried beside a token, never inside the guest. */
-import type { Principal } from './invocation.ts';
 import type { Token } from './tokens.ts';
+
+/** Whoever stands behind a request. Never taken from a client's own header. */
+export interface Principal {
+  /** `bootstrap`, later a user or client id; shown in the audit log. */
+  readonly subject: string;
+  /** Administrative and calling rights, `admin` covers all. */
+  readonly scopes: readonly string[];
+}
 
 export interface Chain {
   /** Plugins from the first called to the one that calls now. */

@@ -3,15 +3,7 @@
  * when. Transports translate a frame into it and its result or NoaError back; nothing else.
  */
 import type { Json } from '@noa/sdk/host';
-import type { Chain } from './chain.ts';
-
-/** Whoever stands behind a request. Never taken from a client's own header. */
-export interface Principal {
-  /** `bootstrap`, later a user or client id; shown in the audit log. */
-  readonly subject: string;
-  /** Administrative and calling rights, `admin` covers all. */
-  readonly scopes: readonly string[];
-}
+import type { Chain, Principal } from './chain.ts';
 
 export interface Invocation {
   /** Request id (`x-request-id`), joins logs, audit and answers. */

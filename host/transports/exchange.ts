@@ -5,7 +5,7 @@
  */
 import type { ServerResponse } from 'node:http';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import type { Principal } from '../kernel/invocation.ts';
+import type { Principal } from '../kernel/chain.ts';
 import type { Serving } from '../kernel/serving.ts';
 import { pathOf } from './problem.ts';
 import { readTrace, type Trace, traceparent } from './trace.ts';

@@ -6,7 +6,7 @@
 import { hash, timingSafeEqual } from 'node:crypto';
 import { NoaError } from '@noa/sdk/host';
 import type { FastifyRequest } from 'fastify';
-import type { Principal } from '../kernel/invocation.ts';
+import type { Principal } from '../kernel/chain.ts';
 import { RateLimiter } from '../kernel/rate.ts';
 import type { Denials } from './denials.ts';
 import { pathOf } from './problem.ts';
