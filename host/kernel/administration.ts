@@ -36,6 +36,7 @@ export interface AdministrationOptions {
   readonly capabilities: readonly CapabilityEntry[];
   readonly now: () => number;
   readonly newId: () => string;
+  readonly onError: (message: string, error: unknown) => void;
 }
 
 export class Administration {
@@ -49,8 +50,8 @@ export class Administration {
   async install(bundle: Uint8Array, actor: string): Promise<PluginView> {
     const { version, requests } = await this.#judge('plugin.install', bundle, null, actor);
     const { plugin } = version;
-    await this.dropLeftovers();
-    await this.#change(async (tx, note) => {
+    await this.dropLeftovers(plugin);
+    await this.#change(plugin, async (tx, note) => {
       if (await tx.plugin(plugin)) {
         throw new NoaError(
           'CONFLICT',
@@ -82,7 +83,7 @@ export class Administration {
    */
   async upgrade(name: string, bundle: Uint8Array, actor: string): Promise<PluginView> {
     const { version, requests } = await this.#judge('plugin.upgrade', bundle, name, actor);
-    await this.#change(async (tx, note) => {
+    await this.#change(name, async (tx, note) => {
       const record = await mustHave(tx, name);
       await tx.putVersion(version, bundle);
       await openRequests(tx, name, requests, this.#options);
@@ -130,7 +131,7 @@ export class Administration {
 
   /** Returns to the version that served before. CONFLICT when there is none. */
   async rollback(name: string, actor: string): Promise<PluginView> {
-    await this.#change(async (tx, note) => {
+    await this.#change(name, async (tx, note) => {
       const record = await mustHave(tx, name);
       if (record.previous === null) {
         throw new NoaError('CONFLICT', `plugin ${name} has no earlier version to return to`);
@@ -146,7 +147,7 @@ export class Administration {
   }
 
   async setEnabled(name: string, enabled: boolean, actor: string): Promise<PluginView> {
-    await this.#change(async (tx, note) => {
+    await this.#change(name, async (tx, note) => {
       await tx.putPlugin({ ...(await mustHave(tx, name)), enabled });
       note(event(enabled ? 'plugin.enable' : 'plugin.disable', actor, name, {}));
       if (enabled) this.#options.supervisor.forgive(name);
@@ -156,18 +157,25 @@ export class Administration {
 
   /** Removes a plugin with its grants, and its data unless `keepData`. */
   async remove(name: string, keepData: boolean, actor: string): Promise<void> {
-    await this.#change(async (tx, note) => {
+    await this.#change(name, async (tx, note) => {
       await mustHave(tx, name);
       await tx.deletePlugin(name);
       if (!keepData) await tx.putLeftover(name);
       note(event('plugin.remove', actor, name, { keepData }));
     });
-    await this.dropLeftovers();
+    // The plugin is gone whatever comes of its data now: what is left is tried again.
+    await this.dropLeftovers(name).catch((error: unknown) =>
+      this.#options.onError(`the data of plugin ${name} cannot be deleted yet`, error),
+    );
   }
 
-  /** Deletes the data of removed plugins; what a crash interrupted is finished at the next start. */
-  async dropLeftovers(): Promise<void> {
+  /**
+   * Deletes the data of removed plugins, or of this one; what failed or a crash interrupted is tried again
+   * from time to time.
+   */
+  async dropLeftovers(only?: string): Promise<void> {
     for (const name of await this.#options.store.leftovers()) {
+      if (only !== undefined && name !== only) continue;
       for (const { driver } of this.#options.capabilities) await driver.drop?.(name);
       await this.#options.store.transaction((tx) => tx.deleteLeftover(name));
     }
@@ -217,7 +225,7 @@ export class Administration {
       decidedAt: at,
       decidedBy: actor,
     };
-    await this.#change(async (tx, note) => {
+    await this.#change(request.plugin, async (tx, note) => {
       await mustHave(tx, request.plugin);
       await tx.putGrant(grant);
       await promote(tx, request.plugin);
@@ -255,7 +263,7 @@ export class Administration {
     kind: string,
     decision: (grant: Grant) => Grant,
   ): Promise<Grant> {
-    return this.#change(async (tx, note) => {
+    return this.#change(this.grant(id).plugin, async (tx, note) => {
       const grant = await tx.grant(id);
       if (grant === undefined) throw noGrant(id);
       const decided = { ...decision(grant), decidedAt: this.#timestamp(), decidedBy: actor };
@@ -277,10 +285,11 @@ export class Administration {
   }
 
   async #change<T>(
+    plugin: string,
     work: (tx: StoreTx, note: (event: AuditEvent) => void) => Promise<T>,
   ): Promise<T> {
     const result = await this.#options.audit.change(work);
-    await this.#options.supervisor.sync();
+    await this.#options.supervisor.sync(plugin);
     return result;
   }
 

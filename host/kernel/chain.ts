@@ -14,6 +14,8 @@ export interface Chain {
   readonly plugins: readonly string[];
   /** The present token of the one that calls now: a long call outlives a single token. */
   readonly token: () => Promise<Token>;
+  /** That token is for this call alone, because a budget is on it, and ends with it. */
+  readonly perCall: boolean;
   readonly principal: Principal;
   readonly requestId: string;
   readonly traceId: string;

@@ -113,10 +113,13 @@ export class Dispatcher {
       chain?.deadline ?? Infinity,
     );
     if (!serving.gate.tryEnter()) await serving.gate.wait(deadline, signal);
+    const perCall = chain !== undefined && (chain.perCall || budget !== undefined);
+    const token = perCall ? onlyToken(serving, chain, budget) : undefined;
     try {
       const frame: CallFrame = {
         audience: serving.audience,
-        token: tokenSource(serving, chain, budget),
+        token: token ?? presentToken(serving, chain),
+        perCall,
         plugins: [...(chain?.plugins ?? []), invocation.plugin],
         principal: invocation.principal,
         requestId: invocation.id,
@@ -141,6 +144,7 @@ export class Dispatcher {
       );
       return { value, text };
     } finally {
+      token?.end();
       serving.gate.leave();
     }
   }
@@ -162,20 +166,35 @@ export class Dispatcher {
   }
 }
 
-/**
- * How a call comes by its token: a client's call by the plugin's own; a plugin's call by one narrowed to
- * what both have. A budget belongs to one token, so a call with a budget keeps the first it gets.
- */
-function tokenSource(
-  serving: Serving,
-  chain: Chain | undefined,
-  budget: Budget | undefined,
-): () => Promise<Token> {
+/** The token of a client's call is the plugin's own, that of a plugin's call has what both have. */
+function presentToken(serving: Serving, chain: Chain | undefined): () => Promise<Token> {
   if (chain === undefined) return () => serving.token();
-  const narrow = async (): Promise<Token> => serving.childToken(await chain.token(), budget);
-  if (budget === undefined) return narrow;
+  return async () => serving.childToken(await chain.token());
+}
+
+/**
+ * A budget belongs to one token, so a call with a budget on it keeps the first token it gets; `end` voids
+ * it, so that many such calls leave nothing behind.
+ */
+function onlyToken(
+  serving: Serving,
+  chain: Chain,
+  budget: Budget | undefined,
+): (() => Promise<Token>) & { end(): void } {
   let only: Promise<Token> | undefined;
-  return () => (only ??= narrow());
+  const source = async (): Promise<Token> => {
+    only ??= chain.token().then((parent) => serving.tokenForCall(parent, budget));
+    return only;
+  };
+  return Object.assign(source, {
+    end: (): void => {
+      // A token that could not be made leaves nothing to void; its call has heard why.
+      only?.then(
+        (token) => serving.endToken(token),
+        () => undefined,
+      );
+    },
+  });
 }
 
 function parse(text: string): Json {

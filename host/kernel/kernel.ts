@@ -17,6 +17,8 @@ import type { Bundle, Store, StoreTx } from './store.ts';
 import { Supervisor } from './supervisor.ts';
 import { type Budget, TokenService } from './tokens.ts';
 
+/** A plugin that takes longer than this to come up does not keep the host from serving the others. */
+const START_MS = 10_000;
 /** How often expired tokens and budgets are forgotten. */
 const SWEEP_MS = 30_000;
 /**
@@ -120,6 +122,7 @@ export class Kernel {
       capabilities: this.capabilities,
       now,
       newId,
+      onError,
     });
   }
 
@@ -157,8 +160,8 @@ export class Kernel {
   async start(): Promise<void> {
     const { store, now, onError } = this.#powers;
     await this.#firstKey();
-    await this.administration.dropLeftovers();
-    await this.supervisor.sync();
+    await this.#dropLeftovers();
+    await withinReason(this.supervisor.sync());
     const follow = async (): Promise<void> => {
       if ((await store.revision()) !== this.supervisor.snapshot.revision)
         await this.supervisor.sync();
@@ -178,9 +181,19 @@ export class Kernel {
         .finally(() => (following = false));
     });
     this.#every(SWEEP_MS, () => {
+      void this.#dropLeftovers();
       this.#tokens.sweep();
       this.#budgets.sweep(now());
     });
+  }
+
+  async #dropLeftovers(): Promise<void> {
+    const { onError } = this.#powers;
+    await this.administration
+      .dropLeftovers()
+      .catch((error: unknown) =>
+        onError('the data of removed plugins cannot be deleted yet', error),
+      );
   }
 
   /** The very first host makes the first signing key. */
@@ -214,4 +227,13 @@ export class Kernel {
 
 function isObject(value: unknown): value is { [name: string]: unknown } {
   return typeof value === 'object' && value !== null;
+}
+
+/** Waits for the work, but not for ever: it goes on by itself. */
+async function withinReason(work: Promise<void>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, START_MS);
+  });
+  await Promise.race([work, late]).finally(() => clearTimeout(timer));
 }

@@ -96,13 +96,20 @@ export class Serving {
     if (this.#token === token) this.#token = undefined;
   }
 
-  /** The token of a call that another plugin makes into this one: what both have. */
-  async childToken(parent: Token, budget: Budget | undefined): Promise<Token> {
-    const mint = () => this.#tokens.attenuate(parent.claims, this.audience, this.#rights, budget);
-    if (budget !== undefined) return mint();
+  /** A token of what both have for one call of another plugin; `endToken` when the call has ended. */
+  tokenForCall(parent: Token, budget: Budget | undefined): Promise<Token> {
+    return this.#tokens.attenuate(parent.claims, this.audience, this.#rights, budget);
+  }
+
+  endToken(token: Token): void {
+    this.#tokens.revoke(token.claims.id);
+  }
+
+  /** The token of the calls that another plugin makes into this one: what both have. */
+  async childToken(parent: Token): Promise<Token> {
     const known = this.#children.get(parent.claims.id);
     if (known !== undefined) return known;
-    const minted = mint();
+    const minted = this.tokenForCall(parent, undefined);
     if (this.#children.size >= MAX_CHILDREN) this.#children.clear();
     this.#children.set(parent.claims.id, minted);
     minted.catch(() => this.#children.delete(parent.claims.id));

@@ -1,7 +1,7 @@
 /**
- * Makes what runs follow what is recorded. `sync` reads the state and brings each plugin whose part of
- * it changed to where it belongs, one change at a time; a plugin that fails harms no other. Invariant:
- * only a plugin in state `serving` has a runtime that takes calls.
+ * Makes what runs follow what is recorded. `sync` reads the state; what it takes away from anyone holds
+ * from that moment, and then each plugin is brought to where it belongs, in a turn of its own: one that
+ * fails or is slow harms no other. Invariant: only a plugin in state `serving` takes calls.
  */
 import {
   type DriverGrant,
@@ -12,7 +12,7 @@ import {
   NoaError,
 } from '@noa/sdk/host';
 import type { CapabilityEntry } from './broker.ts';
-import { effectiveRights, type Grant, undecided } from './grants.ts';
+import { effectiveRights, type Grant, type Right, undecided } from './grants.ts';
 import { Life, notServing, type Transition } from './lifecycle.ts';
 import type { Loader, LogLevel } from './loader.ts';
 import { resolve } from './resolver.ts';
@@ -43,12 +43,23 @@ export interface SupervisorOptions {
   readonly pluginLog: (plugin: string, level: LogLevel, message: string) => void;
 }
 
+/** Where a plugin belongs. */
+interface Plan {
+  readonly record: PluginRecord;
+  readonly manifest: Manifest;
+  readonly grants: readonly Grant[];
+  /** Why it cannot start beside the others. */
+  readonly problem: string | undefined;
+}
+
 /** One plugin in this host. */
 export class Unit {
   readonly life: Life;
   serving: Serving | undefined;
   /** What the unit was last brought to; nothing is done while that is unchanged. */
   applied = '';
+  /** Resolves when the last of its moves has ended; never rejects. */
+  turn: Promise<void> = Promise.resolve();
   failures = 0;
   retry: NodeJS.Timeout | undefined;
   restarts = 0;
@@ -63,8 +74,8 @@ export class Supervisor {
   readonly #units = new Map<string, Unit>();
   #snapshot: Snapshot = { revision: -1, plugins: [], versions: [], grants: [], keys: [] };
   #approved = new Set<string>();
+  #plans: ReadonlyMap<string, Plan> = new Map();
   #generation = 0;
-  #turn: Promise<void> = Promise.resolve();
   #closed = false;
 
   constructor(options: SupervisorOptions) {
@@ -97,77 +108,72 @@ export class Supervisor {
     return unit.serving;
   }
 
-  /** Reads the recorded state and follows it. Resolves when every plugin is where it belongs, or failed. */
-  sync(): Promise<void> {
-    const result = this.#turn.then(() => this.#follow());
-    this.#turn = result.catch(() => undefined);
-    return result;
+  /**
+   * Reads the recorded state and follows it. Resolves when every plugin is where it belongs, or failed;
+   * with a name, when this plugin and those that need it are. A revocation holds before that.
+   */
+  async sync(name?: string): Promise<void> {
+    if (this.#closed) return;
+    await this.#refresh();
+    this.#startTurns();
+    const concerned = [...this.#units].filter(
+      ([plugin]) => name === undefined || plugin === name || this.#needs(plugin).includes(name),
+    );
+    await Promise.all(concerned.map(([, unit]) => unit.turn));
   }
 
-  async #follow(): Promise<void> {
-    if (this.#closed) return;
+  /** Takes over the present state; what it takes away is gone when this resolves. */
+  async #refresh(): Promise<void> {
     const snapshot = await this.#options.store.snapshot();
+    // A read that began earlier may end later.
+    if (snapshot.revision < this.#snapshot.revision) return;
     this.#snapshot = snapshot;
     this.#approved = new Set(
       snapshot.grants.filter(({ status }) => status === 'approved').map(({ id }) => id),
     );
     this.#options.tokens.useKeys(snapshot.keys);
-    const manifests = new Map<string, Manifest>();
-    for (const record of snapshot.plugins) {
-      const version = snapshot.versions.find(({ digest }) => digest === record.active);
-      if (version) manifests.set(record.name, version.manifest);
-    }
-    const enabled = snapshot.plugins.filter((record) => record.enabled);
-    const resolution = resolve(enabled.flatMap(({ name }) => manifests.get(name) ?? []));
-    const records = new Map(snapshot.plugins.map((record) => [record.name, record]));
-    for (const [name, unit] of this.#units) {
-      if (records.has(name)) continue;
-      await this.#stop(unit, 'removed');
-      this.#units.delete(name);
-      this.#options.onRemoved(name);
-    }
-    const rest = snapshot.plugins.map(({ name }) => name);
-    for (const name of new Set([...resolution.order, ...rest])) {
-      const record = records.get(name);
-      const manifest = manifests.get(name);
-      if (record === undefined || manifest === undefined) continue;
-      const grants = snapshot.grants.filter(({ plugin }) => plugin === name);
-      await this.#bring(record, manifest, grants, resolution.problems.get(name));
+    this.#plans = plansOf(snapshot);
+    for (const [name, { serving }] of this.#units) {
+      const requests = serving?.manifest.capabilities ?? [];
+      await serving?.setRights(effectiveRights(requests, this.#plans.get(name)?.grants ?? []));
     }
   }
 
-  /** Brings one plugin to where its record says; a failure stays its own. */
-  async #bring(
-    record: PluginRecord,
-    manifest: Manifest,
-    grants: readonly Grant[],
-    problem: string | undefined,
-  ): Promise<void> {
-    const { name } = record;
-    let unit = this.#units.get(name);
-    if (unit === undefined) {
-      unit = new Unit(name, this.#options.onTransition);
+  /** Gives each plugin whose part of the state changed a turn, after those that it needs. */
+  #startTurns(): void {
+    for (const name of new Set([...this.#plans.keys(), ...this.#units.keys()])) {
+      const unit = this.#units.get(name) ?? new Unit(name, this.#options.onTransition);
       this.#units.set(name, unit);
+      const before = this.#needs(name).map((need) => this.#units.get(need)?.turn);
+      unit.turn = Promise.all([unit.turn, ...before]).then(() => this.#bring(name, unit));
     }
-    const goal = JSON.stringify([record.enabled, record.active, grants, problem]);
+  }
+
+  #needs(name: string): string[] {
+    return (this.#plans.get(name)?.manifest.needs ?? []).map(({ plugin }) => plugin);
+  }
+
+  /** Brings one plugin to where its plan says now; a failure stays its own. */
+  async #bring(name: string, unit: Unit): Promise<void> {
+    if (this.#closed) return;
+    const plan = this.#plans.get(name);
+    const goal = JSON.stringify(plan && [plan.record, plan.grants, plan.problem]);
     if (unit.applied === goal) return;
     clearTimeout(unit.retry);
     unit.applied = goal;
     try {
-      await this.#apply(unit, record, manifest, grants, problem);
+      if (plan === undefined) {
+        await this.#stop(unit, 'removed');
+        this.#units.delete(name);
+        this.#options.onRemoved(name);
+      } else await this.#apply(unit, plan);
       unit.failures = 0;
     } catch (error) {
       this.#fail(unit, error);
     }
   }
 
-  async #apply(
-    unit: Unit,
-    record: PluginRecord,
-    manifest: Manifest,
-    grants: readonly Grant[],
-    problem: string | undefined,
-  ): Promise<void> {
+  async #apply(unit: Unit, { record, manifest, grants, problem }: Plan): Promise<void> {
     const { life } = unit;
     if (!record.enabled) return this.#stop(unit, 'disabled');
     if (problem !== undefined && unit.serving) await this.#stop(unit, problem);
@@ -190,21 +196,12 @@ export class Supervisor {
     }
     const rights = effectiveRights(requests, grants);
     const bundle = await this.#options.readBundle(await this.#options.store.bundle(record.active));
-    const same = unit.serving?.digest === record.active ? unit.serving : undefined;
-    // The door first: what is taken away holds even when an engine is away and cannot follow yet.
-    await same?.setRights(rights);
-    await this.#provision(life.plugin, rights, bundle);
-    if (same === undefined) await this.#load(unit, record, manifest, bundle, grants);
+    await this.#provision(life.plugin, rights, grants, bundle);
+    if (unit.serving?.digest !== record.active) await this.#load(unit, record, manifest, bundle);
   }
 
   /** Loads a version beside the one that serves, lets it take over, and drains the old one. */
-  async #load(
-    unit: Unit,
-    record: PluginRecord,
-    manifest: Manifest,
-    bundle: Bundle,
-    grants: readonly Grant[],
-  ): Promise<void> {
+  async #load(unit: Unit, record: PluginRecord, manifest: Manifest, bundle: Bundle): Promise<void> {
     const { loader, tokens, now, pluginLog, hostRun } = this.#options;
     const plugin = record.name;
     const limits = effectiveLimits(manifest);
@@ -227,7 +224,8 @@ export class Supervisor {
       digest: record.active,
       audience: { plugin, instance: `${hostRun}/${plugin}`, generation },
       runtime,
-      rights: effectiveRights(manifest.capabilities ?? [], grants),
+      // Not those of the plan: it may have changed since.
+      rights: effectiveRights(manifest.capabilities ?? [], this.#plans.get(plugin)?.grants ?? []),
       tokens,
       now,
     });
@@ -242,20 +240,22 @@ export class Supervisor {
     }
   }
 
-  /** Has each driver prepare the plugin's own area, so that the engine itself enforces the rights. */
+  /**
+   * Has each driver prepare the plugin's own area, so that the engine itself enforces the rights. Without
+   * any, nothing of the plugin's runs there: not its migrations either.
+   */
   async #provision(
     plugin: string,
-    rights: ReturnType<typeof effectiveRights>,
+    rights: readonly Right[],
+    decided: readonly Grant[],
     bundle: Bundle,
   ): Promise<void> {
     for (const { capability, driver } of this.#options.capabilities) {
-      if (driver.provision === undefined) continue;
-      const asked = bundle.manifest.capabilities?.some(
-        (request) => request.capability === capability.name,
-      );
-      if (!asked) continue;
+      const concerns = decided.some((grant) => grant.capability === capability.name);
+      if (driver.provision === undefined || !concerns) continue;
       const grants: DriverGrant[] = rights.filter((right) => right.capability === capability.name);
-      await driver.provision({ plugin, grants, migrations: bundle.migrations });
+      const migrations = grants.length > 0 ? bundle.migrations : [];
+      await driver.provision({ plugin, grants, migrations });
     }
   }
 
@@ -295,7 +295,7 @@ export class Supervisor {
     const delay = Math.min(MAX_BACKOFF_MS, 1000 * 2 ** Math.max(0, unit.failures - 1));
     unit.retry = setTimeout(() => {
       unit.applied = '';
-      this.sync().catch((cause: unknown) =>
+      this.sync(life.plugin).catch((cause: unknown) =>
         this.#options.onError('the state cannot be read', cause),
       );
     }, delay);
@@ -310,12 +310,40 @@ export class Supervisor {
     unit.applied = '';
   }
 
-  /** Drains and stops every plugin. */
+  /** Drains and stops every plugin; one in the middle of a move is waited for as long as a drain. */
   async close(): Promise<void> {
     this.#closed = true;
-    await this.#turn;
-    await Promise.all([...this.#units.values()].map((unit) => this.#stop(unit, 'the host stops')));
+    const units = [...this.#units.values()];
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, this.#options.drainMs);
+    });
+    await Promise.race([Promise.all(units.map((unit) => unit.turn)), late]);
+    clearTimeout(timer);
+    await Promise.all(units.map((unit) => this.#stop(unit, 'the host stops')));
   }
+}
+
+/** What the recorded state wants of each plugin. */
+function plansOf(snapshot: Snapshot): Map<string, Plan> {
+  const manifests = new Map<string, Manifest>();
+  for (const record of snapshot.plugins) {
+    const version = snapshot.versions.find(({ digest }) => digest === record.active);
+    if (version) manifests.set(record.name, version.manifest);
+  }
+  const enabled = snapshot.plugins.filter((record) => record.enabled);
+  const { order, problems } = resolve(enabled.flatMap(({ name }) => manifests.get(name) ?? []));
+  const records = new Map(snapshot.plugins.map((record) => [record.name, record]));
+  const plans = new Map<string, Plan>();
+  // In start order: turns are given in the order of the plans.
+  for (const name of new Set([...order, ...records.keys()])) {
+    const record = records.get(name);
+    const manifest = manifests.get(name);
+    if (record === undefined || manifest === undefined) continue;
+    const grants = snapshot.grants.filter(({ plugin }) => plugin === name);
+    plans.set(name, { record, manifest, grants, problem: problems.get(name) });
+  }
+  return plans;
 }
 
 /** The configuration that the manifest's defaults make. Throws INVALID_ARGUMENT when they leave a gap. */

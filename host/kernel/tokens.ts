@@ -14,7 +14,7 @@ const KID = /^[a-z0-9][a-z0-9-]{0,31}$/;
 /** Bounds of a token's life in seconds (spec section 2.4). */
 const MIN_LIFE = 60;
 const MAX_LIFE = 300;
-/** Verified and issued tokens that are remembered; the oldest goes first. */
+/** Verified tokens that are remembered; the oldest goes first. */
 const REMEMBERED = 20_000;
 
 /** What a token may still consume. An absent field is unlimited. */
@@ -75,7 +75,10 @@ export class TokenService {
   #signing: string | undefined;
   /** Verified claims by the digest of the token text. */
   readonly #verified = new Map<string, Claims>();
-  /** Ancestry of every token that this service issued and that may still live. */
+  /**
+   * Ancestry of every token that this service issued and that may still live. Nothing is evicted, for that
+   * would void the tokens of others: what bounds it is that callers keep few and revoke what is used up.
+   */
   readonly #issued = new Map<string, { parent: string | undefined; expiresAt: number }>();
 
   constructor(options: TokenServiceOptions) {
@@ -171,7 +174,7 @@ export class TokenService {
       .setNotBefore(issuedAt)
       .setExpirationTime(expiresAt)
       .sign(key.secret);
-    remember(this.#issued, id, { parent, expiresAt });
+    this.#issued.set(id, { parent, expiresAt });
     return { text, claims };
   }
 
