@@ -126,6 +126,11 @@ export class Kernel {
     });
   }
 
+  /** Capability tokens that may still be used. */
+  get liveTokens(): number {
+    return this.#tokens.live;
+  }
+
   async #callPlugin(call: PluginCall): Promise<Json> {
     const { principal, requestId, traceId } = call.chain;
     const invocation = { ...call, id: requestId, principal, traceId };

@@ -94,6 +94,11 @@ export class TokenService {
     this.#options = options;
   }
 
+  /** Tokens that were issued and have neither expired nor been revoked, as of the last sweep. */
+  get live(): number {
+    return this.#issued.size;
+  }
+
   /** Life of a new token in seconds. */
   get lifeSeconds(): number {
     return this.#options.lifeSeconds;

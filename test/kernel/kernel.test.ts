@@ -58,7 +58,13 @@ const call: Capability = {
 async function start() {
   const exports = new Map<string, { readonly [name: string]: Export }>();
   const provisions: Provision[] = [];
-  const world = { loads: 0, loadError: undefined as Error | undefined, away: false, stopped: 0 };
+  const world = {
+    loads: 0,
+    loadError: undefined as Error | undefined,
+    away: false,
+    stopped: 0,
+    slow: new Map<string, Promise<void>>(),
+  };
   const loader: Loader = {
     inspect: () => Promise.resolve(),
     close: () => Promise.resolve(),
@@ -88,10 +94,13 @@ async function start() {
         driver: {
           ...idle,
           invoke: () => Promise.resolve({}),
-          provision: (request) => {
-            if (world.away)
-              return Promise.reject(new NoaError('UNAVAILABLE', 'the engine is away'));
+          provision: async (request) => {
+            if (world.away) throw new NoaError('UNAVAILABLE', 'the engine is away');
             provisions.push(request);
+            await world.slow.get(request.plugin);
+          },
+          drop: (plugin) => {
+            if (world.away) return Promise.reject(new NoaError('UNAVAILABLE', `${plugin} stays`));
             return Promise.resolve();
           },
         },
@@ -119,7 +128,8 @@ async function start() {
     ],
     readBundle: (bytes) => {
       const manifest = parseManifest(Buffer.from(bytes).toString());
-      return Promise.resolve({ manifest, wasm: bytes, migrations: [] });
+      const migrations = [{ name: 'migrations/0001_x.sql', sql: 'select 1' }];
+      return Promise.resolve({ manifest, wasm: bytes, migrations });
     },
     rootKey: createHash('sha256').update('root').digest(),
     hostId: 'test',
@@ -391,4 +401,87 @@ t.test('engines learn exactly the rights that hold', async (t) => {
   const grant = administration.grants('learner').find(({ capability }) => capability === 'store');
   await administration.revoke(grant?.id ?? '', 'root');
   t.strictSame(provisions.at(-1)?.grants, []);
+});
+
+t.test('a plugin that takes long to prepare delays nobody else', async (t) => {
+  const { kernel, administration, install, dispatch, world } = await start();
+  t.teardown(() => kernel.close());
+  await install(manifest('victim'), { run: read });
+  const gate = Promise.withResolvers<void>();
+  world.slow.set('slow', gate.promise);
+  const slow = install(manifest('slow'), { run: () => 'here' });
+  const grant = administration.grants('victim').find(({ capability }) => capability === 'store');
+  await administration.revoke(grant?.id ?? '', 'root');
+  await t.rejects(dispatch('victim', 'run'), { code: 'CAPABILITY_DENIED' });
+  await install(manifest('other'), { run: () => 'other' });
+  t.equal(await dispatch('other', 'run'), 'other');
+  await t.rejects(dispatch('slow', 'run'));
+  gate.resolve();
+  await slow;
+  t.equal(await dispatch('slow', 'run'), 'here');
+});
+
+t.test(
+  'without a grant nothing of a plugin runs in an engine, its migrations neither',
+  async (t) => {
+    const { kernel, administration, provisions } = await start();
+    t.teardown(() => kernel.close());
+    const optional = manifest('shy', {
+      capabilities: [
+        {
+          capability: 'store',
+          operations: ['read'],
+          resources: ['*'],
+          optional: true,
+          reason: 'x',
+        },
+      ],
+    });
+    await administration.install(bundle(optional), 'root');
+    t.match(administration.plugin('shy'), { state: 'serving' });
+    t.strictSame(
+      provisions.flatMap(({ migrations }) => migrations),
+      [],
+    );
+    const [grant] = administration.grants('shy');
+    await administration.approve(grant?.id ?? '', {}, 'root');
+    t.equal(provisions.at(-1)?.migrations.length, 1);
+    await administration.revoke(grant?.id ?? '', 'root');
+    t.match(provisions.at(-1), { grants: [], migrations: [] });
+  },
+);
+
+t.test('data that cannot be deleted yet keeps nobody from installing and starting', async (t) => {
+  const { kernel, administration, install, dispatch, world } = await start();
+  t.teardown(() => kernel.close());
+  await install(manifest('gone'), { run: () => 1 });
+  world.away = true;
+  await administration.remove('gone', false, 'root');
+  const none = manifest('next', { capabilities: [] });
+  await install(none, { run: () => 'next' });
+  t.equal(await dispatch('next', 'run'), 'next');
+  await t.rejects(
+    administration.install(bundle(manifest('gone')), 'root'),
+    { code: 'UNAVAILABLE' },
+    'but its own name is not given to others while its data is there',
+  );
+  world.away = false;
+  await administration.install(bundle(manifest('gone')), 'root');
+});
+
+t.test('calls with a budget leave no token behind', async (t) => {
+  const { kernel, install, dispatch } = await start();
+  t.teardown(() => kernel.close());
+  await install(manifest('callee'), { run: callInto('leaf') });
+  await install(manifest('leaf'), { run: read });
+  const seen: string[] = [];
+  await install(manifest('caller'), {
+    run: async (input, request) => {
+      for (let n = 0; n < 50; n += 1) await callInto('callee', { calls: 5 })(input, request);
+      seen.push('done');
+    },
+  });
+  await dispatch('caller', 'run');
+  t.strictSame(seen, ['done']);
+  t.ok(kernel.liveTokens < 10, `${kernel.liveTokens} tokens live after 50 calls`);
 });
