@@ -59,7 +59,16 @@ export function sendProblem(request: FastifyRequest, reply: FastifyReply, error:
   }
   // A serialiser of its own: the type must stay as it is, without the charset that fastify adds.
   void reply.code(body.status).header('content-type', PROBLEM_TYPE).serializer(identity);
-  void reply.send(JSON.stringify(body));
+  void reply.send(write(body));
+}
+
+/** Never throws, for nobody stands behind an answer to an error: particulars that are no JSON are left out. */
+function write(body: Problem): string {
+  try {
+    return JSON.stringify(body);
+  } catch {
+    return JSON.stringify({ ...body, errors: undefined, details: undefined });
+  }
 }
 
 const identity = (text: unknown): string => String(text);

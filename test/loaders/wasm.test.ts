@@ -230,6 +230,22 @@ await t.test('calls answer, and each failure has its code and its words', async 
 
   const detailed = { code: 'CONFLICT', message: 'taken', details: { by: 'x' } };
   test.match(await refusal(call(runtime, 'fail', JSON.stringify(detailed))), detailed);
+  const nested = (depth: number) => '['.repeat(depth) + ']'.repeat(depth);
+  const excess: [details: string, note: unknown][] = [
+    [nested(32), JSON.parse(nested(32))],
+    [nested(33), 'left out: more than 32 levels deep'],
+    [nested(4400), 'left out: more than 32 levels deep'],
+    [nested(30_000), 'left out: more than 32 levels deep'],
+    [`[${'0,'.repeat(998)}0]`, Array.from({ length: 999 }, () => 0)],
+    [`[${'0,'.repeat(999)}0]`, 'left out: more than 1000 values'],
+    [JSON.stringify('x'.repeat(16384)), 'left out: more than 16384 characters'],
+  ];
+  for (const [details, note] of excess) {
+    const error = await refusal(
+      call(runtime, 'fail', `{"code":"CONFLICT","message":"taken","details":${details}}`),
+    );
+    test.same(error.toBody(), { code: 'CONFLICT', message: 'taken', details: note });
+  }
   const thrown = { message: 'boom', stack: 'Error: boom\n    at create (src/index.ts:3:9)\u001b' };
   test.match(await refusal(call(runtime, 'fail', JSON.stringify(thrown))), {
     code: 'PLUGIN_TRAP',
@@ -277,6 +293,12 @@ await t.test('a capability call goes through the door of its own call', async (t
   test.match(
     await ask(request(null), () => Promise.reject(new Error('/host/path secret'))),
     error('INTERNAL', /^The host failed to carry out the operation\.$/),
+  );
+  const details: unknown = JSON.parse('['.repeat(50_000) + ']'.repeat(50_000));
+  test.same(
+    await ask(request(null), () => Promise.reject(new NoaError('CONFLICT', 'deep', { details }))),
+    { ok: false, error: { code: 'CONFLICT', message: 'deep' } },
+    'particulars that cannot be written are left out',
   );
   const reached = (): Promise<unknown> => Promise.reject(new Error('must not be reached'));
   for (const wrong of [

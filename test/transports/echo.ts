@@ -22,6 +22,7 @@ export const echo = manifest({
     any: {},
     bad: { output: { type: 'string' } },
     fail: {},
+    deep: {},
     trap: {},
     wait: {},
     garbage: {},
@@ -40,6 +41,7 @@ export const echo = manifest({
       { method: 'PATCH', path: '/any', export: 'any' },
       { method: 'GET', path: '/bad', export: 'bad' },
       { method: 'GET', path: '/fail', export: 'fail' },
+      { method: 'GET', path: '/deep', export: 'deep' },
       { method: 'GET', path: '/trap', export: 'trap' },
       { method: 'GET', path: '/garbage', export: 'garbage' },
       { method: 'POST', path: '/wait', export: 'wait' },
@@ -56,6 +58,10 @@ export const functions: Exports = {
   bad: () => ({ not: 'a string' }),
   fail: () => {
     throw new NoaError('RATE_LIMITED', 'slow down', { retryAfterMs: 1500, details: { left: 0 } });
+  },
+  deep: () => {
+    const details: unknown = JSON.parse('['.repeat(50_000) + ']'.repeat(50_000));
+    throw new NoaError('CONFLICT', 'too deep to be written', { details });
   },
   trap: () => {
     throw new TypeError('/etc/host/secret is gone');

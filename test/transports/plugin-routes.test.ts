@@ -218,6 +218,10 @@ await t.test('routes of plugins', async (t) => {
       t.equal(instance, '/plugins/echo/fail');
       t.ok(failed.headers.get('traceparent')?.includes(traceId));
 
+      const deep = await front.get<Problem>('/plugins/echo/deep');
+      t.match(deep, { status: 409, body: { code: 'CONFLICT', detail: 'too deep to be written' } });
+      t.notOk('details' in deep.body, 'particulars that cannot be written are left out');
+
       const trap = await front.get<Problem>('/plugins/echo/trap');
       t.match(trap, { status: 500, body: { code: 'INTERNAL' } });
       t.notMatch(trap.text, /secret|TypeError|\/etc/);

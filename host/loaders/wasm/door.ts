@@ -23,11 +23,21 @@ export async function answer(
       `The reply of ${capability}.${operation} is over ${maxBytes} bytes; ask for less at a time.`,
     );
   } catch (error) {
-    const body: ErrorBody =
-      error instanceof NoaError
-        ? error.toBody()
-        : { code: 'INTERNAL', message: 'The host failed to carry out the operation.' };
+    return refusal(error);
+  }
+}
+
+/** Never throws: particulars that cannot be written as JSON are left out. */
+function refusal(error: unknown): string {
+  const body: ErrorBody =
+    error instanceof NoaError
+      ? error.toBody()
+      : { code: 'INTERNAL', message: 'The host failed to carry out the operation.' };
+  try {
     return JSON.stringify({ ok: false, error: body });
+  } catch {
+    const { code, message } = body;
+    return JSON.stringify({ ok: false, error: { code, message } });
   }
 }
 

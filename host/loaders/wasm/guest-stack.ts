@@ -14,7 +14,11 @@ export async function mapGuestStack(error: string, module: WebAssembly.Module): 
   if (typeof body?.['stack'] !== 'string') return error;
   const { mapStack } = await import('@noa/sdk/host'); // Late: few threads ever need it.
   const stack = mapStack(body['stack'], new TextDecoder().decode(map));
-  return JSON.stringify({ ...body, stack });
+  try {
+    return JSON.stringify({ ...body, stack });
+  } catch {
+    return error; // Details that are nested too deeply to be written again; whoever reads them bounds them.
+  }
 }
 
 function parse(error: string): { readonly [key: string]: unknown } | undefined {

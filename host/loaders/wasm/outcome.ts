@@ -37,6 +37,8 @@ const CODES: { readonly [failure in Exclude<Failure, 'error'>]: ErrorCode } = {
 const MAX_MESSAGE_CHARS = 2048;
 const MAX_STACK_CHARS = 8192;
 const MAX_DETAILS_CHARS = 16384;
+const MAX_DETAILS_DEPTH = 32;
+const MAX_DETAILS_VALUES = 1000;
 
 export function failure(reason: Failure, text: string): NoaError {
   if (reason === 'error') return guestError(text);
@@ -80,8 +82,22 @@ function string(value: unknown): string | undefined {
   return typeof value === 'string' ? value : undefined;
 }
 
+/**
+ * Whoever passes the details on writes them as JSON, which recurses: what is too deep for that, or too
+ * much for an error, is left out here.
+ */
 function bounded(details: unknown): unknown {
   if (details === undefined) return undefined;
+  const pending = [{ value: details, depth: 1 }];
+  let values = 0;
+  for (let next = pending.pop(); next !== undefined; next = pending.pop()) {
+    const { value, depth } = next;
+    values += 1;
+    if (values > MAX_DETAILS_VALUES) return `left out: more than ${MAX_DETAILS_VALUES} values`;
+    if (typeof value !== 'object' || value === null) continue;
+    if (depth > MAX_DETAILS_DEPTH) return `left out: more than ${MAX_DETAILS_DEPTH} levels deep`;
+    for (const inner of Object.values(value)) pending.push({ value: inner, depth: depth + 1 });
+  }
   return JSON.stringify(details).length <= MAX_DETAILS_CHARS
     ? details
     : `left out: more than ${MAX_DETAILS_CHARS} characters`;
