@@ -7,6 +7,7 @@ import {
   type ErrorCode,
   type Json,
   NoaError,
+  parseJson,
   type SchemaViolation,
 } from '@noa/sdk/host';
 import type { Broker, CallFrame } from './broker.ts';
@@ -199,11 +200,13 @@ function onlyToken(
 
 function parse(text: string): Json {
   try {
-    return JSON.parse(text) as Json;
+    return parseJson(text);
   } catch (error) {
-    throw new NoaError('PLUGIN_OUTPUT_INVALID', 'the plugin answered something that is not JSON', {
-      cause: error,
-    });
+    const what =
+      error instanceof RangeError
+        ? `a value that is too much at once: ${error.message}; answer less at a time`
+        : 'something that is not JSON';
+    throw new NoaError('PLUGIN_OUTPUT_INVALID', `the plugin answered ${what}`, { cause: error });
   }
 }
 

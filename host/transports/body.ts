@@ -1,11 +1,11 @@
 /**
  * Reads request bodies within a limit that is known only when the request is: each plugin has its own.
- * Invariant: never more than the limit is kept, and a JSON body is UTF-8, not compressed, and without
- * members that could reach a prototype.
+ * Invariant: never more than the limit is kept, and a JSON body is UTF-8, not compressed, within the
+ * bounds on depth and number of values, and without members that could reach a prototype.
  */
 import { isUtf8 } from 'node:buffer';
 import type { IncomingMessage } from 'node:http';
-import { NoaError } from '@noa/sdk/host';
+import { jsonExcess, NoaError } from '@noa/sdk/host';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 
 /** What of a refused body is read and dropped, so that its sender gets to read the refusal. */
@@ -42,6 +42,10 @@ export function takeJson(scope: FastifyInstance, limitOf: LimitOf): void {
         );
       }
       const text = bytes.toString();
+      const excess = jsonExcess(text);
+      if (excess !== undefined) {
+        return done(new NoaError('INVALID_ARGUMENT', `the body ${excess}: send less at a time`));
+      }
       // fastify's types allow a promise here; its implementation calls back at once.
       void parse(request, text, (failure, body: unknown) => {
         if (failure === null) done(null, body);

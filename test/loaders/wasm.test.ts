@@ -310,6 +310,11 @@ await t.test('a capability call goes through the door of its own call', async (t
   ]) {
     test.match(await ask(wrong, reached), error('INVALID_ARGUMENT', /noa_call takes a block/));
   }
+  const nested = '['.repeat(128) + ']'.repeat(128);
+  test.match(
+    await ask(`{"capability":"x","operation":"y","arguments":${nested}}`, reached),
+    error('INVALID_ARGUMENT', /more than 128 levels deep/),
+  );
   test.match(await ask('x'.repeat(1001), reached), error('PAYLOAD_TOO_LARGE', /at most 1000/));
   test.match(
     await ask(request(null), () => Promise.resolve('y'.repeat(1000))),

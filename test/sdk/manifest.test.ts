@@ -235,8 +235,9 @@ const WRONG: [string, unknown, (string | undefined)?, string?][] = [
   ['/limits/timeoutMs', 9],
   ['/limits/timeoutMs', 600_001],
   ['/limits/concurrency', 1025],
-  ['/limits/maxInputBytes', (64 << 20) + 1],
+  ['/limits/maxInputBytes', (16 << 20) + 1],
   ['/limits/maxOutputBytes', 0],
+  ['/limits/maxOutputBytes', (16 << 20) + 1],
   ['/limits/cpu', 1, '/limits/cpu', 'additionalProperties'],
 ];
 

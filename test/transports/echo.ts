@@ -23,6 +23,7 @@ export const echo = manifest({
     bad: { output: { type: 'string' } },
     fail: {},
     deep: {},
+    heap: {},
     trap: {},
     wait: {},
     garbage: {},
@@ -42,6 +43,7 @@ export const echo = manifest({
       { method: 'GET', path: '/bad', export: 'bad' },
       { method: 'GET', path: '/fail', export: 'fail' },
       { method: 'GET', path: '/deep', export: 'deep' },
+      { method: 'GET', path: '/heap', export: 'heap' },
       { method: 'GET', path: '/trap', export: 'trap' },
       { method: 'GET', path: '/garbage', export: 'garbage' },
       { method: 'POST', path: '/wait', export: 'wait' },
@@ -63,6 +65,7 @@ export const functions: Exports = {
     const details: unknown = JSON.parse('['.repeat(50_000) + ']'.repeat(50_000));
     throw new NoaError('CONFLICT', 'too deep to be written', { details });
   },
+  heap: () => new RawText(`[${'[],'.repeat(100_000)}[]]`),
   trap: () => {
     throw new TypeError('/etc/host/secret is gone');
   },

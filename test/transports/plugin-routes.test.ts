@@ -160,6 +160,15 @@ await t.test('routes of plugins', async (t) => {
       const headers = { 'content-type': 'application/json' };
       const answer = await front.request('POST', '/plugins/echo/any', { body: deep, headers });
       t.match(answer, { status: 400, body: { code: 'INVALID_ARGUMENT', detail: /deep/ } });
+      const least = '['.repeat(129) + ']'.repeat(129);
+      t.match(await front.request('POST', '/plugins/echo/any', { body: least, headers }), {
+        status: 400,
+        body: { code: 'INVALID_ARGUMENT', detail: /more than 128 levels deep/ },
+      });
+      t.match(await front.get('/plugins/echo/heap'), {
+        status: 500,
+        body: { code: 'PLUGIN_OUTPUT_INVALID', detail: /more than 200000 values/ },
+      });
     },
   );
 

@@ -154,7 +154,7 @@ await t.test('a reader that stalls is cut, a call that takes long is not', async
   const large = 'x'.repeat(4 << 20);
   const slow = manifest({
     name: 'slow',
-    limits: { maxOutputBytes: 64 << 20 },
+    limits: { maxOutputBytes: 16 << 20 },
     exports: { sleep: {}, large: {} },
     contributes: {
       routes: [
@@ -178,11 +178,11 @@ await t.test('what is no HTTP behind a request does not break into its answer', 
   t.teardown(() => front.close());
   const large = manifest({
     name: 'large',
-    limits: { maxOutputBytes: 64 << 20 },
+    limits: { maxOutputBytes: 16 << 20 },
     exports: { large: {} },
     contributes: { routes: [{ method: 'GET', path: '/', export: 'large' }] },
   });
-  await front.install(large, { large: () => 'x'.repeat(32 << 20) });
+  await front.install(large, { large: () => 'x'.repeat((16 << 20) - 2) });
   const socket = connect(front.port, '127.0.0.1').on('error', () => undefined);
   let text = '';
   socket.setEncoding('latin1').on('data', (chunk: string) => (text += chunk));
@@ -231,7 +231,7 @@ await t.test('connections over the limit are dropped, those within are served', 
 await t.test('closing finishes what runs, takes nothing new, and is over in time', async (t) => {
   const works = manifest({
     name: 'works',
-    limits: { maxOutputBytes: 64 << 20 },
+    limits: { maxOutputBytes: 16 << 20 },
     exports: { nap: {}, never: {}, large: {} },
     contributes: {
       routes: [
@@ -248,7 +248,7 @@ await t.test('closing finishes what runs, takes nothing new, and is over in time
       signal = call.signal;
       return new Promise(() => undefined);
     },
-    large: () => 'x'.repeat(32 << 20),
+    large: () => 'x'.repeat((16 << 20) - 2),
   };
 
   const gentle = await startFront();
@@ -282,7 +282,7 @@ await t.test('closing finishes what runs, takes nothing new, and is over in time
   reader.resume();
   await Promise.all([over, ended]);
   t.ok(performance.now() - end < 2000, 'a connection that outlives its answer is closed');
-  t.ok(received > 32 << 20, `the answer is whole: ${received}`);
+  t.ok(received > 16 << 20, `the answer is whole: ${received}`);
 
   const hard = await startFront();
   await hard.install(works, exports);

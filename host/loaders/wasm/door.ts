@@ -2,7 +2,7 @@
  * The guest's way to the host: one request text in, one envelope text out, never a rejection. The text
  * comes from a guest; whether it may do what it asks is decided behind `invoke`.
  */
-import { NoaError } from '@noa/sdk/host';
+import { NoaError, parseJson } from '@noa/sdk/host';
 import type { ErrorBody, Json } from '@noa/sdk/host';
 import type { RuntimeCall } from '../../kernel/loader.ts';
 
@@ -44,9 +44,11 @@ function refusal(error: unknown): string {
 function parse(request: string): { capability: string; operation: string; input: Json } {
   let value: unknown;
   try {
-    value = JSON.parse(request);
-  } catch {
-    value = undefined;
+    value = parseJson(request);
+  } catch (error) {
+    if (error instanceof RangeError) {
+      throw new NoaError('INVALID_ARGUMENT', `noa_call was given too much: ${error.message}.`);
+    }
   }
   if (typeof value === 'object' && value !== null && !Array.isArray(value)) {
     const { capability, operation, arguments: input = null } = value as { [key: string]: Json };

@@ -88,7 +88,7 @@ function string(value: unknown): string | undefined {
  */
 function bounded(details: unknown): unknown {
   if (details === undefined) return undefined;
-  const pending = [{ value: details, depth: 1 }];
+  const pending: { value: unknown; depth: number }[] = [{ value: details, depth: 1 }];
   let values = 0;
   for (let next = pending.pop(); next !== undefined; next = pending.pop()) {
     const { value, depth } = next;
@@ -96,7 +96,8 @@ function bounded(details: unknown): unknown {
     if (values > MAX_DETAILS_VALUES) return `left out: more than ${MAX_DETAILS_VALUES} values`;
     if (typeof value !== 'object' || value === null) continue;
     if (depth > MAX_DETAILS_DEPTH) return `left out: more than ${MAX_DETAILS_DEPTH} levels deep`;
-    for (const inner of Object.values(value)) pending.push({ value: inner, depth: depth + 1 });
+    const inside: unknown[] = Object.values(value);
+    for (const inner of inside) pending.push({ value: inner, depth: depth + 1 });
   }
   return JSON.stringify(details).length <= MAX_DETAILS_CHARS
     ? details

@@ -2,6 +2,7 @@
 export * from './capability.ts';
 export * from './errors.ts';
 export * from './json.ts';
+export { JSON_BOUNDS, jsonExcess, parseJson } from './json-text.ts';
 export * from './manifest.ts';
 export { MANIFEST_SCHEMA, LIMIT_RANGES } from './manifest-schema.ts';
 export { parseManifest } from './manifest-parse.ts';

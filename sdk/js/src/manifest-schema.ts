@@ -12,8 +12,8 @@ export const LIMIT_RANGES: { readonly [key in keyof Limits]: readonly [number, n
   memoryMiB: [1, 1024],
   timeoutMs: [10, 600_000],
   concurrency: [1, 1024],
-  maxInputBytes: [1, 64 << 20],
-  maxOutputBytes: [1, 64 << 20],
+  maxInputBytes: [1, 16 << 20],
+  maxOutputBytes: [1, 16 << 20],
 };
 
 /** Keys that objects inherit; as a name they would read as present where they are not. */

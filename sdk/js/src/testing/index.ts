@@ -11,6 +11,7 @@ import type { PluginContract, PluginDefinition } from '../guest/define.ts';
 import type { Json } from '../json.ts';
 import { effectiveLimits, type Manifest } from '../manifest.ts';
 import { parseManifest } from '../manifest-parse.ts';
+import { jsonExcess } from '../json-text.ts';
 import { compileSchema, type CompiledSchema } from '../schema.ts';
 import { FakeDoor, type CapabilityCall, type LogLine } from './door.ts';
 import { copy, type FakeCache, type FakeDb, type FakePlugins } from './fakes.ts';
@@ -142,14 +143,18 @@ function checked(
       );
     }
     const input = copy(value);
-    if (Buffer.byteLength(JSON.stringify(input)) > limits.maxInputBytes) {
+    const given = JSON.stringify(input);
+    if (Buffer.byteLength(given) > limits.maxInputBytes) {
       throw new NoaError('PAYLOAD_TOO_LARGE', 'the input is over limits.maxInputBytes');
     }
+    bound(given, 'INVALID_ARGUMENT', 'the input');
     check(target.checkInput, input, 'INVALID_ARGUMENT', 'the input breaks the schema');
     const output = await run(exportName, input, target.timeoutMs);
-    if (Buffer.byteLength(JSON.stringify(output)) > limits.maxOutputBytes) {
+    const answered = JSON.stringify(output);
+    if (Buffer.byteLength(answered) > limits.maxOutputBytes) {
       throw new NoaError('PLUGIN_OUTPUT_INVALID', 'the output is over limits.maxOutputBytes');
     }
+    bound(answered, 'PLUGIN_OUTPUT_INVALID', 'the output');
     check(
       target.checkOutput,
       output,
@@ -158,6 +163,11 @@ function checked(
     );
     return output;
   };
+}
+
+function bound(text: string, code: ErrorCode, what: string): void {
+  const excess = jsonExcess(text);
+  if (excess !== undefined) throw new NoaError(code, `${what} ${excess}`);
 }
 
 function check(
