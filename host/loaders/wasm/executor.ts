@@ -13,7 +13,7 @@ import { GuestLimit } from './instance.ts';
 import type { Instance, InstanceHost } from './instance.ts';
 import { InstancePool } from './instance-pool.ts';
 import { Outbox } from './outbox.ts';
-import { WORD } from './protocol.ts';
+import { WORD, wordOf } from './protocol.ts';
 import type { ThreadBounds, ThreadData, ToThread } from './protocol.ts';
 import { printable } from './text.ts';
 import { LOG_LINES_PER_SECOND, Unit } from './unit.ts';
@@ -133,7 +133,7 @@ export class Executor implements InstanceHost {
     // What others have finished must not be lost with a plugin that may now never come back.
     if (unit !== this.#holder) this.#outbox.send();
     this.#holder = unit;
-    const word = id | 0;
+    const word = wordOf(id);
     Atomics.store(this.#words, WORD.executing, word);
     if (((word - (this.#words[WORD.begun] ?? 0)) | 0) > 0) {
       Atomics.store(this.#words, WORD.begun, word);

@@ -23,7 +23,7 @@ export interface JobSpec {
 
 export class Job {
   readonly spec: JobSpec;
-  /** Anew for each thread that it is given to; never used twice. */
+  /** Anew for each thread that it is given to. */
   id = 0;
   /** Of the thread's `heldBytes`, what was sent for this job. */
   heldBytes = 0;

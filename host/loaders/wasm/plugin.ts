@@ -1,6 +1,5 @@
 /** One load of one plugin, as the host's thread sees it. */
 import type { LoadRequest, RuntimeStats } from '../../kernel/loader.ts';
-import type { Job } from './job.ts';
 import type { PluginUnit } from './protocol.ts';
 import type { Thread } from './thread.ts';
 
@@ -9,8 +8,8 @@ export class Plugin {
   readonly name: string;
   readonly spec: PluginUnit;
   readonly log: LoadRequest['log'];
-  readonly jobs = new Set<Job>();
   readonly usage = new Map<Thread, RuntimeStats>();
+  #jobs = 0;
   /** Set when it is being unloaded: resolves when its last job has ended. */
   #drained: (() => void) | undefined;
 
@@ -31,13 +30,18 @@ export class Plugin {
     return { instances, memoryBytes };
   }
 
-  ended(job: Job): void {
-    this.jobs.delete(job);
-    if (this.jobs.size === 0) this.#drained?.();
+  /** Of each job once, before it `ended`. */
+  began(): void {
+    this.#jobs += 1;
+  }
+
+  ended(): void {
+    this.#jobs -= 1;
+    if (this.#jobs === 0) this.#drained?.();
   }
 
   drained(): Promise<void> {
-    if (this.jobs.size === 0) return Promise.resolve();
+    if (this.#jobs === 0) return Promise.resolve();
     return new Promise((resolve) => {
       this.#drained = resolve;
     });

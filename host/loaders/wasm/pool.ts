@@ -12,7 +12,7 @@ import { Job } from './job.ts';
 import type { JobSpec } from './job.ts';
 import { failure } from './outcome.ts';
 import type { Plugin } from './plugin.ts';
-import type { FromThread, ThreadBounds } from './protocol.ts';
+import { type FromThread, type ThreadBounds, wordOf } from './protocol.ts';
 import { Thread } from './thread.ts';
 import type { Owner } from './thread.ts';
 
@@ -47,7 +47,7 @@ export class Pool implements Owner {
   readonly #options: PoolOptions;
   readonly #threads: Thread[];
   #spare: Thread;
-  #lastId = randomInt(2 ** 46);
+  #lastSerial = randomInt(2 ** 32);
   #ticker: NodeJS.Timeout | undefined;
   readonly #ending = new Set<Promise<void>>();
   #closed = false;
@@ -61,7 +61,7 @@ export class Pool implements Owner {
   /** Gives the job to the thread with the least to do, or to the spare, which serves no calls. */
   submit(spec: JobSpec, to: 'serving' | 'spare' = 'serving'): void {
     const job = new Job(spec);
-    spec.plugin?.jobs.add(job);
+    spec.plugin?.began();
     this.#assign(job, to === 'spare' ? this.#spare : this.#pick());
     this.#ticker ??= setInterval(() => this.#tick(), TICK_MS);
   }
@@ -69,7 +69,7 @@ export class Pool implements Owner {
   /** Ends the plugin's jobs with UNAVAILABLE and frees it everywhere. */
   async unload(plugin: Plugin): Promise<void> {
     for (const thread of this.#all()) {
-      for (const job of thread.jobs.values()) {
+      for (const job of thread.jobs.all()) {
         if (job.spec.plugin !== plugin || job.reapAt !== undefined) continue;
         const error = new NoaError('UNAVAILABLE', `The plugin ${plugin.name} was stopped.`);
         this.#cancel(thread, job, error, CANCEL_GRACE_MS);
@@ -87,7 +87,7 @@ export class Pool implements Owner {
     clearInterval(this.#ticker);
     const error = new NoaError('UNAVAILABLE', 'The sandbox was shut down.');
     for (const thread of this.#all()) {
-      for (const job of thread.jobs.values()) this.#finish(thread, job, error);
+      for (const job of thread.jobs.all()) this.#finish(thread, job, error);
       this.#end(thread);
     }
     await Promise.all(this.#ending);
@@ -104,13 +104,13 @@ export class Pool implements Owner {
     if (job === undefined) return;
     hold(thread, job, 0);
     if (message[0] === 'invoke') return this.#invoke(thread, job, message[2]);
-    thread.jobs.delete(job.id);
+    thread.jobs.delete(job);
     if (job.reapAt === undefined) {
       if (message[0] === 'done') job.spec.done?.(message[2]);
       else if (message[0] === 'compiled') job.spec.compiled?.(message[2]);
       else job.spec.failed(failure(message[2], message[3]));
     }
-    job.spec.plugin?.ended(job);
+    job.spec.plugin?.ended();
   }
 
   crashed(thread: Thread): void {
@@ -123,7 +123,7 @@ export class Pool implements Owner {
 
   #spawn(delayMs = 0): Thread {
     const { arena, fiber, bounds } = this.#options;
-    return new Thread(this, { arena, fiber, bounds, lastId: this.#lastId, delayMs });
+    return new Thread(this, { arena, fiber, bounds, lastSerial: this.#lastSerial, delayMs });
   }
 
   #pick(): Thread | undefined {
@@ -140,7 +140,7 @@ export class Pool implements Owner {
   #assign(job: Job, thread: Thread | undefined): void {
     const { plugin, bytes = 0 } = job.spec;
     if (this.#closed || thread === undefined || this.#isFull(thread, bytes)) {
-      plugin?.ended(job);
+      plugin?.ended();
       const error = this.#closed
         ? new NoaError('UNAVAILABLE', 'The sandbox was shut down.')
         : new NoaError('RESOURCE_EXHAUSTED', 'The sandbox has too much to do; try again.', {
@@ -148,14 +148,13 @@ export class Pool implements Owner {
           });
       return job.spec.failed(error);
     }
-    do this.#lastId += 1;
-    while ((this.#lastId | 0) === 0); // As a shared word, 0 means that no job executes.
-    job.id = this.#lastId;
+    // As a shared word, 0 means that no job executes.
+    this.#lastSerial = (this.#lastSerial + 1) % 2 ** 32 || 1;
     if (plugin !== undefined && !thread.plugins.has(plugin.id)) {
       thread.plugins.set(plugin.id, plugin);
       thread.post(['load', plugin.id, plugin.spec]);
     }
-    thread.jobs.set(job.id, job);
+    thread.jobs.add(job, this.#lastSerial);
     hold(thread, job, bytes);
     thread.post(job.spec.message(job.id));
   }
@@ -187,7 +186,7 @@ export class Pool implements Owner {
       const { executing } = thread;
       thread.stalled = executing !== 0 && executing === thread.lastExecuting;
       thread.lastExecuting = executing;
-      for (const job of thread.jobs.values()) {
+      for (const job of thread.jobs.all()) {
         if (!this.#watch(thread, job, now)) break;
       }
     }
@@ -198,16 +197,17 @@ export class Pool implements Owner {
 
   /** False when the thread had to be ended. */
   #watch(thread: Thread, job: Job, now: number): boolean {
+    if (thread.jobs.get(job.id) !== job) return true; // It ended while another was looked at.
     const { spec, reapAt } = job;
     if (reapAt !== undefined) {
-      if (now < reapAt || thread.executing !== (job.id | 0)) return true;
+      if (now < reapAt || thread.executing !== wordOf(job.id)) return true;
       this.#replace(thread, job, 'overran');
       return false;
     }
     if (now >= spec.expires) {
       thread.collect(); // It may have ended in time, and the answer waits behind this tick.
       if (thread.jobs.get(job.id) !== job) return true;
-      const executes = thread.executing === (job.id | 0);
+      const executes = thread.executing === wordOf(job.id);
       const error = new NoaError('DEADLINE_EXCEEDED', spec.expired);
       this.#cancel(thread, job, error, executes ? 0 : CANCEL_GRACE_MS);
       if (executes) this.#replace(thread, job, 'overran');
@@ -240,14 +240,14 @@ export class Pool implements Owner {
       culprit.spec.plugin?.log('warn', `${thread.droppedLines} log lines were dropped`);
     }
     const words = `Another call on the same worker ${what}, and this one was lost with it; try again.`;
-    for (const job of thread.jobs.values()) {
+    for (const job of thread.jobs.all()) {
       const { plugin, call } = job.spec;
       const untouched = !thread.hasBegun(job.id) && job.reapAt === undefined;
       if (untouched && job.moves < MAX_MOVES && call?.signal.aborted !== true) {
         job.moves += 1;
-        thread.jobs.delete(job.id);
+        thread.jobs.delete(job);
         this.#assign(job, this.#pick());
-      } else if (what === 'crashed' && (job.id | 0) === executing) {
+      } else if (what === 'crashed' && wordOf(job.id) === executing) {
         this.#finish(thread, job, crash(plugin));
       } else {
         this.#finish(thread, job, new NoaError('UNAVAILABLE', words, { retryAfterMs: 50 }));
@@ -256,9 +256,9 @@ export class Pool implements Owner {
   }
 
   #finish(thread: Thread, job: Job, error: NoaError): void {
-    thread.jobs.delete(job.id);
+    thread.jobs.delete(job);
     if (job.reapAt === undefined) job.giveUp(error);
-    job.spec.plugin?.ended(job);
+    job.spec.plugin?.ended();
   }
 
   #end(thread: Thread): void {

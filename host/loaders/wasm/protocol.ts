@@ -2,8 +2,9 @@
  * What the host's thread and a sandbox thread say to each other: batches of flat tuples, because the
  * structured clone of an object with named keys costs three times as much.
  *
- * A job is a call, a compilation or a warm-up. Its id is never used again; a message about an id that
- * is unknown is dropped by either side.
+ * A job is a call, a compilation or a warm-up. Its id is its serial number times PLACES, plus its place
+ * in the host's table; serial numbers count up and begin anew after 2^32. A message about an id that is
+ * unknown is dropped by either side.
  */
 import type { MessagePort } from 'node:worker_threads';
 import type { Limits } from '@noa/sdk/host';
@@ -65,7 +66,15 @@ export interface ThreadBounds {
   readonly requestBytes: number;
 }
 
-/** Indexes of the shared words. Ids are stored as their low 32 bits. */
+/** More jobs than a thread can hold; a serial number times this is still an exact integer. */
+export const PLACES = 2 ** 20;
+
+/** A job's serial number as a shared word. */
+export function wordOf(id: number): number {
+  return Math.floor(id / PLACES) | 0;
+}
+
+/** Indexes of the shared words. Jobs are named by `wordOf`. */
 export const WORD = {
   /** The job whose guest code executes now; 0 when none does. */
   executing: 0,

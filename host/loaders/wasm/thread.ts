@@ -4,9 +4,9 @@
  */
 import { MessageChannel, Worker, receiveMessageOnPort } from 'node:worker_threads';
 import type { MessagePort } from 'node:worker_threads';
-import type { Job } from './job.ts';
+import { Jobs } from './jobs.ts';
 import type { Plugin } from './plugin.ts';
-import { WORD } from './protocol.ts';
+import { WORD, wordOf } from './protocol.ts';
 import type { FromThread, ThreadBounds, ThreadData, ToThread } from './protocol.ts';
 
 export interface Owner {
@@ -19,8 +19,8 @@ export interface ThreadOptions {
   readonly arena: WebAssembly.Module;
   readonly fiber: WebAssembly.Module;
   readonly bounds: ThreadBounds;
-  /** The last id given to any job so far. */
-  readonly lastId: number;
+  /** The last serial number given to any job so far. */
+  readonly lastSerial: number;
   /** How long to wait before it starts; what is sent meanwhile waits with it. */
   readonly delayMs: number;
 }
@@ -37,7 +37,7 @@ const RESOURCE_LIMITS = {
 
 export class Thread {
   /** Jobs that were sent and have not been answered. */
-  readonly jobs = new Map<number, Job>();
+  readonly jobs = new Jobs();
   /** Plugins that this thread knows, by id. */
   readonly plugins = new Map<number, Plugin>();
   /** Input and reply text that was sent and that the thread may still hold. */
@@ -56,9 +56,9 @@ export class Thread {
 
   constructor(owner: Owner, options: ThreadOptions) {
     const { port1, port2 } = new MessageChannel();
-    const { arena, fiber, bounds, lastId, delayMs } = options;
+    const { arena, fiber, bounds, lastSerial, delayMs } = options;
     const words = this.#words.buffer;
-    this.#words[WORD.begun] = lastId | 0;
+    this.#words[WORD.begun] = lastSerial | 0;
     this.#owner = owner;
     this.#port = port1;
     port1.on('message', (batch: FromThread[]) => this.#receive(batch));
@@ -87,7 +87,7 @@ export class Thread {
     if (!this.#ended) this.#owner.crashed(this);
   }
 
-  /** The job whose code executes now, as the low 32 bits of its id; 0 when none does. */
+  /** The job whose code executes now, by its `wordOf`; 0 when none does. */
   get executing(): number {
     return Atomics.load(this.#words, WORD.executing);
   }
@@ -99,7 +99,7 @@ export class Thread {
 
   /** False only when the job's code cannot have run and, once `halt` was called, never will here. */
   hasBegun(id: number): boolean {
-    return (((id | 0) - Atomics.load(this.#words, WORD.begun)) | 0) <= 0;
+    return ((wordOf(id) - Atomics.load(this.#words, WORD.begun)) | 0) <= 0;
   }
 
   /** Sends with whatever else this turn of the event loop sends. */
