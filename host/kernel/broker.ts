@@ -77,7 +77,7 @@ export class Broker {
 
   /**
    * Runs one operation for the plugin in whose name the frame speaks. Rejects with NoaError: NOT_FOUND
-   * (no such operation), UNAUTHENTICATED (token), CAPABILITY_DENIED (no right), RESOURCE_EXHAUSTED
+   * (no such operation), CAPABILITY_DENIED (no right, or a token that holds no more), RESOURCE_EXHAUSTED
    * (budget), RATE_LIMITED, DEADLINE_EXCEEDED, INVALID_ARGUMENT (schema), or what the driver says.
    */
   async invoke(
@@ -100,7 +100,7 @@ export class Broker {
         );
       }
       const token = await frame.token();
-      const claims = await this.#options.tokens.verify(token.text, frame.audience);
+      const claims = await this.#verify(token.text, frame.audience);
       const broken = entry.check(input);
       if (broken.length > 0) {
         const text = broken
@@ -151,6 +151,17 @@ export class Broker {
     }
   }
 
+  /** The guest cannot mend its token: to it, one that holds no more is a right that is gone. */
+  async #verify(text: string, audience: Audience): Promise<Claims> {
+    try {
+      return await this.#options.tokens.verify(text, audience);
+    } catch (cause) {
+      if (!(cause instanceof NoaError) || cause.code !== 'UNAUTHENTICATED') throw cause;
+      const message = 'the rights of this call were withdrawn while it ran: call again';
+      throw new NoaError('CAPABILITY_DENIED', message, { cause });
+    }
+  }
+
   /** The patterns that cover these resources, or CAPABILITY_DENIED with what is missing. */
   #authorize(
     claims: Claims,
@@ -191,7 +202,7 @@ export class Broker {
   ): void {
     const { plugin } = frame.audience;
     const code = error === undefined ? null : error instanceof NoaError ? error.code : 'INTERNAL';
-    const denied = code === 'CAPABILITY_DENIED' || code === 'UNAUTHENTICATED';
+    const denied = code === 'CAPABILITY_DENIED';
     const outcome = code === null ? 'ok' : denied ? 'denied' : 'failed';
     if (entry !== undefined) {
       const seconds = (this.#options.now() - started) / 1000;

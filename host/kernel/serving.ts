@@ -51,6 +51,8 @@ export class Serving {
   #token: Promise<Token> | undefined;
   #renewAt = 0;
   readonly #children = new Map<string, Promise<Token>>();
+  /** Tokens of calls that run and have one of their own. */
+  readonly #perCall = new Set<string>();
 
   constructor(options: ServingOptions) {
     const { manifest, limits } = options;
@@ -97,11 +99,17 @@ export class Serving {
   }
 
   /** A token of what both have for one call of another plugin; `endToken` when the call has ended. */
-  tokenForCall(parent: Token, budget: Budget | undefined): Promise<Token> {
-    return this.#tokens.attenuate(parent.claims, this.audience, this.#rights, budget);
+  async tokenForCall(parent: Token, budget: Budget | undefined): Promise<Token> {
+    const rights = this.#rights;
+    const token = await this.#tokens.attenuate(parent.claims, this.audience, rights, budget);
+    this.#perCall.add(token.claims.id);
+    // What was taken away while it was made must not live on in it.
+    if (rights !== this.#rights) this.endToken(token);
+    return token;
   }
 
   endToken(token: Token): void {
+    this.#perCall.delete(token.claims.id);
     this.#tokens.revoke(token.claims.id);
   }
 
@@ -109,7 +117,7 @@ export class Serving {
   async childToken(parent: Token): Promise<Token> {
     const known = this.#children.get(parent.claims.id);
     if (known !== undefined) return known;
-    const minted = this.tokenForCall(parent, undefined);
+    const minted = this.#tokens.attenuate(parent.claims, this.audience, this.#rights);
     if (this.#children.size >= MAX_CHILDREN) this.#children.clear();
     this.#children.set(parent.claims.id, minted);
     minted.catch(() => this.#children.delete(parent.claims.id));
@@ -118,12 +126,16 @@ export class Serving {
 
   /** Takes new rights. Tokens that carry more than these are void from now on. */
   async setRights(rights: readonly Right[]): Promise<void> {
+    if (JSON.stringify(rights) === JSON.stringify(this.#rights)) return;
     const old = this.#token;
     const narrowed = !within(this.#rights, rights);
     this.#rights = rights;
     this.#token = undefined;
     this.#children.clear();
-    if (narrowed && old !== undefined) this.#tokens.revoke((await old).claims.id);
+    if (!narrowed) return;
+    for (const id of this.#perCall) this.#tokens.revoke(id);
+    this.#perCall.clear();
+    if (old !== undefined) this.#tokens.revoke((await old).claims.id);
   }
 
   /** Voids its tokens, children included. */

@@ -485,3 +485,28 @@ t.test('calls with a budget leave no token behind', async (t) => {
   t.strictSame(seen, ['done']);
   t.ok(kernel.liveTokens < 10, `${kernel.liveTokens} tokens live after 50 calls`);
 });
+
+t.test('a narrowing reaches a running call that has a budget', async (t) => {
+  const { kernel, administration, install, dispatch } = await start();
+  t.teardown(() => kernel.close());
+  const outcomes: string[] = [];
+  await install(manifest('callee'), {
+    run: async (input, request) => {
+      await read(input, request);
+      outcomes.push('read');
+      const grant = administration
+        .grants('callee')
+        .find(({ capability }) => capability === 'store');
+      await administration.approve(grant?.id ?? '', { resources: ['other'] }, 'root');
+      await read(input, request);
+      outcomes.push('read again');
+    },
+  });
+  for (const budget of [undefined, { calls: 10 }]) {
+    await install(manifest(budget ? 'frugal' : 'caller'), { run: callInto('callee', budget) });
+    await t.rejects(dispatch(budget ? 'frugal' : 'caller', 'run'), { code: 'CAPABILITY_DENIED' });
+    const grant = administration.grants('callee').find(({ capability }) => capability === 'store');
+    await administration.approve(grant?.id ?? '', {}, 'root');
+  }
+  t.strictSame(outcomes, ['read', 'read']);
+});
