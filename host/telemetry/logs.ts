@@ -46,7 +46,7 @@ export interface Logs {
 }
 
 /** Access lines may wait in memory until they are this long, for FLUSH_MS, or for any other line. */
-const BUFFER_CHARS = 8192;
+const BUFFER_CHARS = 65_536;
 const FLUSH_MS = 250;
 
 /** Names of fields that hold credentials, at the top of a line and one level below. */
