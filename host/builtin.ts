@@ -1,5 +1,6 @@
 /** The one list of built-in capabilities: a new one is a folder in capabilities/ and a line here. */
 import type { Capability, Driver, JsonSchema } from '@noa/sdk/host';
+import { blob } from '../capabilities/blob/capability.ts';
 import { cache } from '../capabilities/cache/capability.ts';
 import { clock } from '../capabilities/clock/capability.ts';
 import { db } from '../capabilities/db/capability.ts';
@@ -8,7 +9,7 @@ import { plugin } from '../capabilities/plugin/capability.ts';
 import { random } from '../capabilities/random/capability.ts';
 import type { CapabilityEntry } from './kernel/broker.ts';
 
-const CAPABILITIES = { db, cache, plugin, log, clock, random } as const;
+const CAPABILITIES = { db, cache, blob, plugin, log, clock, random } as const;
 
 /** The driver of each capability, chosen by configuration in main.ts. */
 export type Drivers = { readonly [name in keyof typeof CAPABILITIES]: Driver };
@@ -17,6 +18,7 @@ export function builtinCapabilities(drivers: Drivers): readonly CapabilityEntry[
   return [
     { capability: db, driver: drivers.db },
     { capability: cache, driver: drivers.cache },
+    { capability: blob, driver: drivers.blob },
     { capability: plugin, driver: drivers.plugin },
     { capability: log, driver: drivers.log },
     { capability: clock, driver: drivers.clock },

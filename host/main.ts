@@ -6,6 +6,7 @@ import { hkdfSync, randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import { BUNDLE_LIMITS, type Driver, type Json, NoaError, readBundle } from '@noa/sdk/host';
 import { Pool } from 'pg';
+import { openBlobFolder } from '../capabilities/blob/folder.ts';
 import { openEmbeddedCache } from '../capabilities/cache/embedded.ts';
 import { createRedisDriver, type RedisEndpoint } from '../capabilities/cache/redis.ts';
 import { createClockDriver } from '../capabilities/clock/system.ts';
@@ -111,6 +112,13 @@ export async function startHost(
   const cache = createRedisDriver(cacheEndpoint);
   parts.defer(() => cache.close());
 
+  const blob = await openBlobFolder({
+    folder: join(folder.path, 'blobs'),
+    maxBytes: config.plugins.blob_max_bytes,
+    maxCount: config.plugins.blob_max_count,
+    warn: onNotice,
+  });
+
   const loader = createWasmLoader({
     ...(config.plugins.threads === 0 ? {} : { threads: config.plugins.threads }),
     callsPerThread: config.plugins.max_queued_calls,
@@ -131,6 +139,7 @@ export async function startHost(
       builtinCapabilities({
         db,
         cache: countLookups(cache, metrics.cacheLookup),
+        blob,
         plugin: pluginDriver(call),
         log: createLogDriver({
           write: (plugin, level, text, fields) =>
@@ -170,7 +179,11 @@ export async function startHost(
     dispatch: (invocation) => kernel.dispatcher.dispatch(invocation),
     credentials: [{ token, principal: { subject: 'bootstrap', scopes: ['admin'] } }],
     version: VERSION,
-    checks: { database: () => db.check(), cache: () => cache.check() },
+    checks: {
+      database: () => db.check(),
+      cache: () => cache.check(),
+      blob: () => blob.check(),
+    },
     metrics: metrics.expose,
     maxBodyBytes: config.server.max_body_bytes,
     maxBundleBytes: config.plugins.max_bundle_bytes,

@@ -78,6 +78,12 @@ export const KEYS = {
     max_bundle_bytes: integer(1024, 256 * MiB, 32 * MiB, {
       description: 'Largest plugin bundle (.tgz) that is taken.',
     }),
+    blob_max_bytes: integer(0, 2 ** 50, 256 * MiB, {
+      description: 'Bytes that the blobs of one plugin have together at most, on each host.',
+    }),
+    blob_max_count: integer(0, 1_000_000, 10_000, {
+      description: 'Blobs that one plugin has at most, on each host.',
+    }),
     threads: integer(0, 256, 0, {
       description:
         'Threads that run plugin code; 0 means one less than the processor cores, at least one.',
