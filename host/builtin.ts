@@ -7,9 +7,10 @@ import { db } from '../capabilities/db/capability.ts';
 import { log } from '../capabilities/log/capability.ts';
 import { plugin } from '../capabilities/plugin/capability.ts';
 import { random } from '../capabilities/random/capability.ts';
+import { secrets } from '../capabilities/secrets/capability.ts';
 import type { CapabilityEntry } from './kernel/broker.ts';
 
-const CAPABILITIES = { db, cache, blob, plugin, log, clock, random } as const;
+const CAPABILITIES = { db, cache, blob, secrets, plugin, log, clock, random } as const;
 
 /** The driver of each capability, chosen by configuration in main.ts. */
 export type Drivers = { readonly [name in keyof typeof CAPABILITIES]: Driver };
@@ -19,6 +20,7 @@ export function builtinCapabilities(drivers: Drivers): readonly CapabilityEntry[
     { capability: db, driver: drivers.db },
     { capability: cache, driver: drivers.cache },
     { capability: blob, driver: drivers.blob },
+    { capability: secrets, driver: drivers.secrets },
     { capability: plugin, driver: drivers.plugin },
     { capability: log, driver: drivers.log },
     { capability: clock, driver: drivers.clock },

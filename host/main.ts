@@ -16,6 +16,7 @@ import { createPostgresDriver } from '../capabilities/db/postgres.ts';
 import { createLogDriver } from '../capabilities/log/host.ts';
 import { createLocalDriver } from '../capabilities/plugin/local.ts';
 import { createRandomDriver } from '../capabilities/random/system.ts';
+import { createSecretsDriver } from '../capabilities/secrets/host.ts';
 import { builtinCapabilities } from './builtin.ts';
 import type { Config } from './config.ts';
 import { openDataFolder } from './data-folder.ts';
@@ -140,6 +141,7 @@ export async function startHost(
         db,
         cache: countLookups(cache, metrics.cacheLookup),
         blob,
+        secrets: createSecretsDriver((name) => kernel.secrets.read(name)),
         plugin: pluginDriver(call),
         log: createLogDriver({
           write: (plugin, level, text, fields) =>
@@ -174,6 +176,7 @@ export async function startHost(
 
   const http = createHttpServer({
     administration: kernel.administration,
+    secrets: kernel.secrets,
     logs: (plugin, query) => logs.plugins.read(plugin, query),
     serving: (plugin) => kernel.supervisor.serving(plugin),
     dispatch: (invocation) => kernel.dispatcher.dispatch(invocation),

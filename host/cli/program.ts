@@ -9,6 +9,7 @@ import { registerGrant } from './grant.ts';
 import { registerMigrate } from './migrate.ts';
 import { registerAuthorCommands } from './plugin-author.ts';
 import { registerPlugin } from './plugin.ts';
+import { registerSecret } from './secret.ts';
 import { registerServe } from './serve.ts';
 import { DEFAULT_URL, type Session } from './session.ts';
 
@@ -41,6 +42,7 @@ export function buildProgram(session: Session, writeError: (text: string) => voi
   registerAuthorCommands(plugin, session);
   registerPlugin(plugin, session);
   registerGrant(program, session);
+  registerSecret(program, session);
   registerAudit(program, session);
   registerCompletion(program, session);
   return program;

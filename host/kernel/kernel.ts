@@ -14,6 +14,7 @@ import { Judge } from './judge.ts';
 import type { Transition } from './lifecycle.ts';
 import type { Loader, LogLevel } from './loader.ts';
 import type { Bundle, Store, StoreTx } from './store.ts';
+import { Secrets } from './secrets.ts';
 import { Supervisor } from './supervisor.ts';
 import { type Budget, TokenService } from './tokens.ts';
 
@@ -65,6 +66,7 @@ export class Kernel {
   readonly dispatcher: Dispatcher;
   readonly supervisor: Supervisor;
   readonly audit: Audit<StoreTx>;
+  readonly secrets: Secrets;
   readonly capabilities: readonly CapabilityEntry[];
   readonly #powers: KernelPowers;
   readonly #tokens: TokenService;
@@ -95,6 +97,13 @@ export class Kernel {
       capabilities: this.capabilities,
       tokens: this.#tokens,
       hostRun: `${powers.hostId}/${newId()}`,
+    });
+    this.secrets = new Secrets({
+      store,
+      audit: this.audit,
+      rootKey: powers.rootKey,
+      revision: () => this.supervisor.snapshot.revision,
+      now,
     });
     const broker = new Broker({
       capabilities: this.capabilities,

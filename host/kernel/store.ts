@@ -36,6 +36,24 @@ export interface Snapshot {
   readonly keys: readonly TokenKey[];
 }
 
+/** What may be shown of a secret. */
+export interface SecretView {
+  readonly name: string;
+  /** ISO 8601. */
+  readonly createdAt: string;
+  readonly updatedAt: string;
+}
+
+export interface SealedSecret extends SecretView {
+  /** Rises by one with every new value. */
+  readonly version: number;
+  /** Of the root key that sealed it. */
+  readonly keyId: string;
+  readonly nonce: Uint8Array;
+  /** Ciphertext with its tag. */
+  readonly sealed: Uint8Array;
+}
+
 /** Reads and writes inside one change; all reads see the state that the change will be made to. */
 export interface StoreTx {
   plugin(name: string): Promise<PluginRecord | undefined>;
@@ -56,6 +74,10 @@ export interface StoreTx {
   putGrant(grant: Grant): Promise<void>;
   deleteGrant(id: string): Promise<void>;
   putKey(key: TokenKey): Promise<void>;
+  secret(name: string): Promise<SealedSecret | undefined>;
+  countSecrets(): Promise<number>;
+  putSecret(secret: SealedSecret): Promise<void>;
+  deleteSecret(name: string): Promise<void>;
 }
 
 export interface AuditPage {
@@ -71,6 +93,9 @@ export interface Store extends AuditSink<StoreTx> {
   bundle(digest: string): Promise<Uint8Array>;
   /** Removed plugins whose data is still to be deleted. */
   leftovers(): Promise<string[]>;
+  secret(name: string): Promise<SealedSecret | undefined>;
+  /** In order of name. */
+  secrets(): Promise<SecretView[]>;
   /** Newest first. `limit` at most 1000. */
   auditPage(query: { cursor?: string; limit: number; plugin?: string }): Promise<AuditPage>;
   /** Every record, chain by chain, in order. */

@@ -11,11 +11,20 @@ import type {
   AuditPage,
   PluginRecord,
   PluginVersion,
+  SealedSecret,
+  SecretView,
   Snapshot,
   Store,
   StoreTx,
 } from '../kernel/store.ts';
 import type { TokenKey } from '../kernel/tokens.ts';
+import {
+  countSecrets,
+  deleteSecret,
+  selectSecret,
+  selectSecrets,
+  upsertSecret,
+} from './secrets.ts';
 
 /** Records read at once when the whole log is read. */
 const AUDIT_CHUNK = 1000;
@@ -108,6 +117,14 @@ export class PostgresStore implements Store {
   async leftovers(): Promise<string[]> {
     const { rows } = await this.#query<{ plugin: string }>('select plugin from noa.leftovers');
     return rows.map(({ plugin }) => plugin);
+  }
+
+  secret(name: string): Promise<SealedSecret | undefined> {
+    return this.#connected((client) => selectSecret(client, name));
+  }
+
+  secrets(): Promise<SecretView[]> {
+    return this.#connected(selectSecrets);
   }
 
   async auditPage(query: { cursor?: string; limit: number; plugin?: string }): Promise<AuditPage> {
@@ -314,6 +331,22 @@ class PostgresTx implements StoreTx {
        on conflict (kid) do update set retired_at = excluded.retired_at`,
       [key.kid, key.createdAt, key.retiredAt],
     );
+  }
+
+  secret(name: string): Promise<SealedSecret | undefined> {
+    return selectSecret(this.#client, name);
+  }
+
+  countSecrets(): Promise<number> {
+    return countSecrets(this.#client);
+  }
+
+  putSecret(secret: SealedSecret): Promise<void> {
+    return upsertSecret(this.#client, secret);
+  }
+
+  deleteSecret(name: string): Promise<void> {
+    return deleteSecret(this.#client, name);
   }
 
   appendAudit(records: readonly AuditRecord[]): Promise<void> {

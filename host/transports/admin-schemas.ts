@@ -41,6 +41,9 @@ export const APPROVAL: JsonSchema = {
   type: ['object', 'null'],
 };
 
+/** What the value may be, the kernel judges: an error here could show it. */
+export const SECRET = object({ value: { type: 'string' } }, ['value']);
+
 export const GRANTS_QUERY = object({ plugin });
 
 export const REMOVE_QUERY = object({

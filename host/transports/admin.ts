@@ -5,6 +5,7 @@
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Administration, GrantRequest } from '../kernel/administration.ts';
+import type { Secrets } from '../kernel/secrets.ts';
 import {
   APPROVAL,
   AUDIT_QUERY,
@@ -12,6 +13,7 @@ import {
   GRANTS_QUERY,
   LOGS_QUERY,
   REMOVE_QUERY,
+  SECRET,
 } from './admin-schemas.ts';
 import { type BodyLimit, bundleOf, takeBundles } from './body.ts';
 import { principalOf } from './identity.ts';
@@ -37,6 +39,7 @@ export type ReadLogs = (plugin: string, query: { since: number; limit: number })
 
 export interface AdminOptions {
   readonly administration: Administration;
+  readonly secrets: Secrets;
   readonly logs: ReadLogs;
   readonly bundleLimit: BodyLimit;
 }
@@ -45,6 +48,7 @@ export function registerAdmin(scope: FastifyInstance, options: AdminOptions): vo
   takeBundles(scope, options.bundleLimit);
   plugins(scope, options);
   grants(scope, options.administration);
+  secrets(scope, options.secrets);
   audit(scope, options.administration);
 }
 
@@ -126,6 +130,27 @@ function grants(scope: FastifyInstance, administration: Administration): void {
       run: (request) => {
         const to = (request.body ?? {}) as { operations?: string[]; resources?: string[] };
         return administration.approve(param(request, 'id'), to, actor(request));
+      },
+    },
+  });
+}
+
+function secrets(scope: FastifyInstance, kept: Secrets): void {
+  resource(scope, '/v1/secrets', {
+    GET: { run: async () => ({ secrets: await kept.list() }) },
+  });
+  resource(scope, '/v1/secrets/:name', {
+    PUT: {
+      body: SECRET,
+      run: (request) => {
+        const { value } = request.body as { value: string };
+        return kept.set(param(request, 'name'), value, actor(request));
+      },
+    },
+    DELETE: {
+      run: async (request, reply) => {
+        await kept.remove(param(request, 'name'), actor(request));
+        return reply.code(204).send();
       },
     },
   });

@@ -34,7 +34,7 @@ const MAX_PARAMETER = 256;
 export interface HttpServerOptions
   extends
     PluginsOptions,
-    Pick<AdminOptions, 'administration' | 'logs'>,
+    Pick<AdminOptions, 'administration' | 'secrets' | 'logs'>,
     Pick<HealthOptions, 'version' | 'checks' | 'now'> {
   readonly credentials: readonly Credential[];
   readonly metrics: () => Promise<Metrics>;

@@ -129,6 +129,7 @@ export async function startFront(
   const server = createHttpServer({
     version: '9.9.9',
     administration: kernel.administration,
+    secrets: kernel.secrets,
     serving: (plugin) => kernel.supervisor.serving(plugin),
     dispatch: (invocation) => kernel.dispatcher.dispatch(invocation),
     logs: (plugin, { since, limit }) => ({

@@ -6,6 +6,8 @@ import type {
   AuditPage,
   PluginRecord,
   PluginVersion,
+  SealedSecret,
+  SecretView,
   Snapshot,
   Store,
   StoreTx,
@@ -19,6 +21,7 @@ class State {
   bundles = new Map<string, Uint8Array>();
   grants = new Map<string, Grant>();
   keys = new Map<string, TokenKey>();
+  secrets = new Map<string, SealedSecret>();
   leftovers = new Set<string>();
   audit: AuditRecord[] = [];
 }
@@ -58,6 +61,19 @@ export class MemoryStore implements Store {
 
   leftovers(): Promise<string[]> {
     return Promise.resolve([...this.#state.leftovers]);
+  }
+
+  secret(name: string): Promise<SealedSecret | undefined> {
+    return Promise.resolve(this.#state.secrets.get(name));
+  }
+
+  secrets(): Promise<SecretView[]> {
+    const views = [...this.#state.secrets.values()].map(({ name, createdAt, updatedAt }) => ({
+      name,
+      createdAt,
+      updatedAt,
+    }));
+    return Promise.resolve(views.toSorted((a, b) => (a.name < b.name ? -1 : 1)));
   }
 
   head(chain: string): Promise<ChainHead | undefined> {
@@ -129,5 +145,9 @@ function transactionOn(state: State): StoreTx & { audit: AuditRecord[] } {
     putGrant: (grant) => put(state.grants, grant.id, grant),
     deleteGrant: (id) => Promise.resolve(void state.grants.delete(id)),
     putKey: (key) => put(state.keys, key.kid, key),
+    secret: (name) => Promise.resolve(state.secrets.get(name)),
+    countSecrets: () => Promise.resolve(state.secrets.size),
+    putSecret: (secret) => put(state.secrets, secret.name, secret),
+    deleteSecret: (name) => Promise.resolve(void state.secrets.delete(name)),
   };
 }
