@@ -101,7 +101,7 @@ export function createLogs(options: LogsOptions): Logs {
     plugins,
     access: (entry) => {
       if (!http.isLevelEnabled('info')) return;
-      output.access(inert(accessLine(entry, timestamp(options.now()))));
+      output.access(accessLine(entry, timestamp(options.now())));
     },
     plugin: (plugin, level, message) => {
       for (const line of plugins.append(plugin, level, message)) {
@@ -124,22 +124,23 @@ export function createLogs(options: LogsOptions): Logs {
  * known, and none of them needs redaction.
  */
 function accessLine(entry: AccessEntry, timestamp: string): string {
-  const text = (name: string, value: string | undefined): string =>
-    value === undefined ? '' : `,"${name}":${JSON.stringify(value)}`;
-  return (
-    `{"level":"info","timestamp":"${timestamp}","target":"http"` +
-    text('request_id', entry.requestId) +
-    text('trace_id', entry.traceId) +
-    `,"duration_ms":${Math.round(entry.seconds * 1e6) / 1e3}` +
-    text('method', entry.method) +
-    text('path', entry.path) +
-    text('route', entry.route) +
-    `,"status":${entry.status}` +
-    text('plugin', entry.plugin) +
-    text('subject', entry.subject) +
-    text('remote_address', entry.remoteAddress) +
-    ',"message":"request"}\n'
-  );
+  const line = JSON.stringify({
+    level: 'info',
+    timestamp,
+    target: 'http',
+    request_id: entry.requestId,
+    trace_id: entry.traceId,
+    duration_ms: Math.round(entry.seconds * 1e6) / 1e3,
+    method: entry.method,
+    path: entry.path,
+    route: entry.route,
+    status: entry.status,
+    plugin: entry.plugin,
+    subject: entry.subject,
+    remote_address: entry.remoteAddress,
+    message: 'request',
+  });
+  return `${inert(line)}\n`;
 }
 
 /** JSON leaves some characters as they are that steer a terminal or read as the end of a line. */
