@@ -13,6 +13,8 @@ import {
   parseManifest,
   type Manifest,
 } from '@noa/sdk/host';
+import { RE2JS } from 're2js';
+import { patternSize, toRe2 } from '../../sdk/js/src/pattern-size.ts';
 
 const NOTES = {
   name: 'notes',
@@ -182,6 +184,25 @@ const WRONG: [string, unknown, (string | undefined)?, string?][] = [
   ],
   ['/exports/read/input', { type: 'object', secret: true }, '/exports/read/input/secret', 'secret'],
   ['/exports/read/input', { type: 'array', uniqueItems: true }, undefined, 'bounded'],
+  [
+    '/exports/read/input',
+    { type: 'string', pattern: '(a?){1000}' },
+    '/exports/read/input/pattern',
+    'bounded',
+  ],
+  [
+    '/exports/read/output',
+    { type: 'object', patternProperties: { '((a{10}){10}){100}': {} } },
+    '/exports/read/output/patternProperties/((a{10}){10}){100}',
+    'bounded',
+  ],
+  [
+    '/exports/read/input',
+    { type: 'string', pattern: '[[:alpha:](](a{999}){999}' },
+    '/exports/read/input/pattern',
+    'bounded',
+  ],
+  ['/exports/read/input', { type: 'string', 'noa:cost': { least: -1e9 } }, undefined, 'strict'],
   ['/exports/read/input', { allOf: [{ $ref: '#' }] }, '/exports/read/input', 'bounded'],
   ['/exports/read/input', { ...ref('s0'), $defs: DEEP_CHAIN }, '/exports/read/input', 'bounded'],
   [
@@ -393,6 +414,116 @@ void t.test(
     t.match(check({ b: 'aa' }), [{ path: '/b' }]);
   },
 );
+
+void t.test('patterns are judged by their size before they are compiled', async (t) => {
+  const started = performance.now();
+  const { findings } = refusal(
+    changed('/exports/read/output', { type: 'string', pattern: '(a?){1000}'.repeat(2000) }),
+  );
+  t.match(findings, [{ rule: 'bounded', message: /up to \d+ steps, over the 2500/, fix: /\{n\}/ }]);
+  const many = Array.from({ length: 12 }, (_, i) => [`p${i}`, pattern(`^.{1,${1000 - i}}$`)]);
+  const all = { type: 'object', properties: Object.fromEntries(many) as object };
+  const over = refusal(changed('/exports/read/output', all)).findings;
+  t.match(over, [{ path: /properties\/p10\/pattern$/, message: /are left of 20000/ }]);
+  t.ok(performance.now() - started < 2000, `${performance.now() - started} ms`);
+
+  const token = fc.constantFrom(
+    ...'ab.^$|*+?()[]-:{},/1é😀'.split(''),
+    ...'(?: (?i) (?P<n> [^ [[:alpha:] {3} {0} {2,} {2,5} {30}'.split(' '),
+    ...'\\ \\p{L} \\pL \\d \\w \\x{61} \\u0061 \\u{1F600} \\b \\E \\]'.split(' '),
+  );
+  let compiled = 0;
+  fc.assert(
+    fc.property(fc.array(token, { maxLength: 14 }), (tokens) => {
+      const re2 = toRe2(tokens.join(''));
+      let size;
+      try {
+        size = RE2JS.compile(re2).programSize();
+      } catch {
+        return true; // Not a pattern.
+      }
+      compiled += 1;
+      return patternSize(re2) >= size;
+    }),
+    { numRuns: 5000 },
+  );
+  t.ok(compiled > 500, `${compiled} patterns: the estimate is never too small`);
+});
+
+void t.test('no value makes a check long, whatever the schema compares it with', async (t) => {
+  // A fixed sequence without a pattern of its own, so that no state of a matcher comes back.
+  let seed = 12345;
+  const letter = () => {
+    seed = (Math.imul(seed, 1103515245) + 12345) & 0x7fffffff;
+    return seed & 0x10000 ? 'a' : 'b';
+  };
+  const letters = (length: number) => Array.from({ length }, letter).join('');
+  const all = (size: number, schema: object) => Array.from({ length: size }, () => schema);
+  const keys = (size: number) => Array.from({ length: size }, (_, i) => [`k${i}`, 1] as const);
+  const hostile: [string, object, unknown][] = [
+    ['a pattern', pattern('^([ab]?){350}$'), `${letters(20_000)}!`],
+    [
+      'patterns of many texts',
+      { type: 'array', items: pattern('^([ab]*a[ab]{90}[cd])?[ab]*$') },
+      Array.from({ length: 4000 }, () => letters(490)),
+    ],
+    [
+      'a long list of choices',
+      { type: 'array', items: { type: 'string', enum: keys(4000).map(([key]) => key) } },
+      Array.from({ length: 199_000 }, () => 'k3999'),
+    ],
+    [
+      'lengths of a long text',
+      { anyOf: all(200, { type: 'string', minLength: 1e9 }) },
+      'x'.repeat(16 << 20),
+    ],
+    [
+      'members of a large object',
+      {
+        type: 'object',
+        allOf: all(200, { type: 'object', additionalProperties: { type: 'integer' } }),
+      },
+      Object.fromEntries(keys(99_000)),
+    ],
+    [
+      'pairs of lists',
+      { type: 'array', maxItems: 200, uniqueItems: true },
+      Array.from({ length: 200 }, (_, i) => [i, ...all(990, {})]),
+    ],
+    [
+      'unique texts',
+      { type: 'array', items: { type: 'string' }, uniqueItems: true },
+      keys(199_000).map(([key]) => key),
+    ],
+  ];
+  for (const [what, schema, value] of hostile) {
+    const output = parseManifest(changed('/exports/read/output', schema)).exports['read']?.output;
+    const check = compileSchema(output ?? {});
+    const started = process.threadCpuUsage();
+    t.match(check(value), [{ path: '', rule: 'bounded' }], what);
+    const { user, system } = process.threadCpuUsage(started);
+    t.ok(user + system < 1_000_000, `${what}: ${(user + system) / 1000} ms`);
+    t.match(check(null), [{ rule: /type|anyOf/ }], 'and the next value is judged anew');
+  }
+  const rows = {
+    type: 'array',
+    items: {
+      type: 'object',
+      additionalProperties: false,
+      required: ['id', 'kind'],
+      properties: {
+        id: pattern('^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'),
+        kind: { type: 'string', enum: keys(200).map(([key]) => key) },
+      },
+    },
+  };
+  const row = { id: '01234567-89ab-cdef-0123-456789abcdef', kind: 'k99' };
+  t.same(compileSchema(rows)(Array.from({ length: 5000 }, () => row)), [], 'large lists are fine');
+});
+
+function pattern(text: string): object {
+  return { type: 'string', pattern: text };
+}
 
 void t.test('text parameters are read as the types the schema wants, and no further', async (t) => {
   const read = compileCoercion({

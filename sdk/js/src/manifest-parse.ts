@@ -9,7 +9,7 @@ import { NoaError } from './errors.ts';
 import type { JsonSchema } from './json.ts';
 import { effectiveLimits, type Manifest } from './manifest.ts';
 import { MANIFEST_SCHEMA } from './manifest-schema.ts';
-import { checkSchema, type Finding } from './schema-check.ts';
+import { checkSchema, patternBudget, type Finding } from './schema-check.ts';
 import { strictAjv, violation } from './schema.ts';
 import { isSchema, pointerToken } from './schema-walk.ts';
 import { nearest } from './nearest.ts';
@@ -229,14 +229,15 @@ function* timeouts(manifest: Manifest): Generator<Finding> {
 }
 
 function* schemas({ exports, config }: Manifest): Generator<Finding> {
+  const patterns = patternBudget();
   for (const [name, { input, output }] of Object.entries(exports)) {
     for (const [part, schema] of Object.entries({ input, output })) {
       if (schema !== undefined)
-        yield* checkSchema(schema, `/exports/${name}/${part}`, { secrets: false });
+        yield* checkSchema(schema, `/exports/${name}/${part}`, { secrets: false, patterns });
     }
   }
   if (config === undefined) return;
-  yield* checkSchema(config, '/config', { secrets: true });
+  yield* checkSchema(config, '/config', { secrets: true, patterns });
   if (config['type'] !== 'object') {
     const fix = 'Write "type": "object" with the settings as properties.';
     yield { path: '/config/type', rule: 'config', message: 'must be "object"', fix };

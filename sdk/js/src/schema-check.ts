@@ -6,8 +6,10 @@
 import { Ajv2020 } from 'ajv/dist/2020.js';
 import type { JsonSchema } from './json.ts';
 import { isBounded } from './schema-cost.ts';
-import { FORMATS, clip, strictAjv, violation } from './schema.ts';
-import { isSchema, resolveRef, subschemas } from './schema-walk.ts';
+import { patternSize, toRe2 } from './pattern-size.ts';
+import { COST, hasScalarItems } from './schema-meter.ts';
+import { FORMATS, clip, compileSchema, violation } from './schema.ts';
+import { isSchema, pointerToken, resolveRef, subschemas } from './schema-walk.ts';
 
 /** A violation of a rule, with what to do about it. */
 export interface Finding {
@@ -22,24 +24,39 @@ export const SCHEMA_BOUNDS = {
   /** Schemas inside one schema, itself included. */
   nodes: 2000,
   /** Elements that `uniqueItems` compares pair by pair when they are not all scalars. */
-  uniqueItems: 1000,
+  uniqueItems: 200,
+  /** Instructions of one pattern, as estimated before it is compiled. */
+  patternSize: 2500,
+  /** The same of all patterns of one manifest. */
+  patternTotal: 20_000,
 };
+
+/** What the patterns of the schemas that are judged with it may still take. */
+export interface PatternBudget {
+  left: number;
+}
+
+export function patternBudget(): PatternBudget {
+  return { left: SCHEMA_BOUNDS.patternTotal };
+}
 
 const DIALECT = 'https://json-schema.org/draft/2020-12/schema';
 const NAMING = ['$id', '$anchor', '$dynamicAnchor', '$dynamicRef', '$recursiveRef', '$vocabulary'];
 
+interface CheckOptions {
+  readonly secrets: boolean;
+  /** Shared by the schemas of one manifest. */
+  readonly patterns: PatternBudget;
+}
+
 /** Answers every finding in `schema`, whose JSON Pointer in its document is `at`; none when it is sound. */
-export function checkSchema(
-  schema: JsonSchema,
-  at: string,
-  options: { secrets: boolean },
-): Finding[] {
+export function checkSchema(schema: JsonSchema, at: string, options: CheckOptions): Finding[] {
   const form = wellFormed(schema, at);
   if (form.length > 0) return form;
   const findings = rules(schema, at, options);
   if (findings.length > 0) return findings;
   try {
-    strictAjv({}).compile(schema);
+    compileSchema(schema);
   } catch (error) {
     const message = clip(error instanceof Error ? error.message : String(error));
     return [
@@ -81,7 +98,7 @@ function wellFormed(schema: JsonSchema, at: string): Finding[] {
   ];
 }
 
-function rules(root: JsonSchema, at: string, options: { secrets: boolean }): Finding[] {
+function rules(root: JsonSchema, at: string, options: CheckOptions): Finding[] {
   const findings: Finding[] = [];
   const add = (path: string, rule: string, message: string, fix: string): void => {
     findings.push({ path, rule, message, fix });
@@ -121,8 +138,17 @@ function rules(root: JsonSchema, at: string, options: { secrets: boolean }): Fin
         `Use one of ${FORMATS.join(', ')}, or a pattern.`,
       );
     }
+    for (const { where, pattern } of patternsOf(schema)) {
+      const size = patternSize(toRe2(pattern));
+      const left = Math.min(options.patterns.left, SCHEMA_BOUNDS.patternSize);
+      if (size <= left) options.patterns.left -= size;
+      else add(path + where, 'bounded', ...tooLarge(size, left));
+    }
     if (Object.hasOwn(schema, 'secret') && !options.secrets) {
       add(`${path}/secret`, 'secret', 'has a meaning in the configuration only', 'Remove it.');
+    }
+    if (Object.hasOwn(schema, COST)) {
+      add(`${path}/${COST}`, 'strict', 'is not a keyword', 'Remove it.');
     }
     if (schema['uniqueItems'] === true && !cheapToCompare(schema)) {
       add(
@@ -154,9 +180,31 @@ function rules(root: JsonSchema, at: string, options: { secrets: boolean }): Fin
   return findings;
 }
 
+function patternsOf({ pattern, patternProperties }: JsonSchema): {
+  where: string;
+  pattern: string;
+}[] {
+  const keys = isSchema(patternProperties) ? Object.keys(patternProperties) : [];
+  return [
+    ...(typeof pattern === 'string' ? [{ where: '/pattern', pattern }] : []),
+    ...keys.map((key) => ({ where: `/patternProperties/${pointerToken(key)}`, pattern: key })),
+  ];
+}
+
+function tooLarge(size: number, left: number): [message: string, fix: string] {
+  if (size === Infinity) {
+    const what = 'is a pattern with \\Q, or with [: in a class, which ECMA-262 does not have';
+    return [what, 'Escape the characters one by one.'];
+  }
+  const whole = left === SCHEMA_BOUNDS.patternSize;
+  return [
+    `is a pattern of up to ${size} steps, over the ${left} that ${whole ? 'one may have' : `are left of ${SCHEMA_BOUNDS.patternTotal} for all patterns of a manifest`}`,
+    'Repeat less in it, above all groups inside groups: each {n} counts n times. Bound lengths by maxLength.',
+  ];
+}
+
 function cheapToCompare(schema: JsonSchema): boolean {
   const { maxItems, items } = schema;
   if (typeof maxItems === 'number' && maxItems <= SCHEMA_BOUNDS.uniqueItems) return true;
-  const type = isSchema(items) ? items['type'] : undefined;
-  return typeof type === 'string' && type !== 'object' && type !== 'array';
+  return hasScalarItems(items);
 }

@@ -1,12 +1,14 @@
 /**
  * Compiles JSON Schemas that come from plugins into fast checks. Invariant: no schema and no value can
- * make a check run longer than linear time: patterns run on RE2 (linear), formats are a list known to be
- * linear, the first violation ends the check, and reading too deep into a value is itself a violation.
+ * make a check run long: patterns run on RE2 (linear), formats are a list known to be linear, the first
+ * violation ends the check, and reading too deep into a value, or for too long, is itself a violation.
  */
 import { Ajv2020, type ErrorObject, type Options } from 'ajv/dist/2020.js';
 import { fullFormats, type FormatName } from 'ajv-formats/dist/formats.js';
 import { RE2JS } from 're2js';
 import type { JsonSchema } from './json.ts';
+import { toRe2 } from './pattern-size.ts';
+import { attach, Meter, metered, TooMuchWork } from './schema-meter.ts';
 import { pointerToken } from './schema-walk.ts';
 
 /** One violation: JSON Pointer (RFC 6901) of the value, the schema keyword, and the rule in words. */
@@ -40,17 +42,34 @@ export const FORMATS: readonly FormatName[] = [
   'double',
 ];
 
-const linearPattern = Object.assign(
-  (pattern: string) => {
-    const regex = RE2JS.compile(RE2JS.translateRegExp(pattern));
-    // ajv shares one engine object per `toString()`, so it must tell patterns apart.
-    return { test: (text: string) => regex.test(text), toString: () => pattern };
-  },
-  { code: 'linearPattern' },
-);
+/** Memory that matching leaves behind in a pattern grows with its work; it is freed after so many units. */
+const MAX_LEFT_BEHIND = 1_000_000;
+
+type RegExpEngine = NonNullable<NonNullable<Options['code']>['regExp']>;
+
+const linearPattern = (meter: Meter): RegExpEngine =>
+  Object.assign(
+    (pattern: string) => {
+      const regex = RE2JS.compile(toRe2(pattern));
+      const instructions = regex.programSize();
+      let used = 0;
+      const test = (text: string): boolean => {
+        used += meter.match(instructions, text.length);
+        const fits = regex.test(text);
+        if (used > MAX_LEFT_BEHIND) {
+          regex.reset();
+          used = 0;
+        }
+        return fits;
+      };
+      // ajv shares one engine object per `toString()`, so it must tell patterns apart.
+      return { test, toString: () => pattern };
+    },
+    { code: 'linearPattern' },
+  );
 
 /** A strict ajv that trusts neither schema nor value. Schemas are checked against the meta-schema elsewhere. */
-export function strictAjv(options: Options): Ajv2020 {
+export function strictAjv(options: Options, meter: Meter = new Meter()): Ajv2020 {
   const ajv = new Ajv2020({
     strict: true,
     strictTypes: true,
@@ -61,7 +80,7 @@ export function strictAjv(options: Options): Ajv2020 {
     meta: false,
     validateSchema: false,
     logger: false,
-    code: { regExp: linearPattern },
+    code: { regExp: linearPattern(meter) },
     ...options,
   });
   for (const name of FORMATS) ajv.addFormat(name, fullFormats[name]);
@@ -81,11 +100,18 @@ export function compileSchema(
   schema: JsonSchema,
   options: { defaults?: boolean } = {},
 ): CompiledSchema {
-  const check = strictAjv({ useDefaults: options.defaults === true }).compile(schema);
+  const meter = new Meter();
+  const ajv = strictAjv({ useDefaults: options.defaults === true }, meter);
+  attach(meter, ajv);
+  const check = ajv.compile(metered(schema));
   return (value) => {
+    meter.start();
     try {
       if (check(value)) return NONE;
     } catch (error) {
+      if (error instanceof TooMuchWork) {
+        return [{ path: '', rule: 'bounded', message: error.message }];
+      }
       if (!(error instanceof RangeError)) throw error;
       return [{ path: '', rule: 'depth', message: 'is nested too deeply' }];
     }
