@@ -5,7 +5,14 @@ import path from 'node:path';
 import t from 'tap';
 import { buildPlugin } from '@noa/sdk/build';
 import { type Json, NoaError, parseManifest } from '@noa/sdk/host';
-import { definePlugin, type Cache, type Db, type PluginPort } from '@noa/sdk';
+import {
+  type BlobPort,
+  type Cache,
+  type Db,
+  definePlugin,
+  type PluginPort,
+  type Secrets,
+} from '@noa/sdk';
 import { createTestHost, provideLoader, type TestHost } from '@noa/sdk/testing';
 import { createWasmLoader } from '../../host/loaders/wasm/loader.ts';
 
@@ -15,7 +22,7 @@ interface Probe {
     typed(input: { n: number }): { n: number };
   };
   config: { greeting: string };
-  capabilities: { db: Db; cache: Cache; plugin: PluginPort };
+  capabilities: { db: Db; cache: Cache; blob: BlobPort; secrets: Secrets; plugin: PluginPort };
 }
 
 const MANIFEST = {
@@ -48,6 +55,13 @@ const MANIFEST = {
       resources: ['probe:*'],
       reason: 'r',
     },
+    {
+      capability: 'blob',
+      operations: ['read', 'write', 'list', 'delete'],
+      resources: ['probe/*'],
+      reason: 'r',
+    },
+    { capability: 'secrets', operations: ['read'], resources: ['key', 'unset'], reason: 'r' },
     { capability: 'plugin', operations: ['call'], resources: ['other/ask'], reason: 'r' },
   ],
   config: {
@@ -75,6 +89,17 @@ const actions = {
     const second = await cache.lock(key, { ttlMs: 1000 });
     return [second, await first.release(), await first.release(), (await cache.lock(key, { ttlMs: 1 })) !== null];
   },
+  async blob(path, { blob }) {
+    const text = await blob.write(path, 'grüße');
+    const bytes = await blob.write(path + '2', new Uint8Array([9, 0, 255, 128]).subarray(1), { ifNoneMatch: '*' });
+    const part = [...await blob.read(path + '2', { offset: 1, length: 2 })];
+    const page = await blob.list({ prefix: path, limit: 1 });
+    return [text, bytes, await blob.readText(path), part, page, await blob.delete(path), await blob.delete(path)];
+  },
+  read: (path, { blob }) => blob.readText(path),
+  create: (path, { blob }) => blob.write(path, '', { ifNoneMatch: '*' }),
+  list: (prefix, { blob }) => blob.list({ prefix }),
+  secret: (name, { secrets }) => secrets.read(name),
   call: (arg, { plugin }) => plugin.call('other', arg, { x: 1 }),
   log: (arg, { log }) => (log.info('line', { arg }), log.warn('plain'), undefined),
   random: (_, { random }) => [random.bytes(4).length, /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab]/.test(random.uuid())],
@@ -137,6 +162,16 @@ const OPERATIONS: [what: string, arg?: Json][] = [
   ['delete', 'probe:n'],
   ['get', 'elsewhere:a'],
   ['lock', 'probe:l'],
+  ['blob', 'probe/a'],
+  ['create', 'probe/a2'],
+  ['read', 'probe/none'],
+  ['read', 'probe/../x'],
+  ['read', 'other/x'],
+  ['list', 'probe/'],
+  ['list', ''],
+  ['secret', 'key'],
+  ['secret', 'unset'],
+  ['secret', 'other'],
   ['call', 'ask'],
   ['call', 'other'],
   ['log', 'x'],
@@ -146,6 +181,7 @@ const OPERATIONS: [what: string, arg?: Json][] = [
 ];
 
 function script(host: TestHost<Probe>): void {
+  host.secrets.set('key', 'value of key');
   host.db
     .onQuery(/^select rows/, ({ params }) => [{ n: 1, params }])
     .onQuery(/^update count/, { rows: [], rowCount: 7 })
@@ -204,6 +240,14 @@ void t.test('both levels give equal results, errors, logs and calls', async (t) 
       code: 'PAYLOAD_TOO_LARGE',
     });
     await t.rejects(host.callUnchecked('nope', {}), { code: 'NOT_FOUND', message: /run, typed/ });
+    t.match(await outcome(host, 'secret', 'key'), { value: 'value of key' });
+    t.match(await outcome(host, 'secret', 'other'), { code: 'CAPABILITY_DENIED' });
+    t.match(await outcome(host, 'read', 'other/x'), { code: 'CAPABILITY_DENIED' });
+    t.match(await outcome(host, 'read', 'probe/none'), { code: 'NOT_FOUND' });
+    t.match(await outcome(host, 'create', 'probe/a2'), { code: 'CONFLICT' });
+    host.blob.put('probe/put', 'by the test');
+    t.match(await outcome(host, 'read', 'probe/put'), { value: 'by the test' });
+    t.same(host.blob.peek('probe/a2'), Buffer.from([0, 255, 128]));
     host.deny('cache');
     t.match(await outcome(host, 'get', 'probe:a'), { code: 'CAPABILITY_DENIED' });
     host.allow('cache');

@@ -9,6 +9,8 @@ export {
 } from './guest/define.ts';
 export type { Json } from './json.ts';
 export type {
+  BlobEntry,
+  BlobPort,
   Cache,
   CacheLock,
   Capabilities,
@@ -17,6 +19,7 @@ export type {
   Log,
   PluginPort,
   Random,
+  Secrets,
   CallBudget,
   SqlParameter,
   SqlResult,

@@ -58,6 +58,50 @@ export interface Cache {
   lock(key: string, options: { readonly ttlMs: number }): Promise<CacheLock | null>;
 }
 
+export interface BlobEntry {
+  path: string;
+  /** Bytes. */
+  size: number;
+  /** Changes with the content. */
+  etag: string;
+  /** ISO 8601. */
+  modifiedAt: string;
+}
+
+/** Bytes under paths such as `reports/2026.pdf`, on the disk of the host; at most 768,000 bytes each. */
+export interface BlobPort {
+  /** The content from `offset` (0) on, at most `length` bytes. Rejects with NOT_FOUND. */
+  read(
+    path: string,
+    options?: { readonly offset?: number; readonly length?: number },
+  ): Promise<Uint8Array<ArrayBuffer>>;
+  /** The content as UTF-8 text; what is not UTF-8 comes as replacement characters. */
+  readText(path: string): Promise<string>;
+  /**
+   * Makes or replaces a blob as a whole. Rejects with CONFLICT when the blob is not the one with the etag
+   * `ifMatch`, or when `ifNoneMatch` is `*` and there is one; with RESOURCE_EXHAUSTED over the quota.
+   */
+  write(
+    path: string,
+    content: string | Uint8Array,
+    options?: { readonly ifMatch?: string; readonly ifNoneMatch?: '*' },
+  ): Promise<{ etag: string; size: number }>;
+  /** Blobs in order of path; `next` is the `cursor` of the next page, null after the last. */
+  list(options?: {
+    readonly prefix?: string;
+    readonly cursor?: string;
+    readonly limit?: number;
+  }): Promise<{ entries: BlobEntry[]; next: string | null }>;
+  /** True when there was one. */
+  delete(path: string): Promise<boolean>;
+}
+
+/** Values that an administrator set for this plugin to read. */
+export interface Secrets {
+  /** Rejects with NOT_FOUND when it is not set. What is read must not be logged or answered. */
+  read(name: string): Promise<string>;
+}
+
 /** What a call may spend on capabilities; an absent field is unlimited. */
 export interface CallBudget {
   /** Capability calls. */
@@ -87,6 +131,8 @@ export interface PluginPort {
 export interface Capabilities {
   db: Db;
   cache: Cache;
+  blob: BlobPort;
+  secrets: Secrets;
   plugin: PluginPort;
 }
 

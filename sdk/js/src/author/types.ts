@@ -8,11 +8,19 @@ import { TypeWriter } from './schema-types.ts';
 const PORTS: { readonly [Port in keyof Capabilities]: readonly (keyof Capabilities[Port])[] } = {
   db: ['query', 'execute', 'transaction'],
   cache: ['get', 'set', 'delete', 'increment', 'lock'],
+  blob: ['read', 'write', 'list', 'delete'],
+  secrets: ['read'],
   plugin: ['call'],
+};
+/** Methods beside the one that has the operation's name. */
+const MORE_METHODS: { readonly [operation: string]: readonly string[] } = {
+  'blob.read': ['readText'],
 };
 const INTERFACES: { readonly [Port in keyof Capabilities]: string } = {
   db: 'Db',
   cache: 'Cache',
+  blob: 'BlobPort',
+  secrets: 'Secrets',
   plugin: 'PluginPort',
 };
 
@@ -34,7 +42,11 @@ export function generateTypes(manifest: Manifest): string {
     manifest.config === undefined ? '{}' : types.declare('Config', manifest.config, 'Json');
   const ports = requestedPorts(manifest.capabilities ?? []);
   const capabilities = ports.map(({ port, operations }) => {
-    const union = operations.map((operation) => `'${operation}'`).join(' | ');
+    const methods = operations.flatMap((operation) => [
+      operation,
+      ...(MORE_METHODS[`${port}.${operation}`] ?? []),
+    ]);
+    const union = methods.map((method) => `'${method}'`).join(' | ');
     return `    ${port}: Pick<${INTERFACES[port]}, ${union}>;`;
   });
   const body = [
@@ -74,7 +86,7 @@ function requestedPorts(requests: readonly CapabilityRequest[]): RequestedPort[]
     const missing = operations.find((operation) => !known.includes(operation));
     if (missing !== undefined) throw noPort(`/capabilities/${i}/operations`, missing, known);
   }
-  return (['db', 'cache', 'plugin'] as const).flatMap((port) => {
+  return (['db', 'cache', 'blob', 'secrets', 'plugin'] as const).flatMap((port) => {
     const asked = requests.filter(({ capability }) => capability === port);
     const wanted = new Set(asked.flatMap(({ operations }) => operations));
     const operations = PORTS[port].filter((operation) => wanted.has(operation));

@@ -13,6 +13,7 @@ import type {
   PluginPort,
   Random,
 } from '../ports.ts';
+import { blobPort, type Codec, secretsPort } from '../storage-ports.ts';
 import { randomUUID } from './crypto.ts';
 import * as engine from './engine.ts';
 
@@ -62,6 +63,16 @@ const cache: Cache = {
     };
   },
 };
+
+// The engine has them, the type library of this version does not.
+const toBase64 = Reflect.get(Uint8Array.prototype, 'toBase64') as () => string;
+const fromBase64 = Reflect.get(Uint8Array, 'fromBase64') as Codec['fromBase64'];
+
+const blob = blobPort(invoke, {
+  toBase64: (bytes) => Reflect.apply(toBase64, bytes, []),
+  fromBase64: (base64) => fromBase64(base64),
+  toText: engine.decode,
+});
 
 const plugin: PluginPort = {
   async call<Output>(
@@ -121,6 +132,8 @@ export const context: Capabilities & {
 } = {
   db,
   cache,
+  blob,
+  secrets: secretsPort(invoke),
   plugin,
   log,
   clock,

@@ -6,6 +6,7 @@ import { covers } from '../capability.ts';
 import { NoaError } from '../errors.ts';
 import type { Json } from '../json.ts';
 import type { CapabilityRequest, Manifest } from '../manifest.ts';
+import { FakeBlob, FakeSecrets, prefixOf } from './fake-storage.ts';
 import { FakeCache, FakeDb, FakePlugins, copy, isObject, text } from './fakes.ts';
 
 /** One capability call of the plugin, whether it was allowed or not. */
@@ -24,6 +25,8 @@ export interface LogLine {
 export class FakeDoor {
   readonly db: FakeDb = new FakeDb();
   readonly cache: FakeCache;
+  readonly blob: FakeBlob;
+  readonly secrets: FakeSecrets = new FakeSecrets();
   readonly plugin: FakePlugins = new FakePlugins();
   readonly calls: CapabilityCall[] = [];
   readonly lines: LogLine[] = [];
@@ -32,6 +35,7 @@ export class FakeDoor {
 
   constructor(manifest: Manifest, now: () => number) {
     this.cache = new FakeCache(now);
+    this.blob = new FakeBlob(now);
     this.#requests = manifest.capabilities ?? [];
   }
 
@@ -57,6 +61,8 @@ export class FakeDoor {
     this.#judge(capability, operation, fields);
     if (capability === 'db') return copy(this.db.invoke(operation, fields));
     if (capability === 'cache') return copy(this.cache.invoke(operation, fields));
+    if (capability === 'blob') return copy(this.blob.invoke(operation, fields));
+    if (capability === 'secrets') return this.secrets.invoke(operation, fields);
     if (capability === 'plugin') return this.plugin.invoke(operation, fields);
     throw new NoaError(
       'INVALID_ARGUMENT',
@@ -77,7 +83,7 @@ export class FakeDoor {
     const asked = this.#requests.filter(
       (request) => request.capability === capability && request.operations.includes(operation),
     );
-    const resource = resourceOf(capability, args);
+    const resource = resourceOf(capability, operation, args);
     const patterns = asked.flatMap(({ resources }) => resources);
     if (
       asked.length === 0 ||
@@ -92,8 +98,13 @@ export class FakeDoor {
 /** What the call touches; undefined for SQL, which only a database can tell. */
 function resourceOf(
   capability: string,
+  operation: string,
   args: { readonly [name: string]: Json },
 ): string | undefined {
+  if (capability === 'blob') {
+    return operation === 'list' ? `${prefixOf(args)}*` : text(args, 'path');
+  }
+  if (capability === 'secrets') return text(args, 'name');
   if (capability === 'cache') return text(args, 'key');
   return capability === 'plugin' ? `${text(args, 'plugin')}/${text(args, 'export')}` : undefined;
 }

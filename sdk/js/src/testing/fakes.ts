@@ -177,7 +177,8 @@ export function isObject(value: Json | undefined): value is { [key: string]: Jso
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
-function noOperation(capability: string, operation: string): NoaError {
+/** What the host says of an operation that its table does not have. */
+export function noOperation(capability: string, operation: string): NoaError {
   return new NoaError(
     'INVALID_ARGUMENT',
     `${capability} has no operation ${JSON.stringify(operation)}`,

@@ -14,12 +14,14 @@ import { parseManifest } from '../manifest-parse.ts';
 import { jsonExcess } from '../json-text.ts';
 import { compileSchema, type CompiledSchema } from '../schema.ts';
 import { FakeDoor, type CapabilityCall, type LogLine } from './door.ts';
+import type { FakeBlob, FakeSecrets } from './fake-storage.ts';
 import { copy, type FakeCache, type FakeDb, type FakePlugins } from './fakes.ts';
 import { moduleRunner } from './module.ts';
 import { nativeRunner, type Run } from './native.ts';
 
 export { provideLoader, type LoaderFactory, type TestLoader, type TestRuntime } from './loader.ts';
 export type { CapabilityCall, LogLine } from './door.ts';
+export type { FakeBlob, FakeSecrets } from './fake-storage.ts';
 export type { FakeCache, FakeDb, FakePlugins, RanStatement, SqlAnswer } from './fakes.ts';
 
 export interface TestHostOptions<Plugin extends PluginContract> {
@@ -47,6 +49,8 @@ export interface TestHost<Plugin extends PluginContract> {
   callUnchecked(exportName: string, input: Json): Promise<Json>;
   readonly db: FakeDb;
   readonly cache: FakeCache;
+  readonly blob: FakeBlob;
+  readonly secrets: FakeSecrets;
   readonly plugin: FakePlugins;
   /** Every capability call of the plugin so far, logs apart. */
   readonly calls: readonly CapabilityCall[];
@@ -96,6 +100,8 @@ export async function createTestHost<Plugin extends PluginContract>(
     callUnchecked,
     db: door.db,
     cache: door.cache,
+    blob: door.blob,
+    secrets: door.secrets,
     plugin: door.plugin,
     calls: door.calls,
     log: door.lines,

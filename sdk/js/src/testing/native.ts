@@ -4,6 +4,7 @@ import { NoaError } from '../errors.ts';
 import type { Context, PluginContract, PluginDefinition } from '../guest/define.ts';
 import type { Json } from '../json.ts';
 import type { Cache, Capabilities, Db, Log, PluginPort, Random } from '../ports.ts';
+import { blobPort, secretsPort } from '../storage-ports.ts';
 import type { FakeDoor } from './door.ts';
 import { copy } from './fakes.ts';
 
@@ -123,7 +124,12 @@ function ports(door: FakeDoor): Capabilities {
       return (await invoke<{ output: Output }>('plugin', 'call', args)).output;
     },
   };
-  return { db, cache, plugin };
+  const blob = blobPort(invoke, {
+    toBase64: (bytes) => Buffer.from(bytes).toString('base64'),
+    fromBase64: (base64) => Uint8Array.from(Buffer.from(base64, 'base64')),
+    toText: (bytes) => Buffer.from(bytes).toString(),
+  });
+  return { db, cache, blob, secrets: secretsPort(invoke), plugin };
 }
 
 function makeLog(door: FakeDoor): Log {
