@@ -5,16 +5,17 @@
  */
 import { RE2JS } from 're2js';
 
-/** A pattern as JSON Schema (ECMA-262) writes it, in the syntax of RE2. */
-export function toRe2(pattern: string): string {
-  return RE2JS.translateRegExp(pattern);
+/** A matcher for a pattern as JSON Schema (ECMA-262) writes it. Throws Error when it is none. */
+export function compilePattern(pattern: string): RE2JS {
+  return RE2JS.compile(RE2JS.translateRegExp(pattern));
 }
 
 /**
- * At least the instructions of `pattern`, which is in the syntax of RE2 and need not be correct. Infinity
- * when it holds what only RE2 knows and could hide the rest: `\Q`, or `[:` in a class.
+ * At least the instructions that `compilePattern` makes; the pattern need not be correct. Infinity when it
+ * holds what only RE2 knows and could hide the rest: `\Q`, or `[:` in a class.
  */
-export function patternSize(pattern: string): number {
+export function patternSize(source: string): number {
+  const pattern = RE2JS.translateRegExp(source);
   const outer: number[] = [];
   let size = 3; // the beginning, the end and what stands for nothing
   let last = 0; // of the atom that a repetition would repeat

@@ -6,7 +6,7 @@
 import { Ajv2020 } from 'ajv/dist/2020.js';
 import type { JsonSchema } from './json.ts';
 import { isBounded } from './schema-cost.ts';
-import { patternSize, toRe2 } from './pattern-size.ts';
+import { patternSize } from './pattern-size.ts';
 import { COST, hasScalarItems } from './schema-meter.ts';
 import { FORMATS, clip, compileSchema, violation } from './schema.ts';
 import { isSchema, pointerToken, resolveRef, subschemas } from './schema-walk.ts';
@@ -139,7 +139,7 @@ function rules(root: JsonSchema, at: string, options: CheckOptions): Finding[] {
       );
     }
     for (const { where, pattern } of patternsOf(schema)) {
-      const size = patternSize(toRe2(pattern));
+      const size = patternSize(pattern);
       const left = Math.min(options.patterns.left, SCHEMA_BOUNDS.patternSize);
       if (size <= left) options.patterns.left -= size;
       else add(path + where, 'bounded', ...tooLarge(size, left));

@@ -5,9 +5,8 @@
  */
 import { Ajv2020, type ErrorObject, type Options } from 'ajv/dist/2020.js';
 import { fullFormats, type FormatName } from 'ajv-formats/dist/formats.js';
-import { RE2JS } from 're2js';
 import type { JsonSchema } from './json.ts';
-import { toRe2 } from './pattern-size.ts';
+import { compilePattern } from './pattern-size.ts';
 import { attach, Meter, metered, TooMuchWork } from './schema-meter.ts';
 import { pointerToken } from './schema-walk.ts';
 
@@ -50,7 +49,7 @@ type RegExpEngine = NonNullable<NonNullable<Options['code']>['regExp']>;
 const linearPattern = (meter: Meter): RegExpEngine =>
   Object.assign(
     (pattern: string) => {
-      const regex = RE2JS.compile(toRe2(pattern));
+      const regex = compilePattern(pattern);
       const instructions = regex.programSize();
       let used = 0;
       const test = (text: string): boolean => {
