@@ -163,6 +163,8 @@ class Server implements EmbeddedPostgres {
     const child = spawn('/bin/sh', this.#command, {
       cwd: '/',
       env: { LC_ALL: 'C', PATH: '/usr/bin:/bin' },
+      // A process group of its own: Ctrl-C in a terminal goes to the host, which needs it to the end.
+      detached: true,
       stdio: [this.#watched ? 'pipe' : 'ignore', 'ignore', 'pipe'],
     });
     this.#child = child;

@@ -74,6 +74,8 @@ export class Dispatcher {
           : new NoaError('INTERNAL', 'the call failed in the host', { cause: error });
       code = failure.code;
       if (FAULTS.has(code)) this.#options.onFailure(invocation, failure);
+      // Its stack is for the plugin's author, who finds it in the plugin's log.
+      if (code === 'PLUGIN_TRAP') throw new NoaError(code, failure.message);
       throw failure;
     } finally {
       const seconds = (this.#options.now() - started) / 1000;

@@ -150,8 +150,10 @@ export class Kernel {
   #noteFailure({ plugin, export: name, id, principal, chain }: Invocation, error: NoaError): void {
     const { code, message, details } = error;
     const stack = isObject(details) ? details['guestStack'] : undefined;
-    const where = typeof stack === 'string' ? ` ${stack}` : '';
-    this.#powers.pluginLog(plugin, 'error', `${name}: ${code} ${message}${where}`);
+    const lines = typeof stack === 'string' ? stack.split('\n').slice(0, 20) : [];
+    for (const line of [`${name}: ${code} ${message}`, ...lines]) {
+      this.#powers.pluginLog(plugin, 'error', line);
+    }
     this.audit.record({
       kind: 'plugin.failure',
       actor: `plugin:${plugin}`,

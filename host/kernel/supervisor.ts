@@ -198,6 +198,8 @@ export class Supervisor {
     const bundle = await this.#options.readBundle(await this.#options.store.bundle(record.active));
     await this.#provision(life.plugin, rights, grants, bundle);
     if (unit.serving?.digest !== record.active) await this.#load(unit, record, manifest, bundle);
+    // What kept it from starting before is past.
+    life.to('serving');
   }
 
   /** Loads a version beside the one that serves, lets it take over, and drains the old one. */
@@ -233,7 +235,6 @@ export class Supervisor {
     unit.serving = next;
     if (old === undefined) {
       unit.life.to('loaded');
-      unit.life.to('serving');
     } else {
       unit.restarts += 1;
       await this.#retire(old);

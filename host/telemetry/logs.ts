@@ -150,12 +150,20 @@ function inert(text: string): string {
   });
 }
 
-/** As pino's own serializer, without control characters: an error may quote a guest. */
+/**
+ * What a person needs of an error, without control characters, for it may quote a guest, and without the
+ * objects that libraries hang on theirs (a connection, with its password).
+ */
 function describeError(error: unknown): unknown {
   if (!(error instanceof Error)) return error;
-  const described = pino.stdSerializers.err(error);
-  const stack = described.stack.split('\n').map(printable).join('\n');
-  return { ...described, message: printable(described.message), stack };
+  const { name, message, stack = '', cause } = error;
+  return {
+    type: name,
+    message: printable(message),
+    ...('code' in error ? { code: error.code } : {}),
+    stack: stack.split('\n').map(printable).join('\n'),
+    ...(cause === undefined ? {} : { cause: describeError(cause) }),
+  };
 }
 
 function guestLevel(level: string): 'debug' | 'info' | 'warn' | 'error' {

@@ -51,11 +51,19 @@ t.test('a misbehaving plugin', async (t) => {
     });
   }
 
-  t.test('the guest’s own message and .ts line are shown as the guest’s', async (t) => {
-    const { body } = await host.call('rogue', 'fail');
-    t.match(body['detail'], /boom from the guest/);
-    t.match(JSON.stringify(body), /index\.ts:\d+/);
-  });
+  t.test(
+    'the guest’s message is the caller’s to see, its stack in .ts lines the author’s',
+    async (t) => {
+      const { body } = await host.call('rogue', 'fail');
+      t.match(body['detail'], /boom from the guest/);
+      t.notMatch(JSON.stringify(body), /index\.ts/);
+      const logs = await host.get('/v1/plugins/rogue/logs?limit=1000');
+      t.match(
+        JSON.stringify(logs.body),
+        /fail: PLUGIN_TRAP.*boom from the guest.*src\/index\.ts:\d+/,
+      );
+    },
+  );
 
   t.test('input over the limit is refused before the plugin sees it', async (t) => {
     const answer = await host.call('rogue', 'echo', 'x'.repeat(70_000));
