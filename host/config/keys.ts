@@ -2,7 +2,7 @@
  * Every configuration key, once. Parsing, validation, the reference in config/README.md and
  * config/default.toml are all made from this table. The name of a duration or a size ends in its unit.
  */
-import { choice, hostname, integer, type Key, path, secretText, url } from './kinds.ts';
+import { choice, hostname, hosts, integer, type Key, path, secretText, url } from './kinds.ts';
 
 const MiB = 1 << 20;
 const later = 'Accepted and checked; this version does not use it yet.';
@@ -84,6 +84,10 @@ export const KEYS = {
     blob_max_count: integer(0, 1_000_000, 10_000, {
       description: 'Blobs that one plugin has at most, on each host.',
     }),
+    http_private_hosts: hosts({
+      description:
+        'Hosts, as URLs name them, that plugins with a grant may reach at loopback and private addresses; all others are reached at public addresses alone.',
+    }),
     threads: integer(0, 256, 0, {
       description:
         'Threads that run plugin code; 0 means one less than the processor cores, at least one.',
@@ -113,7 +117,7 @@ export const KEYS = {
       (text) => /^[A-Za-z0-9+/_-]{43,1024}={0,2}$/.test(text),
       {
         description:
-          'Key from which all token keys are derived; without it one is made and kept in the data folder. Hosts that share a database must share it.',
+          'Key from which all token keys and the key of the secrets are derived; without it one is made and kept in the data folder. Hosts that share a database must share it.',
       },
     ),
     token_life_seconds: integer(60, 300, 120, {
