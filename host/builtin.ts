@@ -4,13 +4,14 @@ import { blob } from '../capabilities/blob/capability.ts';
 import { cache } from '../capabilities/cache/capability.ts';
 import { clock } from '../capabilities/clock/capability.ts';
 import { db } from '../capabilities/db/capability.ts';
+import { http } from '../capabilities/http/capability.ts';
 import { log } from '../capabilities/log/capability.ts';
 import { plugin } from '../capabilities/plugin/capability.ts';
 import { random } from '../capabilities/random/capability.ts';
 import { secrets } from '../capabilities/secrets/capability.ts';
 import type { CapabilityEntry } from './kernel/broker.ts';
 
-const CAPABILITIES = { db, cache, blob, secrets, plugin, log, clock, random } as const;
+const CAPABILITIES = { db, cache, blob, secrets, http, plugin, log, clock, random } as const;
 
 /** The driver of each capability, chosen by configuration in main.ts. */
 export type Drivers = { readonly [name in keyof typeof CAPABILITIES]: Driver };
@@ -21,6 +22,7 @@ export function builtinCapabilities(drivers: Drivers): readonly CapabilityEntry[
     { capability: cache, driver: drivers.cache },
     { capability: blob, driver: drivers.blob },
     { capability: secrets, driver: drivers.secrets },
+    { capability: http, driver: drivers.http },
     { capability: plugin, driver: drivers.plugin },
     { capability: log, driver: drivers.log },
     { capability: clock, driver: drivers.clock },

@@ -13,6 +13,7 @@ import { createClockDriver } from '../capabilities/clock/system.ts';
 import { connectionConfig } from '../capabilities/db/connection.ts';
 import { startPostgres } from '../capabilities/db/embedded.ts';
 import { createPostgresDriver } from '../capabilities/db/postgres.ts';
+import { createHttpDriver } from '../capabilities/http/fetch.ts';
 import { createLogDriver } from '../capabilities/log/host.ts';
 import { createLocalDriver } from '../capabilities/plugin/local.ts';
 import { createRandomDriver } from '../capabilities/random/system.ts';
@@ -120,6 +121,9 @@ export async function startHost(
     warn: onNotice,
   });
 
+  const egress = createHttpDriver({ privateHosts: config.plugins.http_private_hosts ?? [] });
+  parts.defer(() => egress.close());
+
   const loader = createWasmLoader({
     ...(config.plugins.threads === 0 ? {} : { threads: config.plugins.threads }),
     callsPerThread: config.plugins.max_queued_calls,
@@ -142,6 +146,7 @@ export async function startHost(
         cache: countLookups(cache, metrics.cacheLookup),
         blob,
         secrets: createSecretsDriver((name) => kernel.secrets.read(name)),
+        http: egress,
         plugin: pluginDriver(call),
         log: createLogDriver({
           write: (plugin, level, text, fields) =>

@@ -68,6 +68,22 @@ export function hostname(fallback: string, about: About): Key<string> {
   };
 }
 
+/** Hosts: a list, or one text with commas between them. */
+export function hosts(about: About): Key<readonly string[] | undefined> {
+  const one = hostname('', about);
+  return {
+    ...about,
+    rule: 'IP addresses or host names with commas between them',
+    default: undefined,
+    read: (value, cwd) => {
+      const given: unknown = typeof value === 'string' ? value.split(/\s*,\s*/) : value;
+      if (!Array.isArray(given)) return undefined;
+      const read = given.map((each: unknown) => one.read(each, cwd));
+      return read.every((host) => host !== undefined) ? read : undefined;
+    },
+  };
+}
+
 /** A path in the file system, answered in absolute form. */
 export function path<D extends string | undefined>(
   fallback: D,
