@@ -59,7 +59,8 @@ function whyNotJson(text: string): NoaError {
   try {
     JSON.parse(text);
   } catch (error) {
-    const reason = error instanceof Error ? error.message.slice(0, 200) : '';
+    // The engine quotes what is around the fault, which may be a secret.
+    const reason = error instanceof Error ? error.message.split(/, (?:\.\.\.)?"/, 1)[0] : '';
     return new NoaError('INVALID_ARGUMENT', `the body is not JSON: ${reason}`);
   }
   const rule = 'the body may not have a member __proto__, or constructor with a member prototype';
