@@ -29,6 +29,8 @@ export function canonicalUrl(given: string, base?: URL): URL {
     throw wrong('url', `must name a host without "*" and without a dot at its end`);
   }
   url.hash = '';
+  // An empty query leaves a "?" that is in the text and not in `search`.
+  if (url.search === '') url.search = '';
   if (url.href.length > MAX_URL_LENGTH) {
     throw wrong('url', `is over ${MAX_URL_LENGTH} characters`);
   }
