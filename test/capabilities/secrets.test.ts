@@ -14,10 +14,14 @@ import { PostgresStore } from '../../host/store/postgres.ts';
 import { failure, testDatabase } from './database.ts';
 
 const database = await testDatabase(process.env['NOA_TEST_DATABASE_URL']);
-t.teardown(() => database.stop());
 await runMigrations(connectionConfig(database.url), 'up');
 const pool = new Pool(connectionConfig(database.url));
-t.teardown(() => pool.end());
+// The server's end may reach a connection that is on its way out.
+pool.on('error', () => undefined);
+t.teardown(async () => {
+  await pool.end();
+  await database.stop();
+});
 const store = new PostgresStore(pool);
 const ROOT_KEY = randomBytes(32);
 const VALUE = 'correct horse battery staple';
