@@ -3,10 +3,12 @@
  * at login. Every call ends with ROLLBACK and DISCARD ALL, sent along with the call itself, so a
  * plugin's settings, prepared statements, listeners and open transactions never meet another call.
  */
+import type { Duplex } from 'node:stream';
 import { NoaError } from '@noa/sdk/host';
 import pg from 'pg';
 import { MAX_BYTES } from './capability.ts';
 import { type Result, type Statement, StatementStep, Step, exchange, tooMuch } from './exchange.ts';
+import { away } from './failures.ts';
 import { refuseNul } from './values.ts';
 
 /** Commands that begin or end a transaction, as the server names them once they are done. */
@@ -42,10 +44,27 @@ export class Session {
     this.#onBroken = onBroken;
     client.on('error', () => this.#break());
     client.on('end', () => this.#break());
-    // Counted on the wire: a single value may be larger than all that is allowed.
-    client.connection.stream.on('data', (chunk: Buffer) => {
-      this.#received += chunk.length;
-      if (this.#received > MAX_BYTES) this.abort(tooMuch(`${MAX_BYTES >> 20} MiB`));
+    client.connection.on('parameterStatus', refuseEncoding);
+    this.#guard(client.connection.stream);
+  }
+
+  /**
+   * Reading an answer happens in listeners of the socket, `pg`'s and those of the steps, where a throw
+   * would end the process. Here it ends what runs, and the connection.
+   */
+  #guard(stream: Duplex): void {
+    const readers = stream.listeners('data') as ((chunk: Buffer) => void)[];
+    stream.removeAllListeners('data');
+    stream.on('data', (chunk: Buffer) => {
+      if (this.#broken) return;
+      try {
+        // Counted on the wire: a single value may be larger than all that is allowed.
+        this.#received += chunk.length;
+        if (this.#received > MAX_BYTES) throw tooMuch(`${MAX_BYTES >> 20} MiB`);
+        for (const read of readers) read(chunk);
+      } catch (error) {
+        this.abort(error instanceof NoaError ? error : away(error));
+      }
     });
   }
 
@@ -56,6 +75,8 @@ export class Session {
     onBroken: (session: Session) => void,
   ): Promise<Session> {
     const client = new pg.Client(config);
+    // The server may end a session right behind its login, before there is a Session to notice.
+    client.on('error', () => {});
     let pid = 0;
     client.connection.once('backendKeyData', (message: { processID: number }) => {
       pid = message.processID;
@@ -179,6 +200,20 @@ export class Session {
     this.#broken = true;
     await this.#client.end();
   }
+}
+
+/**
+ * Everything is read as UTF-8. The other settings that the server reports only change the text of the
+ * plugin's own values. The report comes after the answer: `execute` has been committed by then.
+ */
+function refuseEncoding(status: { parameterName: string; parameterValue: string }): void {
+  const { parameterName: name, parameterValue: value } = status;
+  if (name !== 'client_encoding' || value === 'UTF8') return;
+  throw new NoaError(
+    'INVALID_ARGUMENT',
+    `db: client_encoding must stay UTF8, the statement made it ${value}; its answer cannot be read, ` +
+      'what db.execute wrote is kept',
+  );
 }
 
 function ownControl(field: string): NoaError {

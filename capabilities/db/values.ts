@@ -1,10 +1,12 @@
 /** Values between JSON and PostgreSQL's text format; session settings make dates ISO and bytea hex. */
-import { type Json, NoaError } from '@noa/sdk/host';
+import { type Json, NoaError, parseJson } from '@noa/sdk/host';
 import type { Parameter } from './frontend.ts';
 
 const JSON_TYPES = new Set([114, 3802]);
 /** Digits that a double always carries exactly. */
 const EXACT_DIGITS = 15;
+/** PostgreSQL's own bound of an array's dimensions. */
+const MAX_DIMENSIONS = 6;
 
 type FromText = (text: string) => Json;
 
@@ -13,7 +15,7 @@ const float: FromText = (text) => (Number.isFinite(Number(text)) ? Number(text) 
 const integer: FromText = (text) => (Number.isSafeInteger(Number(text)) ? Number(text) : text);
 const numeric: FromText = (text) =>
   text.replace(/^-?0*\.?0*|\./g, '').length <= EXACT_DIGITS ? float(text) : text;
-const json: FromText = (text) => JSON.parse(text) as Json;
+const json: FromText = parseJson;
 const bytes: FromText = (text) => Buffer.from(text.slice(2), 'hex').toString('base64');
 const timestamp: FromText = (text) => text.replace(' ', 'T').replace(/\+00$/, 'Z');
 
@@ -50,39 +52,58 @@ function asText(text: string): Json {
 /** Reads the text form of an array: `{1,NULL,"a \\"b\\""}`, nested, with or without bounds in front. */
 function fromArray(text: string, parse: FromText): Json[] {
   let at = text.indexOf('{');
-  const list = (): Json[] => {
+  const list = (dimension: number): Json[] => {
+    if (dimension > MAX_DIMENSIONS) throw new SyntaxError('an array has too many dimensions');
     const items: Json[] = [];
     at += 1;
     while (text[at] !== '}') {
       if (text[at] === '{') {
-        items.push(list());
+        items.push(list(dimension + 1));
       } else if (text[at] === '"') {
         const end = closingQuote(text, at);
         items.push(parse(text.slice(at + 1, end).replace(/\\(.)/gs, '$1')));
         at = end + 1;
       } else {
-        const end = at + text.slice(at).search(/[,}]/);
-        const item = text.slice(at, end);
+        const length = text.slice(at).search(/[,}]/);
+        if (length <= 0) throw new SyntaxError('an array has no end or an empty element');
+        const item = text.slice(at, at + length);
         items.push(item === 'NULL' ? null : parse(item));
-        at = end;
+        at += length;
       }
       if (text[at] === ',') at += 1;
+      else if (text[at] !== '}') throw new SyntaxError('array elements need a comma between them');
     }
     at += 1;
     return items;
   };
-  return list();
+  if (at < 0) throw new SyntaxError('an array has no beginning');
+  return list(1);
 }
 
 function closingQuote(text: string, open: number): number {
-  let at = open + 1;
-  while (text[at] !== '"') at += text[at] === '\\' ? 2 : 1;
-  return at;
+  for (let at = open + 1; at < text.length; at += 1) {
+    if (text[at] === '"') return at;
+    if (text[at] === '\\') at += 1;
+  }
+  throw new SyntaxError('a quoted array element has no end');
 }
 
-/** The parser of a column by its type. */
+/** How the values of a column are read, by its type. The reader throws NoaError for what it cannot read. */
 export function parserOf(oid: number): FromText {
-  return PARSERS.get(oid) ?? asText;
+  const parse = PARSERS.get(oid);
+  if (!parse) return asText;
+  return (text) => {
+    try {
+      return parse(text);
+    } catch (cause) {
+      const why = cause instanceof RangeError ? `: ${cause.message}` : '';
+      throw new NoaError(
+        'INVALID_ARGUMENT',
+        `db: a value of the answer cannot be read as its type${why}; select it as text`,
+        { cause },
+      );
+    }
+  };
 }
 
 /** True when the parameter's meaning depends on the type that the server gives it. */
