@@ -1,8 +1,11 @@
 /**
  * What does a plugin's route cost over HTTP? CPU of the whole server process, worker threads included,
- * for one POST that is authenticated, checked against a schema and echoed, against bare fastify with the
- * same body and schema and no credential. `front` is everything but the sandbox and PostgreSQL: the HTTP
- * front and the kernel with an export that is a function; `host` is the product as `noa serve` starts it.
+ * for one POST that is authenticated, checked against a schema, echoed and logged, against bare fastify
+ * that gets the same bytes over the same connections, checks the same schema and answers the same body,
+ * and neither looks at the credential nor logs. `front` is everything but the sandbox and PostgreSQL:
+ * the HTTP front and the kernel with an export that is a function; `host` is the product as `noa serve`
+ * starts it. Each of 1, 8 and 32 connections sends its next request when it has the answer to the last;
+ * with fewer of them fewer calls share a wake-up of the sandbox thread. The aim is for 32. One minute.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
@@ -21,10 +24,11 @@ const SERVERS = ['fastify', 'front', 'host'] as const;
 type Server = (typeof SERVERS)[number];
 
 const TARGET = 1.8;
-const CONNECTIONS = 32;
-const WARM_UP = 8000;
-const REQUESTS = 8000;
-const ROUNDS = 5;
+const CONNECTIONS = [1, 8, 32] as const;
+const AIMED_AT = 32;
+const WARM_UP = 16_000;
+const REQUESTS = 4000;
+const ROUNDS = 9;
 
 const SCHEMA = {
   type: 'object',
@@ -100,12 +104,13 @@ class Client {
   constructor(port: number) {
     this.#socket = connect(port, '127.0.0.1').setNoDelay().setEncoding('latin1');
     this.#socket.on('data', (text: string) => this.#read(text));
+    this.#socket.on('end', () => this.#socket.destroy(new Error('the server ended a connection')));
   }
 
   #read(text: string): void {
     this.#pending += text;
-    if (!this.#pending.endsWith(BODY)) return;
     if (!this.#pending.startsWith('HTTP/1.1 200')) throw new Error(this.#pending);
+    if (!this.#pending.endsWith(BODY)) return;
     this.#pending = '';
     this.#answered?.();
   }
@@ -130,7 +135,7 @@ class Measured {
 
   private constructor(child: ChildProcess, port: number) {
     this.#child = child;
-    this.#clients = Array.from({ length: CONNECTIONS }, () => new Client(port));
+    this.#clients = Array.from({ length: Math.max(...CONNECTIONS) }, () => new Client(port));
   }
 
   static async start(server: Server, folder: string): Promise<Measured> {
@@ -149,15 +154,16 @@ class Measured {
     return new Measured(child, port);
   }
 
-  async send(requests: number): Promise<void> {
-    const each = Math.ceil(requests / CONNECTIONS);
-    await Promise.all(this.#clients.map((client) => client.send(each)));
+  async send(requests: number, connections: number): Promise<void> {
+    const each = requests / connections;
+    const clients = this.#clients.slice(0, connections);
+    await Promise.all(clients.map((client) => client.send(each)));
   }
 
   /** CPU microseconds a request. */
-  async round(): Promise<number> {
+  async round(connections: number): Promise<number> {
     const before = await this.#cpu();
-    await this.send(REQUESTS);
+    await this.send(REQUESTS, connections);
     return ((await this.#cpu()) - before) / REQUESTS;
   }
 
@@ -176,34 +182,38 @@ class Measured {
   }
 }
 
+function median(values: readonly number[]): number {
+  return values.toSorted((a, b) => a - b)[values.length >> 1] ?? Number.NaN;
+}
+
+/** Lets the servers take turns, so that a disturbance of the machine meets all of them. */
+async function compare(measured: Map<Server, Measured>, connections: number): Promise<void> {
+  const costs: Record<Server, number[]> = { fastify: [], front: [], host: [] };
+  for (let round = 0; round < ROUNDS; round += 1) {
+    for (const [server, each] of measured) costs[server].push(await each.round(connections));
+  }
+  const floor = median(costs.fastify);
+  console.log(`${connections} connection${connections > 1 ? 's' : ''}:`);
+  for (const server of SERVERS) {
+    const cost = median(costs[server]);
+    const times = `${(cost / floor).toFixed(2)} times fastify`;
+    console.log(`  ${server.padEnd(8)} ${cost.toFixed(1)} µs of CPU a request, ${times}`);
+  }
+  if (connections !== AIMED_AT) return;
+  const ratio = median(costs.host) / floor;
+  const verdict = ratio <= TARGET ? 'met' : 'MISSED';
+  console.log(`host : fastify = ${ratio.toFixed(2)} (aim ${TARGET}: ${verdict})`);
+}
+
 async function bench(): Promise<void> {
   const folder = await mkdtemp(join(tmpdir(), 'noa-bench-'));
   await chmod(folder, 0o755); // run by root, PostgreSQL is another user
   const measured = new Map<Server, Measured>();
-  const costs = new Map<Server, number[]>();
   for (const server of SERVERS) measured.set(server, await Measured.start(server, folder));
-  for (const each of measured.values()) await each.send(WARM_UP);
-  for (let round = 0; round < ROUNDS; round += 1) {
-    for (const [server, each] of measured) {
-      costs.set(server, [...(costs.get(server) ?? []), await each.round()]);
-    }
-  }
+  for (const each of measured.values()) await each.send(WARM_UP, AIMED_AT);
+  for (const connections of CONNECTIONS) await compare(measured, connections);
   for (const each of measured.values()) await each.close();
   await rm(folder, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
-
-  const median = (server: Server): number =>
-    (costs.get(server) ?? []).toSorted((a, b) => a - b)[Math.floor(ROUNDS / 2)] ?? Number.NaN;
-  const floor = median('fastify');
-  for (const server of SERVERS) {
-    const cost = median(server);
-    const ratio = (cost / floor).toFixed(2);
-    console.log(
-      `${server.padEnd(8)} ${cost.toFixed(1)} µs of CPU a request, ${ratio} times fastify`,
-    );
-  }
-  const ratio = median('host') / floor;
-  console.log(`host : fastify = ${ratio.toFixed(2)}, target ≤ ${TARGET}`);
-  if (ratio > TARGET) process.exitCode = 1;
 }
 
 const [, , name] = process.argv;
