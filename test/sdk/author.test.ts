@@ -330,13 +330,15 @@ void t.test('types say what a schema says', async (t) => {
     { capability: 'cache', operations: ['get', 'set'], resources: ['b*'], reason: 'r' },
     { capability: 'blob', operations: ['read', 'list'], resources: ['*'], reason: 'r' },
     { capability: 'secrets', operations: ['read'], resources: ['key'], reason: 'r' },
+    { capability: 'http', operations: ['request'], resources: ['GET https://a/*'], reason: 'r' },
   ];
   const plugin = typesOf({}, { capabilities, config: { type: 'object', properties: { a: {} } } });
   t.match(plugin, "db: Pick<Db, 'query' | 'execute'>;\n    cache: Pick<Cache, 'get' | 'set'>;");
   t.match(plugin, 'config: Config;');
   t.match(plugin, "blob: Pick<BlobPort, 'read' | 'readText' | 'list'>;");
   t.match(plugin, "secrets: Pick<Secrets, 'read'>;");
-  t.match(plugin, "import type { BlobPort, Cache, Db, Json, Secrets } from '@noa/sdk';");
+  t.match(plugin, "http: Pick<Http, 'request'>;");
+  t.match(plugin, "import type { BlobPort, Cache, Db, Http, Json, Secrets } from '@noa/sdk';");
   const exports = {
     a: { input: { type: 'object', properties: {} } },
     A: { input: { type: 'string' } },
@@ -347,7 +349,7 @@ void t.test('types say what a schema says', async (t) => {
     return () => typesOf({}, { capabilities: [request] });
   };
   t.throws(asks('vector', 'search'), {
-    message: /\/capabilities\/0\/capability.*no port.*db, cache, blob, secrets, plugin/,
+    message: /\/capabilities\/0\/capability.*no port.*db, cache, blob, secrets, http, plugin/,
   });
   t.throws(asks('db', 'drop'), {
     message: /\/capabilities\/0\/operations.*query, execute, transaction/,

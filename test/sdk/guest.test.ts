@@ -142,7 +142,6 @@ void t.test('anything else that is thrown is a trap that says what and where', a
   t.strictSame(await message('object'), ['PLUGIN_TRAP', '{"a":1}']);
   t.strictSame(await message('hostile'), ['PLUGIN_TRAP', 'object that cannot be printed']);
   t.strictSame(await message('surrogate'), ['PLUGIN_TRAP', 'Error: lone \u{fffd} surrogate']);
-  t.match(await message('fetch'), ['PLUGIN_TRAP', /no 'http' capability/]);
   t.match(await message('bigint'), [
     'PLUGIN_OUTPUT_INVALID',
     /'fail' answered is not JSON: .*BigInt/,

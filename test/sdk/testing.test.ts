@@ -9,6 +9,7 @@ import {
   type BlobPort,
   type Cache,
   type Db,
+  type Http,
   definePlugin,
   type PluginPort,
   type Secrets,
@@ -22,7 +23,14 @@ interface Probe {
     typed(input: { n: number }): { n: number };
   };
   config: { greeting: string };
-  capabilities: { db: Db; cache: Cache; blob: BlobPort; secrets: Secrets; plugin: PluginPort };
+  capabilities: {
+    db: Db;
+    cache: Cache;
+    blob: BlobPort;
+    secrets: Secrets;
+    http: Http;
+    plugin: PluginPort;
+  };
 }
 
 const MANIFEST = {
@@ -62,6 +70,12 @@ const MANIFEST = {
       reason: 'r',
     },
     { capability: 'secrets', operations: ['read'], resources: ['key', 'unset'], reason: 'r' },
+    {
+      capability: 'http',
+      operations: ['request'],
+      resources: ['GET https://API.test/v1/*', 'POST https://api.test:443/v1/*'],
+      reason: 'r',
+    },
     { capability: 'plugin', operations: ['call'], resources: ['other/ask'], reason: 'r' },
   ],
   config: {
@@ -99,6 +113,30 @@ const actions = {
   read: (path, { blob }) => blob.readText(path),
   create: (path, { blob }) => blob.write(path, '', { ifNoneMatch: '*' }),
   list: (prefix, { blob }) => blob.list({ prefix }),
+  request: ([method, url, body], { http }) =>
+    http.request({ method, url, ...(body && { body, headers: { 'X-A': '1' } }) }),
+  async fetch([url, init, kind]) {
+    const body = { form: new URLSearchParams({ a: 'b c&d' }), bytes: new Uint8Array([0, 255]) }[kind];
+    const response = await fetch(kind === 'url' ? new URL(url) : url, { ...init, ...(body && { body }) });
+    const copy = response.clone();
+    return [
+      response.status, response.ok, response.url, [...response.headers], response.headers.getSetCookie(),
+      response.headers.get('X-Kind'), response.headers.has('none'), await copy.text(), copy.bodyUsed,
+      response.bodyUsed, [...(await response.bytes()).slice(0, 9)], response.bodyUsed,
+    ];
+  },
+  async json(url) {
+    const made = new Response('{"made":1}', { headers: new Headers({ 'X-Kind': 'made' }) });
+    const buffer = await (await fetch(url)).arrayBuffer();
+    return [await (await fetch(url)).json(), buffer.byteLength, await made.json(), [...made.headers], made.status];
+  },
+  async twice(url) {
+    const response = await fetch(url);
+    await response.text();
+    return response.text().then(() => 'read', (error) => error instanceof TypeError);
+  },
+  withBody: (url) => fetch(url, { body: 'x' }).then(() => 'sent', (error) => error instanceof TypeError),
+  aborted: (url) => fetch(url, { signal: AbortSignal.abort(new NoaError('CONFLICT', 'gone')) }),
   secret: (name, { secrets }) => secrets.read(name),
   call: (arg, { plugin }) => plugin.call('other', arg, { x: 1 }),
   log: (arg, { log }) => (log.info('line', { arg }), log.warn('plain'), undefined),
@@ -172,6 +210,26 @@ const OPERATIONS: [what: string, arg?: Json][] = [
   ['secret', 'key'],
   ['secret', 'unset'],
   ['secret', 'other'],
+  ['request', ['GET', 'https://api.test/v1/json']],
+  ['request', ['POST', 'https://api.test/v1/echo', 'grüße']],
+  ['request', ['GET', 'https://api.test/v2/json']],
+  ['request', ['GET', 'http://api.test/v1/json']],
+  ['fetch', ['https://api.test/v1/json?q=1#part', {}]],
+  ['fetch', ['https://api.test/v1/json', { headers: { Accept: 'a', 'X-B': ' b ' } }, 'url']],
+  ['fetch', ['https://api.test/v1/bytes', { redirect: 'manual' }]],
+  ['fetch', ['https://api.test/v1/empty', { method: 'post' }]],
+  ['fetch', ['https://api.test/v1/echo', { method: 'POST', body: 'text' }]],
+  ['fetch', ['https://api.test/v1/echo', { method: 'POST' }, 'form']],
+  ['fetch', ['https://api.test/v1/echo', { method: 'POST', headers: [['a', 'b']] }, 'bytes']],
+  ['fetch', ['https://api.test/v1/cookies', {}]],
+  ['fetch', ['https://api.test/v1/down', {}]],
+  ['fetch', ['https://api.test/v1/unscripted', {}]],
+  ['fetch', ['https://evil.test/v1/json', {}]],
+  ['fetch', ['https://api.test/v1/json', { method: 'DELETE' }]],
+  ['json', 'https://api.test/v1/json'],
+  ['twice', 'https://api.test/v1/json'],
+  ['withBody', 'https://api.test/v1/json'],
+  ['aborted', 'https://api.test/v1/json'],
   ['call', 'ask'],
   ['call', 'other'],
   ['log', 'x'],
@@ -187,6 +245,15 @@ function script(host: TestHost<Probe>): void {
     .onQuery(/^update count/, { rows: [], rowCount: 7 })
     .onQuery(/^update conflict/, () => {
       throw new NoaError('CONFLICT', 'duplicate key');
+    });
+  host.http
+    .onRequest(/\/v.\/json/, { json: { a: 'ü' }, headers: { 'X-Kind': 'json' } })
+    .onRequest('https://api.test/v1/bytes', { status: 404, body: new Uint8Array([255, 0]) })
+    .onRequest(({ url }) => url.endsWith('/empty'), { status: 204 })
+    .onRequest(/\/echo$/, ({ method, headers, body }) => ({ json: { method, headers, body } }))
+    .onRequest(/\/cookies$/, { setCookie: ['a=1, 2', 'b=2'], body: '\u{feff}bom' })
+    .onRequest(/\/down$/, () => {
+      throw new NoaError('UNAVAILABLE', 'the other side is away');
     });
   host.plugin.onCall('other', 'ask', (input) => ({ asked: input }));
 }
@@ -215,6 +282,14 @@ void t.test('both levels give equal results, errors, logs and calls', async (t) 
   t.same(module.calls, native.calls);
   t.same(module.log, native.log);
   t.same(module.db.statements, native.db.statements);
+  t.same(module.http.requests, native.http.requests);
+  t.match(await outcome(module, 'fetch', ['https://api.test/v1/json', {}, 'url']), {
+    value: [200, true, 'https://api.test/v1/json', [['content-type', 'application/json']]],
+  });
+  t.match(await outcome(module, 'json', 'https://api.test/v1/json'), { value: [{ a: 'ü' }, 10] });
+  for (const what of ['twice', 'withBody']) {
+    t.same(await outcome(module, what, 'https://api.test/v1/json'), { value: true }, what);
+  }
   for (const [what, code] of [
     ['traps', 'PLUGIN_TRAP'],
     ['rejectsText', 'PLUGIN_TRAP'],

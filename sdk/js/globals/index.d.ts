@@ -44,8 +44,61 @@ declare function structuredClone<Value>(
 declare function atob(base64: string): string;
 declare function btoa(binary: string): string;
 
-/** @deprecated Throws: this version has no `http` capability. */
-declare function fetch(...values: unknown[]): never;
+type HeadersInit = Iterable<readonly [string, string]> | Readonly<Record<string, string>>;
+type BodyInit = string | ArrayBuffer | ArrayBufferView | URLSearchParams;
+
+/**
+ * Through the capability `http`, which the manifest must ask for; rejects with NoaError
+ * (CAPABILITY_DENIED, UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED). The whole call waits for the
+ * answer, so `signal` counts only when it is aborted before.
+ */
+declare function fetch(
+  url: string | URL,
+  init?: {
+    method?: string;
+    headers?: HeadersInit;
+    body?: BodyInit | null;
+    redirect?: 'follow' | 'manual' | 'error';
+    signal?: AbortSignal | null;
+  },
+): Promise<Response>;
+
+declare class Headers implements Iterable<[string, string]> {
+  constructor(init?: HeadersInit);
+  append(name: string, value: string): void;
+  delete(name: string): void;
+  get(name: string): string | null;
+  getSetCookie(): string[];
+  has(name: string): boolean;
+  set(name: string, value: string): void;
+  forEach(
+    callback: (value: string, name: string, headers: Headers) => void,
+    receiver?: unknown,
+  ): void;
+  entries(): IterableIterator<[string, string]>;
+  keys(): IterableIterator<string>;
+  values(): IterableIterator<string>;
+  [Symbol.iterator](): IterableIterator<[string, string]>;
+}
+
+/** Its body is read once, whole. */
+declare class Response {
+  constructor(
+    body?: BodyInit | null,
+    init?: { status?: number; statusText?: string; headers?: HeadersInit },
+  );
+  readonly status: number;
+  readonly statusText: string;
+  readonly ok: boolean;
+  readonly url: string;
+  readonly headers: Headers;
+  readonly bodyUsed: boolean;
+  text(): Promise<string>;
+  json(): Promise<unknown>;
+  arrayBuffer(): Promise<ArrayBuffer>;
+  bytes(): Promise<Uint8Array<ArrayBuffer>>;
+  clone(): Response;
+}
 
 interface Crypto {
   getRandomValues<View extends ArrayBufferView>(view: View): View;

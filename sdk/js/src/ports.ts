@@ -127,12 +127,46 @@ export interface PluginPort {
   ): Promise<Output>;
 }
 
+/** What `http.request` sends. */
+export interface HttpRequest {
+  readonly method: 'GET' | 'HEAD' | 'POST' | 'PUT' | 'PATCH' | 'DELETE' | 'OPTIONS';
+  /** Absolute, http or https, without credentials. */
+  readonly url: string;
+  readonly headers?: Readonly<Record<string, string>>;
+  /** Text, sent as UTF-8; or `bodyBase64`, not both. */
+  readonly body?: string;
+  readonly bodyBase64?: string;
+  /** Milliseconds for all of it, within the call's own deadline; 30,000 when absent. */
+  readonly timeoutMs?: number;
+  /** `follow` when absent: at most five steps, each within the plugin's grants. */
+  readonly redirect?: 'follow' | 'manual' | 'error';
+}
+
+export interface HttpAnswer {
+  status: number;
+  /** Names in lower case; values of one name are joined by commas. */
+  headers: Record<string, string>;
+  setCookie?: string[];
+  /** The body when it is UTF-8; otherwise `bodyBase64` is there. */
+  body?: string;
+  bodyBase64?: string;
+  /** Where the answer came from, after redirects. */
+  url: string;
+}
+
+/** Requests to the servers that the manifest names. The global `fetch` is the same with more comfort. */
+export interface Http {
+  /** Answers whatever the status; rejects when there was no whole answer. */
+  request(request: HttpRequest): Promise<HttpAnswer>;
+}
+
 /** All ports that a manifest can ask for; a generated `Plugin` picks from it. */
 export interface Capabilities {
   db: Db;
   cache: Cache;
   blob: BlobPort;
   secrets: Secrets;
+  http: Http;
   plugin: PluginPort;
 }
 

@@ -10,6 +10,7 @@ const PORTS: { readonly [Port in keyof Capabilities]: readonly (keyof Capabiliti
   cache: ['get', 'set', 'delete', 'increment', 'lock'],
   blob: ['read', 'write', 'list', 'delete'],
   secrets: ['read'],
+  http: ['request'],
   plugin: ['call'],
 };
 /** Methods beside the one that has the operation's name. */
@@ -21,6 +22,7 @@ const INTERFACES: { readonly [Port in keyof Capabilities]: string } = {
   cache: 'Cache',
   blob: 'BlobPort',
   secrets: 'Secrets',
+  http: 'Http',
   plugin: 'PluginPort',
 };
 
@@ -86,7 +88,7 @@ function requestedPorts(requests: readonly CapabilityRequest[]): RequestedPort[]
     const missing = operations.find((operation) => !known.includes(operation));
     if (missing !== undefined) throw noPort(`/capabilities/${i}/operations`, missing, known);
   }
-  return (['db', 'cache', 'blob', 'secrets', 'plugin'] as const).flatMap((port) => {
+  return (['db', 'cache', 'blob', 'secrets', 'http', 'plugin'] as const).flatMap((port) => {
     const asked = requests.filter(({ capability }) => capability === port);
     const wanted = new Set(asked.flatMap(({ operations }) => operations));
     const operations = PORTS[port].filter((operation) => wanted.has(operation));

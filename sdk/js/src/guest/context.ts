@@ -9,6 +9,7 @@ import type {
   Capabilities,
   Clock,
   Db,
+  Http,
   Log,
   PluginPort,
   Random,
@@ -68,11 +69,19 @@ const cache: Cache = {
 const toBase64 = Reflect.get(Uint8Array.prototype, 'toBase64') as () => string;
 const fromBase64 = Reflect.get(Uint8Array, 'fromBase64') as Codec['fromBase64'];
 
-const blob = blobPort(invoke, {
+export const codec: Codec = {
   toBase64: (bytes) => Reflect.apply(toBase64, bytes, []),
   fromBase64: (base64) => fromBase64(base64),
   toText: engine.decode,
-});
+};
+
+const blob = blobPort(invoke, codec);
+
+const http: Http = {
+  async request(request) {
+    return invoke('http', 'request', request);
+  },
+};
 
 const plugin: PluginPort = {
   async call<Output>(
@@ -134,6 +143,7 @@ export const context: Capabilities & {
   cache,
   blob,
   secrets: secretsPort(invoke),
+  http,
   plugin,
   log,
   clock,

@@ -2,7 +2,7 @@
  * What authors expect of a JavaScript runtime and QuickJS lacks, put on the global object before any of
  * the plugin's code runs; larger things, which only some plugins use, are in web.ts. Types for authors are
  * in globals/ of this package. Nowhere: `Intl` and `crypto.subtle` (the engine has no tables and no
- * ciphers), and everything that would reach out.
+ * ciphers), and what would reach out beside `fetch`, which is in web.ts.
  */
 import { console } from './console.ts';
 import { getRandomValues, randomUUID } from './crypto.ts';
@@ -26,11 +26,6 @@ define(globalThis, {
   setInterval,
   clearTimeout,
   clearInterval: clearTimeout,
-  fetch() {
-    throw new Error(
-      "fetch: this version of NOA has no 'http' capability, so a plugin cannot reach the network",
-    );
-  },
 });
 // The engine seeds its own generator at its start, which is in the snapshot: all instances would agree.
 define(Math, { random });

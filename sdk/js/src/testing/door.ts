@@ -6,6 +6,7 @@ import { covers } from '../capability.ts';
 import { NoaError } from '../errors.ts';
 import type { Json } from '../json.ts';
 import type { CapabilityRequest, Manifest } from '../manifest.ts';
+import { FakeHttp, httpResource } from './fake-http.ts';
 import { FakeBlob, FakeSecrets, prefixOf } from './fake-storage.ts';
 import { FakeCache, FakeDb, FakePlugins, copy, isObject, text } from './fakes.ts';
 
@@ -27,6 +28,7 @@ export class FakeDoor {
   readonly cache: FakeCache;
   readonly blob: FakeBlob;
   readonly secrets: FakeSecrets = new FakeSecrets();
+  readonly http: FakeHttp = new FakeHttp();
   readonly plugin: FakePlugins = new FakePlugins();
   readonly calls: CapabilityCall[] = [];
   readonly lines: LogLine[] = [];
@@ -63,6 +65,7 @@ export class FakeDoor {
     if (capability === 'cache') return copy(this.cache.invoke(operation, fields));
     if (capability === 'blob') return copy(this.blob.invoke(operation, fields));
     if (capability === 'secrets') return this.secrets.invoke(operation, fields);
+    if (capability === 'http') return this.http.invoke(operation, fields);
     if (capability === 'plugin') return this.plugin.invoke(operation, fields);
     throw new NoaError(
       'INVALID_ARGUMENT',
@@ -84,7 +87,8 @@ export class FakeDoor {
       (request) => request.capability === capability && request.operations.includes(operation),
     );
     const resource = resourceOf(capability, operation, args);
-    const patterns = asked.flatMap(({ resources }) => resources);
+    const written = asked.flatMap(({ resources }) => resources);
+    const patterns = capability === 'http' ? written.map(httpResource) : written;
     if (
       asked.length === 0 ||
       (resource !== undefined && !patterns.some((p) => covers(p, resource)))
@@ -105,6 +109,7 @@ function resourceOf(
     return operation === 'list' ? `${prefixOf(args)}*` : text(args, 'path');
   }
   if (capability === 'secrets') return text(args, 'name');
+  if (capability === 'http') return httpResource(`${text(args, 'method')} ${text(args, 'url')}`);
   if (capability === 'cache') return text(args, 'key');
   return capability === 'plugin' ? `${text(args, 'plugin')}/${text(args, 'export')}` : undefined;
 }

@@ -16,10 +16,12 @@ import { compileSchema, type CompiledSchema } from '../schema.ts';
 import { FakeDoor, type CapabilityCall, type LogLine } from './door.ts';
 import type { FakeBlob, FakeSecrets } from './fake-storage.ts';
 import { copy, type FakeCache, type FakeDb, type FakePlugins } from './fakes.ts';
+import type { FakeHttp } from './fake-http.ts';
 import { moduleRunner } from './module.ts';
 import { nativeRunner, type Run } from './native.ts';
 
 export { provideLoader, type LoaderFactory, type TestLoader, type TestRuntime } from './loader.ts';
+export type { FakeAnswer, FakeHttp, SentRequest } from './fake-http.ts';
 export type { CapabilityCall, LogLine } from './door.ts';
 export type { FakeBlob, FakeSecrets } from './fake-storage.ts';
 export type { FakeCache, FakeDb, FakePlugins, RanStatement, SqlAnswer } from './fakes.ts';
@@ -51,6 +53,7 @@ export interface TestHost<Plugin extends PluginContract> {
   readonly cache: FakeCache;
   readonly blob: FakeBlob;
   readonly secrets: FakeSecrets;
+  readonly http: FakeHttp;
   readonly plugin: FakePlugins;
   /** Every capability call of the plugin so far, logs apart. */
   readonly calls: readonly CapabilityCall[];
@@ -102,6 +105,7 @@ export async function createTestHost<Plugin extends PluginContract>(
     cache: door.cache,
     blob: door.blob,
     secrets: door.secrets,
+    http: door.http,
     plugin: door.plugin,
     calls: door.calls,
     log: door.lines,

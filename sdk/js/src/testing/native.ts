@@ -3,10 +3,11 @@ import { createHash } from 'node:crypto';
 import { NoaError } from '../errors.ts';
 import type { Context, PluginContract, PluginDefinition } from '../guest/define.ts';
 import type { Json } from '../json.ts';
-import type { Cache, Capabilities, Db, Log, PluginPort, Random } from '../ports.ts';
+import type { Cache, Capabilities, Db, Http, Log, PluginPort, Random } from '../ports.ts';
 import { blobPort, secretsPort } from '../storage-ports.ts';
 import type { FakeDoor } from './door.ts';
 import { copy } from './fakes.ts';
+import { withFetch } from './native-fetch.ts';
 
 /** Runs one export on a JSON value and answers its JSON output; rejects with the NoaError of a caller. */
 export type Run = (exportName: string, input: Json, timeoutMs: number) => Promise<Json>;
@@ -27,14 +28,14 @@ export function nativeRunner<Plugin extends PluginContract>(
   { handlers }: PluginDefinition<Plugin>,
   surroundings: Surroundings,
 ): Runner {
-  const context: unknown = makeContext(surroundings);
+  const context = makeContext(surroundings);
   const run: Run = async (exportName, input, timeoutMs) => {
     const handler: unknown = Reflect.get(handlers, exportName);
     if (typeof handler !== 'function') {
       const message = `definePlugin has no handler for the export ${exportName} of plugin.json`;
       throw new NoaError('INVALID_ARGUMENT', message);
     }
-    const handled = start(handler, input, context);
+    const handled = withFetch(context.http, () => start(handler, input, context));
     return toOutput(exportName, await settled(handled, timeoutMs));
   };
   return { run, close: async () => {} };
@@ -129,7 +130,8 @@ function ports(door: FakeDoor): Capabilities {
     fromBase64: (base64) => Uint8Array.from(Buffer.from(base64, 'base64')),
     toText: (bytes) => Buffer.from(bytes).toString(),
   });
-  return { db, cache, blob, secrets: secretsPort(invoke), plugin };
+  const http: Http = { request: (request) => invoke('http', 'request', request) };
+  return { db, cache, blob, secrets: secretsPort(invoke), http, plugin };
 }
 
 function makeLog(door: FakeDoor): Log {
