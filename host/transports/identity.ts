@@ -1,7 +1,7 @@
 /**
  * Who stands behind a request: a bearer credential (RFC 6750) becomes a Principal. Invariants: nobody is
- * anonymous here; credentials are compared as SHA-256 digests in constant time; no failure
- * tells how close a guess was.
+ * anonymous here; credentials are compared as SHA-256 digests in constant time; no failure tells how
+ * close a guess was.
  */
 import { hash, timingSafeEqual } from 'node:crypto';
 import { NoaError } from '@noa/sdk/host';

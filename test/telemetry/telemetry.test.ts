@@ -1,4 +1,5 @@
 /** Logs in their shape, without secrets and unforgeable; kept plugin lines; metrics that Prometheus takes. */
+import { execFileSync } from 'node:child_process';
 import { PassThrough } from 'node:stream';
 import t from 'tap';
 import { createLogs } from '../../host/telemetry/logs.ts';
@@ -42,6 +43,29 @@ t.test('a line has the documented fields', async (t) => {
     status: 200,
   });
 });
+
+t.test(
+  'on standard output lines keep their order, and an end that nobody planned loses none',
+  async (t) => {
+    const program = `
+    import { createLogs } from '${new URL('../../host/telemetry/logs.ts', import.meta.url).href}';
+    const logs = createLogs({ level: 'info', format: 'json', pluginLines: 10, now: Date.now });
+    const entry = ${JSON.stringify(ENTRY)};
+    for (let at = 0; at < 1000; at += 1) logs.access({ ...entry, requestId: 'r' + at });
+    logs.logger('x').info('in between');
+    logs.access({ ...entry, requestId: 'last' });
+    process.exit();`;
+    const options = { encoding: 'utf8', maxBuffer: 16 << 20 } as const;
+    const text = execFileSync(process.execPath, ['--input-type=module', '-e', program], options);
+    const lines = text.trimEnd().split('\n');
+    const names = lines.map((line) => {
+      const { request_id: id, message } = JSON.parse(line) as Record<string, unknown>;
+      return id ?? message;
+    });
+    const first = Array.from({ length: 1000 }, (_, at) => `r${at}`);
+    t.strictSame(names, [...first, 'in between', 'last']);
+  },
+);
 
 t.test('credentials are not written, wherever they stand', async (t) => {
   const { logs, text } = capture('json');
