@@ -6,7 +6,8 @@ export const MAX_KEY_LENGTH = 512;
 /** Largest value as JSON text, in bytes. */
 export const MAX_VALUE_BYTES = 1 << 20;
 const MAX_TTL_MS = 365 * 24 * 3_600_000;
-const MAX_LOCK_MS = 24 * 3_600_000;
+/** A holder that dies keeps others waiting at most this long. */
+const MAX_LOCK_MS = 3_600_000;
 
 const key: JsonSchema = { type: 'string', minLength: 1, maxLength: MAX_KEY_LENGTH };
 const ttlMs: JsonSchema = {

@@ -1,45 +1,43 @@
 /**
  * The keys of the embedded cache and the Redis commands on them, with Redis's own replies. Invariant:
- * keys and bytes never exceed their bounds; the least recently used value goes first, locks (sets) never
- * go before their time.
+ * keys and bytes never exceed their bounds; of the account that holds most the least recently used value
+ * goes first, locks (sets) never go before their time.
+ *
+ * One command is not Redis's: `FOR account command …` runs a command and puts what it writes down to
+ * that account.
  */
+import { Accounts, type Bounds, type Holding } from './accounts.ts';
 import { OK, type Reply, ReplyError, Status } from './resp.ts';
 
-export interface KeyspaceBounds {
-  readonly maxEntries: number;
-  readonly maxBytes: number;
-}
-
-interface Entry {
+interface Entry extends Holding {
   value: string | Set<string>;
   /** Milliseconds since the epoch; never when undefined. */
   expiresAt: number | undefined;
-  bytes: number;
 }
 
 /** What one entry costs beside its text. */
-const ENTRY_BYTES = 128;
+const ENTRY_BYTES = 192;
 const NOT_INTEGER = new ReplyError('ERR value is not an integer or out of range');
 const WRONG_TYPE = new ReplyError(
   'WRONGTYPE Operation against a key holding the wrong kind of value',
 );
 const SYNTAX = new ReplyError('ERR syntax error');
-const FULL = new ReplyError('OOM command not allowed when used memory > maxmemory.');
 const INT64_MAX = 2n ** 63n - 1n;
 
 type Command = (args: readonly string[]) => Reply;
 
 export class Keyspace {
   readonly #entries = new Map<string, Entry>();
-  readonly #bounds: KeyspaceBounds;
+  readonly #accounts: Accounts;
   readonly #now: () => number;
   readonly #commands: { readonly [name: string]: readonly [least: number, run: Command] };
-  #bytes = 0;
+  /** Whoever the running command is for. */
+  #account = '';
   /** Commands that lead to what the last ones did, with absolute times; taken by the journal. */
   #effects: string[][] = [];
 
-  constructor(bounds: KeyspaceBounds, now: () => number) {
-    this.#bounds = bounds;
+  constructor(bounds: Bounds, now: () => number) {
+    this.#accounts = new Accounts(bounds);
     this.#now = now;
     this.#commands = {
       PING: [0, () => new Status('PONG')],
@@ -62,10 +60,17 @@ export class Keyspace {
   }
 
   get bytes(): number {
-    return this.#bytes;
+    return this.#accounts.bytes;
   }
 
-  run([name = '', ...args]: readonly string[]): Reply {
+  run(command: readonly string[]): Reply {
+    const [name = '', account = '', ...rest] = command;
+    const isFor = name.toUpperCase() === 'FOR';
+    this.#account = isFor ? account : '';
+    return this.#run(isFor ? rest : command);
+  }
+
+  #run([name = '', ...args]: readonly string[]): Reply {
     const command = Object.hasOwn(this.#commands, name.toUpperCase())
       ? this.#commands[name.toUpperCase()]
       : undefined;
@@ -87,10 +92,10 @@ export class Keyspace {
   /** Commands that make all this again; consistent although it is read in steps. */
   *snapshot(): Generator<string[]> {
     const frozen = [...this.#entries];
-    for (const [key, { value, expiresAt }] of frozen) {
+    for (const [key, { account, value, expiresAt }] of frozen) {
       if (this.#isExpired(expiresAt)) continue;
-      if (typeof value === 'string') yield setEffect(key, value, expiresAt);
-      else yield* setMembersEffect(key, value, expiresAt);
+      if (typeof value === 'string') yield forAccount(account, setEffect(key, value, expiresAt));
+      else yield* setMembersEffect(account, key, value, expiresAt);
     }
   }
 
@@ -109,12 +114,13 @@ export class Keyspace {
   #live(key: string): Entry | undefined {
     const entry = this.#entries.get(key);
     if (!entry) return undefined;
-    this.#entries.delete(key);
     if (this.#isExpired(entry.expiresAt)) {
-      this.#bytes -= entry.bytes;
+      this.#remove(key);
       return undefined;
     }
+    this.#entries.delete(key);
     this.#entries.set(key, entry);
+    this.#accounts.touch(key, entry);
     return entry;
   }
 
@@ -135,8 +141,9 @@ export class Keyspace {
     }
     if (expiresAt !== undefined && !Number.isSafeInteger(expiresAt)) return NOT_INTEGER;
     if (onlyNew && this.#live(key)) return null;
-    if (!this.#put(key, value, expiresAt)) return FULL;
-    this.#effects.push(setEffect(key, value, expiresAt));
+    const refused = this.#put(key, value, expiresAt);
+    if (refused) return refused;
+    this.#note(setEffect(key, value, expiresAt));
     return OK;
   }
 
@@ -149,8 +156,9 @@ export class Keyspace {
     if (sum > INT64_MAX || sum < -INT64_MAX - 1n) {
       return new ReplyError('ERR increment or decrement would overflow');
     }
-    if (!this.#put(key, String(sum), entry?.expiresAt)) return FULL;
-    this.#effects.push(setEffect(key, String(sum), entry?.expiresAt));
+    const refused = this.#put(key, String(sum), entry?.expiresAt);
+    if (refused) return refused;
+    this.#note(setEffect(key, String(sum), entry?.expiresAt));
     return sum;
   }
 
@@ -160,8 +168,9 @@ export class Keyspace {
     const set = new Set(entry?.value);
     const before = set.size;
     for (const member of members) set.add(member);
-    if (!this.#put(key, set, entry?.expiresAt)) return FULL;
-    this.#effects.push(['SADD', key, ...members]);
+    const refused = this.#put(key, set, entry?.expiresAt);
+    if (refused) return refused;
+    this.#note(['SADD', key, ...members]);
     return set.size - before;
   }
 
@@ -171,7 +180,7 @@ export class Keyspace {
     if (typeof entry.value === 'string') return WRONG_TYPE;
     const set = entry.value;
     const removed = members.filter((member) => set.delete(member)).length;
-    if (removed > 0) this.#effects.push(['SREM', key, ...members]);
+    if (removed > 0) this.#note(['SREM', key, ...members]);
     if (set.size === 0) this.#remove(key);
     return removed;
   }
@@ -181,7 +190,7 @@ export class Keyspace {
     const entry = this.#live(key);
     if (!entry) return 0;
     entry.expiresAt = at;
-    this.#effects.push(['PEXPIREAT', key, String(at)]);
+    this.#note(['PEXPIREAT', key, String(at)]);
     return 1;
   }
 
@@ -190,50 +199,58 @@ export class Keyspace {
     if (!entry) return new ReplyError('ERR no such key');
     if (this.#live(to)) return 0;
     this.#remove(from);
-    this.#put(to, entry.value, entry.expiresAt);
-    this.#effects.push(['RENAMENX', from, to]);
+    const refused = this.#put(to, entry.value, entry.expiresAt);
+    if (refused) {
+      this.#put(from, entry.value, entry.expiresAt);
+      return refused;
+    }
+    this.#note(['RENAMENX', from, to]);
     return 1;
   }
 
   #delete(key: string): boolean {
     if (!this.#live(key)) return false;
     this.#remove(key);
-    this.#effects.push(['UNLINK', key]);
+    this.#note(['UNLINK', key]);
     return true;
+  }
+
+  #note(effect: readonly string[]): void {
+    this.#effects.push(forAccount(this.#account, effect));
   }
 
   #remove(key: string): void {
-    this.#bytes -= this.#entries.get(key)?.bytes ?? 0;
+    const entry = this.#entries.get(key);
+    if (!entry) return;
     this.#entries.delete(key);
+    this.#accounts.remove(key, entry);
   }
 
-  /** Puts a value after making room for it; false, with nothing changed, when only locks would have to go. */
-  #put(key: string, value: Entry['value'], expiresAt: number | undefined): boolean {
+  /**
+   * Puts a value after making room for it, or answers why there can be none, with nothing changed.
+   */
+  #put(key: string, value: Entry['value'], expiresAt: number | undefined): ReplyError | undefined {
     const text = typeof value === 'string' ? value : [...value].join('');
     const bytes = ENTRY_BYTES + 2 * (key.length + text.length);
-    const before = this.#entries.get(key);
-    if (!this.#makeRoom(key, bytes - (before?.bytes ?? 0), before ? 0 : 1)) return false;
+    const isLock = typeof value !== 'string';
+    const entry: Entry = { account: this.#account, value, expiresAt, bytes, isLock };
+    const why = this.#accounts.refusal(entry, this.#entries.get(key));
+    if (why !== undefined) return new ReplyError(`OOM ${why}`);
     this.#remove(key);
-    this.#entries.set(key, { value, expiresAt, bytes });
-    this.#bytes += bytes;
-    return true;
-  }
-
-  #makeRoom(key: string, bytes: number, entries: number): boolean {
-    const { maxBytes, maxEntries } = this.#bounds;
-    const fits = () =>
-      this.#entries.size + entries <= maxEntries && this.#bytes + bytes <= maxBytes;
-    if (fits()) return true;
-    if (bytes > maxBytes) return false;
-    for (const [old, entry] of this.#entries) {
-      const held = entry.value instanceof Set && !this.#isExpired(entry.expiresAt);
-      if (old === key || held) continue;
-      this.#remove(old);
-      this.#effects.push(['UNLINK', old]);
-      if (fits()) return true;
+    for (;;) {
+      const victim = this.#accounts.victim(entry);
+      if (victim === undefined) break;
+      this.#remove(victim);
+      this.#effects.push(['UNLINK', victim]);
     }
-    return false;
+    this.#entries.set(key, entry);
+    this.#accounts.add(key, entry);
+    return undefined;
   }
+}
+
+function forAccount(account: string, command: readonly string[]): string[] {
+  return account === '' ? [...command] : ['FOR', account, ...command];
 }
 
 function setEffect(key: string, value: string, expiresAt: number | undefined): string[] {
@@ -241,10 +258,11 @@ function setEffect(key: string, value: string, expiresAt: number | undefined): s
 }
 
 function* setMembersEffect(
+  account: string,
   key: string,
   members: ReadonlySet<string>,
   expiresAt: number | undefined,
 ): Generator<string[]> {
-  yield ['SADD', key, ...members];
+  yield forAccount(account, ['SADD', key, ...members]);
   if (expiresAt !== undefined) yield ['PEXPIREAT', key, String(expiresAt)];
 }

@@ -6,6 +6,12 @@
  * A lock is a set with one member, its token. It is made under a name of its own and moved to its place
  * by RENAMENX, which keeps the time-out and fails when the place is taken; SREM with the token deletes it
  * only for its holder. So comparing and deleting needs neither a script nor a WATCH.
+ *
+ * The embedded engine is told for whom a command writes, and keeps what one plugin may cost others within
+ * bounds. Redis knows no such thing: plugins share its memory. Its operator sets `maxmemory`, so that the
+ * machine is safe, and `maxmemory-policy noeviction`: every other policy may evict a lock before its time,
+ * and two would hold it. At `maxmemory` every plugin's writes are refused with RESOURCE_EXHAUSTED until
+ * keys expire or are deleted; plugins that must not depend on each other's use get a Redis of their own.
  */
 import { randomBytes } from 'node:crypto';
 import { type Driver, type DriverCall, type Json, NoaError } from '@noa/sdk/host';
@@ -61,17 +67,19 @@ export function connectRedis(endpoint: RedisEndpoint): Redis {
 }
 
 export function createRedisDriver(endpoint: RedisEndpoint): Driver {
-  return new RedisDriver(connectRedis(endpoint));
+  return new RedisDriver(connectRedis(endpoint), 'Connector' in endpoint);
 }
 
 class RedisDriver implements Driver {
   readonly #redis: Redis;
+  readonly #keepsAccounts: boolean;
   /** The first connection, or the first failure to make one. */
   readonly #attempted: Promise<void>;
   #calls = 0;
 
-  constructor(redis: Redis) {
+  constructor(redis: Redis, keepsAccounts: boolean) {
     this.#redis = redis;
+    this.#keepsAccounts = keepsAccounts;
     this.#attempted = new Promise((done) => {
       for (const event of ['ready', 'close', 'end']) redis.once(event, () => done());
     });
@@ -89,7 +97,7 @@ class RedisDriver implements Driver {
     call.signal.addEventListener('abort', stop, { once: true });
     try {
       if (call.signal.aborted) throw stopped(call);
-      return await Promise.race([this.#run(operation, input), aborted]);
+      return await Promise.race([this.#run(operation, input, call.plugin), aborted]);
     } catch (error) {
       throw fromRedis(error);
     } finally {
@@ -98,7 +106,7 @@ class RedisDriver implements Driver {
     }
   }
 
-  async #run(operation: string, input: Json): Promise<unknown> {
+  async #run(operation: string, input: Json, plugin: string): Promise<unknown> {
     await this.#attempted;
     const args = new Arguments(input);
     const key = args.key();
@@ -111,46 +119,75 @@ class RedisDriver implements Driver {
       case 'set': {
         const text = args.value();
         const ttl = args.integer('ttlMs');
-        if (ttl === undefined) await this.#redis.set(VALUES + key, text);
-        else await this.#redis.set(VALUES + key, text, 'PX', ttl);
+        const name = VALUES + key;
+        await this.#write(plugin, ['SET', name, text, ...(ttl === undefined ? [] : ['PX', ttl])]);
         return {};
       }
       case 'delete':
         return { deleted: isOne(await this.#redis.unlink(VALUES + key)) };
       case 'increment':
         return {
-          value: await this.#increment(key, args.integer('by') ?? 1, args.integer('ttlMs')),
+          value: await this.#increment(plugin, key, args.integer('by') ?? 1, args.integer('ttlMs')),
         };
       case 'lock': {
         const token = args.text('release');
         if (token !== undefined) {
           return { released: isOne(await this.#redis.srem(LOCKS + key, token)) };
         }
-        return this.#lock(key, args.integer('ttlMs') ?? 0);
+        return this.#lock(plugin, key, args.integer('ttlMs') ?? 0);
       }
       default:
         throw new NoaError('INVALID_ARGUMENT', `cache: there is no operation ${operation}`);
     }
   }
 
-  async #increment(key: string, by: number, ttlMs: number | undefined): Promise<number> {
+  async #increment(
+    plugin: string,
+    key: string,
+    by: number,
+    ttlMs: number | undefined,
+  ): Promise<number> {
     const name = VALUES + key;
-    const multi = this.#redis.multi();
-    if (ttlMs !== undefined) multi.set(name, '0', 'PX', ttlMs, 'NX');
-    const replies = await transact(multi.incrby(name, by));
+    const start = ttlMs === undefined ? [] : [['SET', name, '0', 'PX', ttlMs, 'NX']];
+    const replies = await this.#write(plugin, ...start, ['INCRBY', name, by]);
     const value = Number(replies.at(-1));
     if (Number.isSafeInteger(value)) return value;
     await this.#redis.decrby(name, by);
     throw new NoaError('CONFLICT', 'cache: the counter would leave the range of exact numbers');
   }
 
-  async #lock(key: string, ttlMs: number): Promise<{ acquired: boolean; token?: string }> {
+  async #lock(
+    plugin: string,
+    key: string,
+    ttlMs: number,
+  ): Promise<{ acquired: boolean; token?: string }> {
     const token = randomBytes(16).toString('base64url');
     const name = `${LOCKS}${key}`;
     const own = `${LOCKS}:${token}`;
-    const multi = this.#redis.multi().sadd(own, token).pexpire(own, ttlMs);
-    const replies = await transact(multi.renamenx(own, name).unlink(own));
+    const replies = await this.#write(
+      plugin,
+      ['SADD', own, token],
+      ['PEXPIRE', own, ttlMs],
+      ['RENAMENX', own, name],
+      ['UNLINK', own],
+    );
     return isOne(replies[2]) ? { acquired: true, token } : { acquired: false };
+  }
+
+  /**
+   * Runs commands for a plugin, several in one MULTI, and answers their replies; rejects with the first
+   * error among them.
+   */
+  async #write(plugin: string, ...commands: (string | number)[][]): Promise<unknown[]> {
+    const named = this.#keepsAccounts ? commands.map((each) => ['FOR', plugin, ...each]) : commands;
+    const [[name, ...args] = [], ...others] = named;
+    if (others.length === 0) return [await this.#redis.call(String(name), ...args)];
+    const replies = await this.#redis.multi(named.map((each) => ['call', ...each])).exec();
+    if (replies === null) throw away();
+    return replies.map(([error, reply]) => {
+      if (error) throw error;
+      return reply;
+    });
   }
 
   async check(): Promise<void> {
@@ -170,16 +207,6 @@ class RedisDriver implements Driver {
 /** Numbers come as text, whatever the types say. */
 function isOne(reply: unknown): boolean {
   return Number(reply) === 1;
-}
-
-/** Runs a MULTI and answers its replies; rejects with the first error among them. */
-async function transact(multi: ReturnType<Redis['multi']>): Promise<unknown[]> {
-  const replies = await multi.exec();
-  if (replies === null) throw away();
-  return replies.map(([error, reply]) => {
-    if (error) throw error;
-    return reply;
-  });
 }
 
 /** Reads arguments that the broker has checked; checks again what a command would misread. */
@@ -231,7 +258,7 @@ class Arguments {
 
 function fromRedis(error: unknown): NoaError {
   if (error instanceof NoaError) return error;
-  const text = error instanceof Error ? error.message : '';
+  const text = reasonOf(error);
   if (/not an integer|would overflow|WRONGTYPE/.test(text)) {
     return new NoaError(
       'CONFLICT',
@@ -242,9 +269,19 @@ function fromRedis(error: unknown): NoaError {
     );
   }
   if (text.startsWith('OOM')) {
-    return new NoaError('RESOURCE_EXHAUSTED', 'cache: there is no room for more', { cause: error });
+    return new NoaError('RESOURCE_EXHAUSTED', `cache: no room for more: ${text.slice(4)}`, {
+      cause: error,
+    });
   }
   return away(error);
+}
+
+/** What the server said; of a MULTI that it refused to run, what it said to the first command. */
+function reasonOf(error: unknown): string {
+  if (!(error instanceof Error)) return '';
+  const previous: unknown = 'previousErrors' in error ? error.previousErrors : undefined;
+  const first: unknown = Array.isArray(previous) ? previous[0] : undefined;
+  return first instanceof Error ? first.message : error.message;
 }
 
 function away(cause?: unknown): NoaError {

@@ -9,6 +9,7 @@ import fc from 'fast-check';
 import t from 'tap';
 import { cache } from '../../capabilities/cache/capability.ts';
 import { openEmbeddedCache } from '../../capabilities/cache/embedded.ts';
+import { Keyspace } from '../../capabilities/cache/keyspace.ts';
 import { connectRedis, createRedisDriver } from '../../capabilities/cache/redis.ts';
 import { CommandReader, encodeCommand } from '../../capabilities/cache/resp.ts';
 import { eventually, failure, scratchFolder } from './database.ts';
@@ -21,9 +22,10 @@ async function call(
   operation: string,
   input: Json,
   signal = AbortSignal.timeout(5_000),
+  plugin = 'notes',
 ): Promise<{ [name: string]: Json }> {
   const deadline = Date.now() + 5_000;
-  const frame = { plugin: 'notes', resources: ['*'], signal, deadline, chain: undefined };
+  const frame = { plugin, resources: ['*'], signal, deadline, chain: undefined };
   return (await driver.invoke(operation, input, frame)) as { [name: string]: Json };
 }
 
@@ -300,6 +302,124 @@ t.test('the embedded cache bounds its memory: old values go, locks stay', async 
     { released: true },
     'the lock was held all the time',
   );
+});
+
+t.test('a plugin that fills the embedded cache costs the others nothing', async (t) => {
+  const dataDir = await scratchFolder();
+  t.teardown(() => rm(dataDir, { recursive: true }));
+  const bounds = { maxEntries: 1_600, maxBytes: 1_600_000 };
+  let server = await openEmbeddedCache({ dataDir, ...bounds, ...never });
+  let driver = createRedisDriver({ Connector: server.Connector });
+  const as = (plugin: string, operation: string, input: Json) =>
+    call(driver, operation, input, undefined, plugin);
+  const locksOf = async (plugin: string, bytes: number) => {
+    for (let index = 0; ; index += 1) {
+      const key = `${plugin}:${index}:${'x'.repeat(bytes)}`;
+      const lock = await as(plugin, 'lock', { key, ttlMs: 3_600_000 }).catch((error: unknown) => {
+        t.match(error, { code: 'RESOURCE_EXHAUSTED', message: /locks/ });
+      });
+      if (!lock) return index;
+    }
+  };
+  const ownKeys = Array.from({ length: 20 }, (_, index) => `victim:${index}`);
+  for (const key of ownKeys) await as('victim', 'set', { key, value: key });
+
+  const flood = async () => {
+    for (let index = 0; index < 3_000; index += 1) {
+      await as('flood', 'set', { key: `flood:${index}`, value: index });
+    }
+    for (let index = 0; index < 30; index += 1) {
+      await as('flood', 'set', { key: `wide:${index}`, value: 'x'.repeat(90_000) });
+    }
+  };
+  await flood();
+  for (const key of ownKeys) t.same(await as('victim', 'get', { key }), { value: key });
+
+  t.equal(await locksOf('few', 0), 100, 'a plugin has a share of the locks by number');
+  t.ok((await locksOf('long', 400)) < 100, 'and by bytes');
+  const long = { key: `long:${'y'.repeat(450)}`, ttlMs: 60_000 };
+  for (let round = 0; round < 3; round += 1) {
+    t.match(
+      await failure(as('long', 'lock', long)),
+      { code: 'RESOURCE_EXHAUSTED' },
+      'a lock that is not held is never said to be',
+    );
+  }
+  t.match(await as('victim', 'lock', { key: 'victim:lock', ttlMs: 60_000 }), { acquired: true });
+  t.match(await as('victim', 'lock', { key: 'victim:lock', ttlMs: 60_000 }), { acquired: false });
+  for (let index = 0; index < 20; index += 1) await locksOf(`many-${index}`, 300);
+  t.match(await failure(as('last', 'lock', { key: 'last', ttlMs: 60_000 })), { message: /half/ });
+  await as('victim', 'set', { key: 'victim:new', value: 1 });
+  await as('last', 'set', { key: 'last', value: 'x'.repeat(1_000) });
+  t.same(await as('victim', 'get', { key: 'victim:new' }), { value: 1 });
+  for (const key of ownKeys) t.same(await as('victim', 'get', { key }), { value: key });
+
+  await driver.close();
+  await server.close();
+  server = await openEmbeddedCache({ dataDir, ...bounds, ...never });
+  driver = createRedisDriver({ Connector: server.Connector });
+  t.teardown(async () => {
+    await driver.close();
+    await server.close();
+  });
+  t.match(
+    await failure(as('few', 'lock', { key: 'few:more', ttlMs: 60_000 })),
+    { code: 'RESOURCE_EXHAUSTED' },
+    'accounts outlive a restart',
+  );
+  await flood();
+  for (const key of ownKeys) t.same(await as('victim', 'get', { key }), { value: key });
+});
+
+t.test('what goes to make room costs the same however much there is', async (t) => {
+  const each = (maxEntries: number) => {
+    const keyspace = new Keyspace({ maxEntries, maxBytes: 1 << 30 }, () => 0);
+    for (let index = 0; index < maxEntries / 32; index += 1) {
+      keyspace.run(['FOR', 'locks', 'SADD', `lock${index}`, 'x']);
+    }
+    let next = 0;
+    const fill = (count: number) => {
+      const startedAt = performance.now();
+      for (const end = next + count; next < end; next += 1) {
+        keyspace.run(['FOR', `p${next % 3}`, 'SET', `k${next}`, 'v']);
+        keyspace.takeEffects();
+      }
+      return (performance.now() - startedAt) / count;
+    };
+    fill(2 * maxEntries);
+    const cost = Math.min(...Array.from({ length: 5 }, () => fill(20_000)));
+    t.ok(keyspace.size <= maxEntries);
+    return cost;
+  };
+  each(2_000);
+  const [few, many] = [each(2_000), each(100_000)];
+  t.ok(
+    many < 20 * few,
+    `${(1000 * few).toFixed(2)} µs with 2,000 keys, ${(1000 * many).toFixed(2)} with 100,000`,
+  );
+});
+
+t.test('a Redis that is full refuses, and no lock is had', { skip: !hasRedis }, async (t) => {
+  const port = await freePort();
+  const server = redisServer(port);
+  const driver = createRedisDriver({ url: `redis://127.0.0.1:${port}` });
+  const admin = connectRedis({ url: `redis://127.0.0.1:${port}` });
+  t.teardown(async () => {
+    admin.disconnect();
+    await driver.close();
+    server.kill('SIGKILL');
+    await ended(server);
+  });
+  admin.on('error', () => {});
+  await eventually(async () => admin.ping());
+  await eventually(() => driver.check());
+  await admin.config('SET', 'maxmemory', '1');
+  const full = { code: 'RESOURCE_EXHAUSTED' };
+  t.match(await failure(call(driver, 'lock', { key: 'l', ttlMs: 60_000 })), full);
+  t.match(await failure(call(driver, 'set', { key: 'k', value: 1 })), full);
+  t.match(await failure(call(driver, 'increment', { key: 'n', ttlMs: 60_000 })), full);
+  await admin.config('SET', 'maxmemory', '0');
+  t.match(await call(driver, 'lock', { key: 'l', ttlMs: 60_000 }), { acquired: true });
 });
 
 t.test('the embedded cache comes back after kill -9', async (t) => {
