@@ -87,7 +87,8 @@ t.test('each source outranks the one below it', async (t) => {
 });
 
 t.test('every key can be set by a file, and by a variable of its name', async (t) => {
-  const samples: Readonly<Record<string, string | number>> = {
+  const samples: Readonly<Record<string, string | number | string[]>> = {
+    'plugins.http_private_hosts': ['billing.internal', '10.0.0.1', '::1'],
     'server.host': '::1',
     'database.url': 'postgres://u:p@localhost/noa',
     'cache.url': 'rediss://localhost:6380/1',
@@ -112,8 +113,8 @@ t.test('every key can be set by a file, and by a variable of its name', async (t
       const at: unknown = Reflect.get(load(cwd, options), section);
       return typeof at === 'object' && at !== null ? Reflect.get(at, name) : undefined;
     };
-    t.equal(read({ file: 'x.toml' }), sample, `${path} from a file`);
-    t.equal(read({ env: { [variable]: String(sample) } }), sample, `${path} from ${variable}`);
+    t.strictSame(read({ file: 'x.toml' }), sample, `${path} from a file`);
+    t.strictSame(read({ env: { [variable]: String(sample) } }), sample, `${path} from ${variable}`);
   }
 });
 
@@ -306,6 +307,11 @@ t.test('of changed keys it is known which ones a running host can take', async (
     needRestart: ['server.port'],
   });
   t.strictSame(configChanges(before, load(cwd)), { reloadable: [], needRestart: [] });
+  const env = { NOA_PLUGINS__HTTP_PRIVATE_HOSTS: 'a.internal, ::1' };
+  t.strictSame(configChanges(load(cwd, { env }), load(cwd, { env })).needRestart, [], 'a list too');
+  t.strictSame(configChanges(before, load(cwd, { env })).needRestart, [
+    'plugins.http_private_hosts',
+  ]);
 });
 
 t.test('config/default.toml and config/README.md say what the table says', async (t) => {
