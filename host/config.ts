@@ -101,7 +101,9 @@ export function configChanges(
   before: Config,
   after: Config,
 ): { reloadable: string[]; needRestart: string[] } {
-  const changed = KEY_LIST.filter(({ path }) => valueAt(before, path) !== valueAt(after, path));
+  // As text: a list that was read again is another list.
+  const text = (config: Config, path: string) => JSON.stringify(valueAt(config, path));
+  const changed = KEY_LIST.filter(({ path }) => text(before, path) !== text(after, path));
   const paths = (wanted: boolean) =>
     changed.filter(({ key }) => (key.reloadable === true) === wanted).map(({ path }) => path);
   return { reloadable: paths(true), needRestart: paths(false) };

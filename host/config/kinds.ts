@@ -79,7 +79,7 @@ export function hosts(about: About): Key<readonly string[] | undefined> {
       const given: unknown = typeof value === 'string' ? value.split(/\s*,\s*/) : value;
       if (!Array.isArray(given)) return undefined;
       const read = given.map((each: unknown) => one.read(each, cwd));
-      return read.every((host) => host !== undefined) ? read : undefined;
+      return read.every((host) => host !== undefined) ? Object.freeze(read) : undefined;
     },
   };
 }
