@@ -145,7 +145,7 @@ const capability: JsonSchema = {
       items: {
         type: 'string',
         maxLength: 256,
-        pattern: '^([^*\\s\\u0000-\\u001f\\u007f]+( [^*\\s\\u0000-\\u001f\\u007f]+)?\\*?|\\*)$',
+        pattern: '^(([A-Z]+ )?[^*\\s\\u0000-\\u001f\\u007f]+\\*?|\\*)$',
         description:
           'An exact name, or a prefix that ends in *, for example notes.* or notes/list.',
       },
