@@ -9,6 +9,10 @@ import t from 'tap';
 import * as web from '../fixtures/guest/every/src/web.ts';
 import { guest, value } from './every.ts';
 
+// Timers such as AbortSignal.timeout's do not keep the process alive while a test waits for them.
+const alive = setInterval(() => undefined, 1000);
+t.teardown(() => clearInterval(alive));
+
 type UrlCase = Parameters<typeof web.url>[0];
 
 function urlCases(): UrlCase[] {
