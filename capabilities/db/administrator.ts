@@ -11,7 +11,6 @@ import {
   allRoles,
   areaOf,
   createArea,
-  dropArea,
   endSessions,
   inTransaction,
   isUpToDate,
@@ -28,8 +27,10 @@ import {
   applyGrantsOfOthers,
   closeDefinerFunctions,
   fingerprintOf,
+  handOver,
   privilegesOf,
 } from './privileges.ts';
+import { type Turn, beginRemoval, isBeingRemoved, removeArea } from './removal.ts';
 import { Session } from './session.ts';
 
 const LEAST_VERSION = 140_000;
@@ -99,16 +100,14 @@ export class Administrator {
 
   /** Deletes the plugin's area. `close` is called with its roles before they go. */
   async drop(plugin: string, close: (role: string) => void): Promise<void> {
-    await this.#inTurn(async (admin) => {
-      const area = areaOf(plugin, (await this.#prepare(admin)).name);
-      const roles = allRoles(area);
-      await withLock(admin, async () => {
-        for (const role of roles) close(role);
-        await endSessions(admin, roles, { busy: false });
-        await inTransaction(admin, () => dropArea(admin, area));
-      });
-      for (const role of roles) this.#logins.delete(role);
-    });
+    const area = await this.#inTurn(async (admin) =>
+      areaOf(plugin, (await this.#prepare(admin)).name),
+    );
+    const turn: Turn = (work) => this.#inTurn((admin) => withLock(admin, () => work(admin)));
+    const roles = allRoles(area);
+    for (const role of roles) close(role);
+    if (await turn((admin) => beginRemoval(admin, area))) await removeArea(turn, area);
+    for (const role of roles) this.#logins.delete(role);
   }
 
   /** Logs in as a plugin's role; puts right what the plugin may have done to the role's own login. */
@@ -159,8 +158,10 @@ export class Administrator {
     area: Area,
     database: Database,
   ): Promise<void> {
+    if (await isBeingRemoved(admin, area)) await removeArea((work) => work(admin), area);
     await inTransaction(admin, () => createArea(admin, area, this.#options.rolePassword));
     await migrate(admin, request, (work) => this.#asOwner(area, work));
+    await handOver(admin, area, privilegesOf(request));
     const lessened = await inTransaction(admin, async () => {
       const less = await applyGrants(admin, area, privilegesOf(request));
       await applyGrantsOfOthers(admin, area, (other) => areaOf(other, database.name).roles);

@@ -182,23 +182,6 @@ export async function resetRole(
   await admin.query(`ALTER ROLE ${id(role)} PASSWORD '${scramVerifier(password)}'`);
 }
 
-/** Deletes the schema, the roles and what the host remembers of them. */
-export async function dropArea(admin: pg.ClientBase, area: Area): Promise<void> {
-  const { plugin, schema } = area;
-  const { rows } = await admin.query('SELECT FROM noa.plugin_areas WHERE plugin = $1', [plugin]);
-  if (rows.length === 0) return;
-  await admin.query(`DROP SCHEMA IF EXISTS ${id(schema)} CASCADE`);
-  for (const role of allRoles(area)) {
-    const { rowCount } = await admin.query('SELECT FROM pg_roles WHERE rolname = $1', [role]);
-    if (rowCount === 0) continue;
-    await admin.query(`DROP OWNED BY ${id(role)} CASCADE`);
-    await admin.query(`DROP ROLE ${id(role)}`);
-  }
-  for (const table of ['plugin_grants', 'plugin_migrations', 'plugin_areas']) {
-    await admin.query(`DELETE FROM noa.${table} WHERE plugin = $1`, [plugin]);
-  }
-}
-
 /** Ends the sessions of these roles on every host; with `busy`, only those that run something now. */
 export async function endSessions(
   admin: pg.ClientBase,

@@ -8,6 +8,8 @@ import { type Area, type Roles, areaOf, sha256 } from './area.ts';
 
 /** Raised when the statements below change, so that every area is brought up to date once. */
 const LAYOUT = 1;
+/** Relations whose owner is changed in one transaction. */
+const HANDED_AT_ONCE = 50;
 
 /** `relation` is a table, or `*` for all tables that are and will be. */
 export interface AreaGrant {
@@ -38,6 +40,43 @@ export function fingerprintOf(request: Provision): string {
   return sha256(JSON.stringify([LAYOUT, grants.toSorted(), migrations]));
 }
 
+/** True when the plugin may do everything in its own schema. */
+function holdsOwn({ schema }: Area, grants: readonly AreaGrant[]): boolean {
+  return grants.some(
+    (grant) => grant.access === 'write' && grant.schema === schema && grant.relation === '*',
+  );
+}
+
+/**
+ * Gives what the writer made to the owner, unless `grants` leave it the schema. A few at a time, because
+ * each relation is locked until the transaction ends and locks are few; what is no relation takes none.
+ */
+export async function handOver(
+  admin: pg.ClientBase,
+  area: Area,
+  grants: readonly AreaGrant[],
+): Promise<void> {
+  if (holdsOwn(area, grants)) return;
+  const { owner, rw } = area.roles;
+  for (;;) {
+    const { rows } = await admin.query<{ sql: string }>(
+      `SELECT format('ALTER %s %s OWNER TO %I',
+          CASE c.relkind WHEN 'c' THEN 'TYPE' ELSE 'TABLE' END, c.oid::regclass, $2::text) AS sql
+         FROM pg_class c
+        WHERE c.relowner = to_regrole($1) AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'c', 'S')
+          AND NOT EXISTS (SELECT FROM pg_depend d WHERE c.relkind = 'S' AND d.objid = c.oid
+            AND d.classid = 'pg_class'::regclass AND d.refclassid = d.classid AND d.deptype IN ('a', 'i'))
+        LIMIT 1000`,
+      [id(rw), owner],
+    );
+    if (rows.length === 0) return;
+    for (let at = 0; at < rows.length; at += HANDED_AT_ONCE) {
+      const batch = rows.slice(at, at + HANDED_AT_ONCE);
+      await admin.query(batch.map(({ sql }) => sql).join(';\n'));
+    }
+  }
+}
+
 /**
  * Replaces the privileges of the plugin's roles by those of `grants`, on every schema they ever had.
  * Answers true when something was taken away: a statement that runs now may still hold it.
@@ -48,9 +87,7 @@ export async function applyGrants(
   grants: readonly AreaGrant[],
 ): Promise<boolean> {
   const { plugin, schema, roles } = area;
-  const own = grants.some(
-    (grant) => grant.access === 'write' && grant.schema === schema && grant.relation === '*',
-  );
+  const own = holdsOwn(area, grants);
   // A role that owned its tables could give itself back what is revoked below.
   if (!own) await admin.query(`REASSIGN OWNED BY ${id(roles.rw)} TO ${id(roles.owner)}`);
   // Nor may it keep what the plugin gave to everybody while it could.
