@@ -5,7 +5,6 @@
 import { hkdfSync, randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import { BUNDLE_LIMITS, type Driver, type Json, NoaError, readBundle } from '@noa/sdk/host';
-import { Pool } from 'pg';
 import { openBlobFolder } from '../capabilities/blob/folder.ts';
 import { openEmbeddedCache } from '../capabilities/cache/embedded.ts';
 import { createRedisDriver, type RedisEndpoint } from '../capabilities/cache/redis.ts';
@@ -28,12 +27,14 @@ import type { Bundle } from './kernel/store.ts';
 import type { Supervisor } from './kernel/supervisor.ts';
 import { createWasmLoader } from './loaders/wasm/loader.ts';
 import { runMigrations } from './store/migrate.ts';
+import { openStatePool } from './store/pool.ts';
 import { PostgresStore } from './store/postgres.ts';
 import { createLogs } from './telemetry/logs.ts';
 import { createMetrics } from './telemetry/metrics.ts';
 import type { DenialRecord } from './transports/denials.ts';
-import { createHttpServer } from './transports/http.ts';
-import { createMetricsListener } from './transports/metrics.ts';
+import { createHttpServer, HTTP_FLAGS } from './transports/http.ts';
+import { assertFree } from './transports/listener.ts';
+import { createMetricsListener, METRICS_FLAGS } from './transports/metrics.ts';
 import { VERSION } from './version.ts';
 
 /** Connections of the host's own state, beside those of the plugins' SQL. */
@@ -73,6 +74,12 @@ export async function startHost(
   const onNotice = (message: string) => log.warn(message);
   const failure = Promise.withResolvers<Error>();
 
+  const { metrics_bind, metrics_port } = config.observability;
+  const metricsAddress = { host: metrics_bind, port: metrics_port };
+  // Before anything that takes seconds; what takes a port after this is told of all the same.
+  await assertFree(config.server, HTTP_FLAGS);
+  await assertFree(metricsAddress, METRICS_FLAGS);
+
   const folder = await openDataFolder(config.data.path, onProgress);
   parts.defer(() => folder.release());
   const { token, made } = await folder.bootstrapToken(config.auth.bootstrap_token);
@@ -93,9 +100,11 @@ export async function startHost(
     embedded.push('PostgreSQL');
   }
   await runMigrations(connectionConfig(databaseUrl), 'up');
-  const pool = new Pool({ ...connectionConfig(databaseUrl), max: STATE_CONNECTIONS });
-  pool.on('error', (error) => onError('a connection to the database was lost', error));
-  parts.defer(() => pool.end());
+  const { pool } = parts.use(
+    openStatePool({ ...connectionConfig(databaseUrl), max: STATE_CONNECTIONS }, (error) =>
+      onError('a connection to the database was lost', error),
+    ),
+  );
   const db = createPostgresDriver({
     url: databaseUrl,
     rolePassword: (role) => derive(rootKey, `noa/db-role/${role}`),
@@ -204,8 +213,7 @@ export async function startHost(
   const { url } = await http.listen(config.server);
   parts.defer(() => http.close({ graceMs: config.server.drain_ms }));
   const metricsListener = createMetricsListener({ metrics: metrics.expose, onError });
-  const { metrics_bind: host, metrics_port: port } = config.observability;
-  const { url: metricsUrl } = await metricsListener.listen({ host, port });
+  const { url: metricsUrl } = await metricsListener.listen(metricsAddress);
   parts.defer(() => metricsListener.close());
 
   const running = parts.move();

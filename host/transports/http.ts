@@ -18,6 +18,7 @@ import {
   CONNECTION_LIMITS,
   type ConnectionLimits,
   createListener,
+  type Flags,
   listen,
   type Listening,
   refuseConnection,
@@ -27,6 +28,8 @@ import { type PluginsOptions, registerExports, registerPluginRoutes } from './pl
 import { asNoaError, sendProblem } from './problem.ts';
 import { refuseMethod, resource } from './resource.ts';
 import { readRequestId } from './trace.ts';
+
+export const HTTP_FLAGS: Flags = { host: '--host', port: '--port' };
 
 /** Longest segment of a path that names something of the host. */
 const MAX_PARAMETER = 256;
@@ -106,7 +109,7 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
     app,
     listen: async (address) => {
       await app.ready();
-      return listen(app.server, address, { host: '--host', port: '--port' });
+      return listen(app.server, address, HTTP_FLAGS);
     },
     close: async ({ graceMs }) => {
       exchanges.drain();

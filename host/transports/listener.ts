@@ -135,6 +135,13 @@ export function listen(server: Server, address: Address, flags: Flags): Promise<
   });
 }
 
+/** Rejects as `listen` would now. Port 0 is always free. */
+export async function assertFree(address: Address, flags: Flags): Promise<void> {
+  const server = createServer();
+  await listen(server, address, flags);
+  await new Promise((resolve) => server.close(resolve));
+}
+
 function whyNot(error: NodeJS.ErrnoException, { host, port }: Address, flags: Flags): NoaError {
   switch (error.code) {
     case 'EADDRINUSE':

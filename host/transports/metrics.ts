@@ -8,6 +8,7 @@ import {
   closeListener,
   CONNECTION_LIMITS,
   createListener,
+  type Flags,
   listen,
   type Listening,
   refuseConnection,
@@ -30,6 +31,7 @@ export interface MetricsListener {
   close(): Promise<void>;
 }
 
+export const METRICS_FLAGS: Flags = { host: '--metrics-bind', port: '--metrics-port' };
 const MAX_CONNECTIONS = 64;
 const CLOSE_MS = 1000;
 
@@ -46,9 +48,8 @@ export function createMetricsListener(options: MetricsListenerOptions): MetricsL
     () => open,
   );
   server.on('clientError', (error, socket) => refuseConnection(error, socket, () => open));
-  const flags = { host: '--metrics-bind', port: '--metrics-port' };
   return {
-    listen: (address) => listen(server, address, flags),
+    listen: (address) => listen(server, address, METRICS_FLAGS),
     close: () => closeListener(server, () => open, CLOSE_MS),
   };
 }

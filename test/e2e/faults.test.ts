@@ -134,8 +134,10 @@ t.test('what keeps a host from starting is one clear line', async (t) => {
   t.test('a second host on the same data folder', async () => {
     oneLine(await failing({ NOA_DATA__PATH: host.dataPath }), new RegExp(String(host.pid)));
   });
-  t.test('a port in use', async () => {
-    oneLine(await failing({ NOA_SERVER__PORT: new URL(host.url).port }), /port|in use/);
+  t.test('a port in use', async (t) => {
+    const text = await failing({ NOA_SERVER__PORT: new URL(host.url).port });
+    oneLine(text, /port .* is in use.*--port/);
+    t.notMatch(text, /PostgreSQL/, 'and told before anything that takes seconds');
   });
   t.test('a data path that is a file', async () => {
     oneLine(await failing({ NOA_DATA__PATH: '/etc/hostname' }), /not a folder/);
