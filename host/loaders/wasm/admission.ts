@@ -52,6 +52,8 @@ const PROVIDED: { readonly [module: string]: { readonly [name: string]: string }
     noa_call: '(i64) -> i64',
     noa_clock: '() -> i64',
     noa_random: '() -> i64',
+    noa_read: '(i64, i32, i32) -> nothing',
+    noa_write: '(i64, i32, i32) -> nothing',
   },
 };
 

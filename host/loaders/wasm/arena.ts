@@ -11,6 +11,7 @@ interface Exports {
   readonly take: (length: number) => number;
   readonly drop: (block: number) => void;
   readonly size: (block: number) => number;
+  readonly holds: (address: bigint, length: number) => number;
   readonly setInput: (block: number, length: number) => void;
   readonly output: WebAssembly.Global;
   readonly outputLength: WebAssembly.Global;
@@ -74,6 +75,12 @@ export class Arena {
     const block = this.#own.take(bytes.length);
     if (block !== 0) bytes.copy(this.#view(), block);
     return block;
+  }
+
+  /** The bytes at an address that a guest names, not copied; undefined when they are not all in blocks. */
+  range(address: bigint, length: number): Uint8Array | undefined {
+    if (this.#own.holds(address, length) === 0) return undefined;
+    return this.#view().subarray(Number(address), Number(address) + length);
   }
 
   drop(block: number): void {

@@ -102,6 +102,18 @@
     (select (i32.wrap_i64 (local.get $address)) (i32.const 0)
       (i64.le_u (local.get $address) (i64.const 0x7fffffff))))
 
+  ;; Whether the bytes named lie in the block that begins at the address or, where none begins, among all
+  ;; that were handed out in this call; no bytes lie anywhere. The input is a block as any other.
+  (func (export "holds") (param $address i64) (param $length i32) (result i32)
+    (local $at i32)
+    (if (i32.eqz (local.get $length)) (then (return (i32.const 1))))
+    (local.set $at (call $narrow (local.get $address)))
+    (if (call $live (local.get $at))
+      (then (return (i32.le_u (local.get $length) (call $size (local.get $at))))))
+    (if (i32.lt_u (local.get $at) (global.get $BASE)) (then (return (i32.const 0))))
+    (if (i32.gt_u (local.get $at) (global.get $top)) (then (return (i32.const 0))))
+    (i32.le_u (local.get $length) (i32.sub (global.get $top) (local.get $at))))
+
   (func (export "setInput") (param $block i32) (param $length i32)
     (global.set $input (local.get $block))
     (global.set $input_length (local.get $length)))

@@ -47,6 +47,7 @@ export class Instance {
         noa_call: new WebAssembly.Suspending((block: bigint) => host.invoke(this, Number(block))),
         noa_clock: () => BigInt(Date.now()) * 1_000_000n,
         noa_random: random64,
+        ...this.#bulk(),
       },
     } as WebAssembly.Imports;
     this.#exports = new WebAssembly.Instance(module, imports).exports;
@@ -68,6 +69,41 @@ export class Instance {
   export(name: string): WebAssembly.ExportedFunction | undefined {
     const value = Object.hasOwn(this.#exports, name) ? this.#exports[name] : undefined;
     return typeof value === 'function' ? (value as WebAssembly.ExportedFunction) : undefined;
+  }
+
+  /** Whole ranges between blocks and the guest's memory, in one copy. Lengths and pointers are unsigned. */
+  #bulk(): Record<string, (address: bigint, pointer: number, length: number) => void> {
+    const ends = (
+      name: string,
+      address: bigint,
+      pointer: number,
+      length: number,
+    ): [block: Uint8Array, own: Uint8Array] => {
+      const buffer = this.#memory?.buffer; // Anew each time: growth detaches it.
+      const [at, size] = [pointer >>> 0, length >>> 0];
+      if (buffer === undefined || at + size > buffer.byteLength) {
+        throw new GuestTrap(
+          `${name} was given ${size} bytes at ${at}, outside of the module's memory`,
+        );
+      }
+      const block = this.arena.range(address, size);
+      if (block === undefined) {
+        throw new GuestTrap(
+          `${name} was given ${size} bytes at address ${address}, not in a block`,
+        );
+      }
+      return [block, new Uint8Array(buffer, at, size)];
+    };
+    return {
+      noa_read: (address, pointer, length) => {
+        const [block, own] = ends('noa_read', address, pointer, length);
+        own.set(block);
+      },
+      noa_write: (address, pointer, length) => {
+        const [block, own] = ends('noa_write', address, pointer, length);
+        block.set(own);
+      },
+    };
   }
 
   #environment(host: InstanceHost): Record<string, (...args: never[]) => unknown> {
@@ -123,6 +159,9 @@ export class Instance {
 
 /** A bound of the sandbox that the guest ran into; its message may be shown. */
 export class GuestLimit extends Error {}
+
+/** An import that was used wrongly ends the call as a trap would; its message may be shown. */
+export class GuestTrap extends Error {}
 
 const randomWords = new BigInt64Array(128);
 let randomLeft = 0;

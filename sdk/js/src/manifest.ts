@@ -2,7 +2,7 @@
 import type { JsonSchema } from './json.ts';
 
 /** Version of the contract between host and plugin; a manifest's `noa` range is matched against it. */
-export const ABI_VERSION = '1.0.0';
+export const ABI_VERSION = '1.1.0';
 
 export interface ExportSpec {
   input?: JsonSchema;
