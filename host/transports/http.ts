@@ -67,7 +67,9 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
   const limits = { ...CONNECTION_LIMITS, ...options.limits };
   const fail = (error: unknown, request: FastifyRequest, reply: FastifyReply): void => {
     const shown = asNoaError(error, request);
-    if (ERROR_KINDS[shown.code].status >= 500 && shown.cause !== undefined) {
+    // A plugin's fault is in the plugin's log, and must not fill that of the host.
+    const own = ERROR_KINDS[shown.code].status >= 500 && !shown.code.startsWith('PLUGIN_');
+    if (own && shown.cause !== undefined) {
       options.onError(`request ${request.exchange.id}: ${shown.message}`, shown.cause);
     }
     sendProblem(request, reply, shown);
