@@ -241,6 +241,15 @@ const WRONG: [string, unknown, (string | undefined)?, string?][] = [
   ],
   ['/capabilities/0/reason', undefined, '/capabilities/0/reason', 'required'],
   ['/capabilities/0/reason', ''],
+  ...['\0', '\n', '\u001b[2K', '\u007f', '\u009b', '\u200f', '\u202e', '\u2067', '\ufeff'].flatMap(
+    (character): (typeof WRONG)[number][] => [
+      ['/capabilities/0/reason', `a${character}b`],
+      ['/capabilities/0/resources', [`a${character}b`], '/capabilities/0/resources/0'],
+      ['/description', `a${character}`],
+      ['/license', character],
+      ['/homepage', `https://a.example/${character}`],
+    ],
+  ),
   ['/capabilities/0/operations', []],
   ['/capabilities/0/operations', ['query', 'query'], '/capabilities/0/operations', 'uniqueItems'],
   ['/capabilities/0/resources', []],

@@ -8,7 +8,7 @@ import semver from 'semver';
 import { NoaError } from './errors.ts';
 import type { JsonSchema } from './json.ts';
 import { effectiveLimits, type Manifest } from './manifest.ts';
-import { MANIFEST_SCHEMA } from './manifest-schema.ts';
+import { MANIFEST_SCHEMA, PLAIN_TEXT } from './manifest-schema.ts';
 import { checkSchema, patternBudget, type Finding } from './schema-check.ts';
 import { strictAjv, violation } from './schema.ts';
 import { isSchema, pointerToken } from './schema-walk.ts';
@@ -106,10 +106,17 @@ function schemaFindings(): Finding[] {
       return {
         path,
         rule,
-        message: rule === 'not' ? 'is a reserved name' : message,
+        message: inWords(error) ?? message,
         fix: fixOf(error),
       };
     });
+}
+
+/** What a rule means here, where the keyword alone does not tell. */
+function inWords({ keyword, params }: ErrorObject): string | undefined {
+  if (keyword === 'not') return 'is a reserved name';
+  if (params.pattern !== PLAIN_TEXT) return undefined;
+  return 'holds a control character, or one that is not seen or changes the direction of text';
 }
 
 /** The description of what should be there; for an unknown key, the known key it resembles. */

@@ -24,11 +24,18 @@ const NAME = '^[a-z][a-z0-9]*(-[a-z0-9]+)*$';
 const SEMVER =
   '^(0|[1-9]\\d*)\\.(0|[1-9]\\d*)\\.(0|[1-9]\\d*)(-(0|[1-9]\\d*|\\d*[A-Za-z-][0-9A-Za-z-]*)(\\.(0|[1-9]\\d*|\\d*[A-Za-z-][0-9A-Za-z-]*))*)?(\\+[0-9A-Za-z-]+(\\.[0-9A-Za-z-]+)*)?$';
 
+/** Inside a class: controls, line separators, and marks that are not seen or reorder what is shown. */
+const UNSEEN =
+  '\\u0000-\\u001f\\u007f-\\u009f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ufeff';
+/** Text that people decide by: what they see is what it says. */
+export const PLAIN_TEXT: string = `^[^${UNSEEN}]*$`;
+
 const text = (title: string, maxLength: number, description: string): JsonSchema => ({
   title,
   type: 'string',
   minLength: 1,
   maxLength,
+  pattern: PLAIN_TEXT,
   description,
 });
 
@@ -145,7 +152,7 @@ const capability: JsonSchema = {
       items: {
         type: 'string',
         maxLength: 256,
-        pattern: '^(([A-Z]+ )?[^*\\s\\u0000-\\u001f\\u007f]+\\*?|\\*)$',
+        pattern: `^(([A-Z]+ )?[^*\\s${UNSEEN}]+\\*?|\\*)$`,
         description:
           'An exact name, or a prefix that ends in *, for example notes.* or notes/list.',
       },
@@ -192,7 +199,7 @@ export const MANIFEST_SCHEMA: JsonSchema = {
       title: 'Homepage',
       type: 'string',
       maxLength: 500,
-      pattern: '^https?://[^\\s\\u0000-\\u001f"<>\\\\]+$',
+      pattern: `^https?://[^\\s${UNSEEN}"<>\\\\]+$`,
       description: 'An http or https URL.',
     },
     noa: range('ABI range', 'A semver range of the plugin ABI, for example ^1.0.0.'),
