@@ -1,7 +1,12 @@
 /** What administrators may send, as JSON Schemas; unknown members are refused. */
-import type { JsonSchema } from '@noa/sdk/host';
+import { type JsonSchema, PLAIN_TEXT } from '@noa/sdk/host';
 
-const text = (maxLength: number): JsonSchema => ({ type: 'string', minLength: 1, maxLength });
+const text = (maxLength: number): JsonSchema => ({
+  type: 'string',
+  minLength: 1,
+  maxLength,
+  pattern: PLAIN_TEXT,
+});
 
 const list = (maxItems: number, items: JsonSchema): JsonSchema => ({
   type: 'array',
@@ -55,4 +60,8 @@ export const LOGS_QUERY = object({
   limit: limit(200),
 });
 
-export const AUDIT_QUERY = object({ cursor: text(256), limit: limit(100), plugin });
+export const AUDIT_QUERY = object({
+  cursor: { type: 'string', pattern: '^[0-9]{1,18}$' },
+  limit: limit(100),
+  plugin,
+});

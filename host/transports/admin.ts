@@ -3,6 +3,7 @@
  * name of the principal. Invariant: nothing here is reached without the scope `admin`; the caller of
  * `registerAdmin` has seen to the credential.
  */
+import { NoaError } from '@noa/sdk/host';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Administration, GrantRequest } from '../kernel/administration.ts';
 import type { Secrets } from '../kernel/secrets.ts';
@@ -173,8 +174,12 @@ function actor(request: FastifyRequest): string {
   return principalOf(request).subject;
 }
 
+/** Part of the path. Throws INVALID_ARGUMENT for what nothing here is ever called. */
 function param(request: FastifyRequest, name: 'name' | 'id'): string {
-  return (request.params as { name: string; id: string })[name];
+  const value = (request.params as { name: string; id: string })[name];
+  if (/^[\w.-]+$/.test(value)) return value;
+  const rule = `the path: ${name} holds letters, digits and . _ - alone`;
+  throw new NoaError('INVALID_ARGUMENT', rule);
 }
 
 function created(reply: FastifyReply, location: string, value: object): object {

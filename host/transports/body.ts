@@ -34,6 +34,7 @@ export function takeJson(scope: FastifyInstance, limitOf: LimitOf): void {
   const parse = scope.getDefaultJsonParser('error', 'error');
   scope.removeAllContentTypeParsers();
   scope.addContentTypeParser('application/json', (request, payload, done) => {
+    if (!isUtf8Type(request.raw.headers['content-type'])) return done(wrongCharset());
     readBody(request, payload, limitOf(request), (error, bytes) => {
       if (error !== null || bytes === undefined || bytes.length === 0) return done(error);
       if (!isUtf8(bytes)) {
@@ -53,6 +54,17 @@ export function takeJson(scope: FastifyInstance, limitOf: LimitOf): void {
       });
     });
   });
+}
+
+/** JSON has no charset parameter and is UTF-8 (RFC 8259 section 8.1, 11); many clients say so all the same. */
+function isUtf8Type(type = ''): boolean {
+  const named = type.match(/;\s*charset\s*=[^;]*/gi) ?? [];
+  return named.every((parameter) => /=\s*(utf-8|"utf-8")\s*$/i.test(parameter));
+}
+
+function wrongCharset(): NoaError {
+  const rule = 'content-type: JSON is taken as UTF-8; send it so, without another charset';
+  return new NoaError('UNSUPPORTED_MEDIA_TYPE', rule);
 }
 
 function whyNotJson(text: string): NoaError {
