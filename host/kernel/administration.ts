@@ -3,12 +3,12 @@
  * one transaction with its audit record, so a crash leaves either both or neither; then the supervisor
  * follows. Who may call this is decided by the transport that calls it.
  */
-import { type Json, NoaError } from '@noa/sdk/host';
+import { type Json, type Manifest, NoaError } from '@noa/sdk/host';
 import { type Audit, type AuditEvent, type Verification, verifyRecords } from './audit.ts';
 import type { CapabilityEntry } from './broker.ts';
 import { type Grant, undecided } from './grants.ts';
 import type { Judge } from './judge.ts';
-import { activate, openRequests, promote } from './requests.ts';
+import { activate, openRequests, promote, type Unfit } from './requests.ts';
 import type { AuditPage, PluginRecord, Store, StoreTx } from './store.ts';
 import type { Supervisor } from './supervisor.ts';
 import {
@@ -33,6 +33,7 @@ export interface AdministrationOptions {
   readonly audit: Audit<StoreTx>;
   readonly supervisor: Supervisor;
   readonly judge: Judge;
+  readonly unfit: Unfit;
   readonly capabilities: readonly CapabilityEntry[];
   readonly now: () => number;
   readonly newId: () => string;
@@ -87,7 +88,9 @@ export class Administration {
       const record = await mustHave(tx, name);
       await tx.putVersion(version, bundle);
       await openRequests(tx, name, requests, this.#options);
-      const waits = undecided(requests, await tx.grants(name)).length > 0;
+      const waits =
+        undecided(requests, await tx.grants(name)).length > 0 ||
+        (await this.#unfit(tx, version.manifest)) !== undefined;
       // A version that never got its grants serves nobody: its successor replaces it at once.
       const served = this.#options.supervisor.units.get(name)?.serving?.digest;
       const next =
@@ -136,10 +139,14 @@ export class Administration {
       if (record.previous === null) {
         throw new NoaError('CONFLICT', `plugin ${name} has no earlier version to return to`);
       }
-      await tx.putPlugin({ ...activate(record, record.previous), candidate: null });
       const manifest = (await tx.versions(name)).find(
         ({ digest }) => digest === record.previous,
       )?.manifest;
+      const problem = manifest && (await this.#unfit(tx, manifest));
+      if (problem !== undefined) {
+        throw new NoaError('CONFLICT', `the earlier version does not accept ${problem}`);
+      }
+      await tx.putPlugin({ ...activate(record, record.previous), candidate: null });
       await openRequests(tx, name, manifest?.capabilities ?? [], this.#options);
       note(event('plugin.rollback', actor, name, { digest: record.previous }));
     });
@@ -228,7 +235,7 @@ export class Administration {
     await this.#change(request.plugin, async (tx, note) => {
       await mustHave(tx, request.plugin);
       await tx.putGrant(grant);
-      await promote(tx, request.plugin);
+      await this.#promote(tx, request.plugin);
       note(grantEvent('grant.add', actor, grant));
     });
     return grant;
@@ -268,7 +275,7 @@ export class Administration {
       if (grant === undefined) throw noGrant(id);
       const decided = { ...decision(grant), decidedAt: this.#timestamp(), decidedBy: actor };
       await tx.putGrant(decided);
-      await promote(tx, grant.plugin);
+      await this.#promote(tx, grant.plugin);
       note(grantEvent(kind, actor, decided));
       return decided;
     });
@@ -282,6 +289,15 @@ export class Administration {
   async verifyAudit(): Promise<Verification> {
     await this.#options.audit.flush();
     return verifyRecords(this.#options.store.auditAll());
+  }
+
+  async #promote(tx: StoreTx, plugin: string): Promise<void> {
+    const stored = await tx.configuration(plugin);
+    await promote(tx, plugin, (manifest) => this.#options.unfit(manifest, stored));
+  }
+
+  async #unfit(tx: StoreTx, manifest: Manifest): Promise<string | undefined> {
+    return this.#options.unfit(manifest, await tx.configuration(manifest.name));
   }
 
   async #change<T>(

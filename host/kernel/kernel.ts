@@ -7,6 +7,7 @@ import { Administration } from './administration.ts';
 import { Audit } from './audit.ts';
 import { Broker, type CapabilityEntry, type CapabilityObservation } from './broker.ts';
 import { Budgets } from './budgets.ts';
+import { Configuration, configure, unfit } from './configuration.ts';
 import { type CallObservation, Dispatcher } from './dispatcher.ts';
 import type { Chain } from './chain.ts';
 import type { Invocation } from './invocation.ts';
@@ -14,6 +15,8 @@ import { Judge } from './judge.ts';
 import type { Transition } from './lifecycle.ts';
 import type { Loader, LogLevel } from './loader.ts';
 import type { Bundle, Store, StoreTx } from './store.ts';
+import type { Unfit } from './requests.ts';
+import { Seal } from './seal.ts';
 import { Secrets } from './secrets.ts';
 import { Supervisor } from './supervisor.ts';
 import { type Budget, TokenService } from './tokens.ts';
@@ -66,6 +69,7 @@ export class Kernel {
   readonly dispatcher: Dispatcher;
   readonly supervisor: Supervisor;
   readonly audit: Audit<StoreTx>;
+  readonly configuration: Configuration;
   readonly secrets: Secrets;
   readonly capabilities: readonly CapabilityEntry[];
   readonly #powers: KernelPowers;
@@ -92,8 +96,12 @@ export class Kernel {
       onError: (error) => onError('the audit log cannot be written; it will be tried again', error),
     });
     this.capabilities = powers.capabilities((call) => this.#callPlugin(call));
+    const seal = new Seal(powers.rootKey);
+    const why: Unfit = (manifest, stored) => unfit(seal, manifest, stored);
     this.supervisor = new Supervisor({
       ...powers,
+      configure: (manifest, stored) => configure(seal, manifest, stored),
+      unfit: why,
       capabilities: this.capabilities,
       tokens: this.#tokens,
       hostRun: `${powers.hostId}/${newId()}`,
@@ -101,10 +109,12 @@ export class Kernel {
     this.secrets = new Secrets({
       store,
       audit: this.audit,
-      rootKey: powers.rootKey,
+      seal,
       revision: () => this.supervisor.snapshot.revision,
       now,
     });
+    const { audit, supervisor } = this;
+    this.configuration = new Configuration({ audit, supervisor, seal, now });
     const broker = new Broker({
       capabilities: this.capabilities,
       tokens: this.#tokens,
@@ -128,6 +138,7 @@ export class Kernel {
       audit: this.audit,
       supervisor: this.supervisor,
       judge,
+      unfit: why,
       capabilities: this.capabilities,
       now,
       newId,

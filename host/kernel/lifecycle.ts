@@ -75,7 +75,7 @@ export function notServing(plugin: string, state: State, reason: string | undefi
   const why = reason === undefined ? '' : `: ${reason}`;
   switch (state) {
     case 'pending':
-      return new NoaError('GRANT_PENDING', `plugin ${plugin} waits for a grant${why}`);
+      return new NoaError('GRANT_PENDING', `plugin ${plugin} is pending${why}`);
     case 'stopped':
       return new NoaError(
         'PLUGIN_DISABLED',

@@ -1,7 +1,13 @@
 /** What a plugin's versions ask for, kept as grants, and the version that may serve by them. */
-import type { CapabilityRequest } from '@noa/sdk/host';
+import type { CapabilityRequest, Manifest } from '@noa/sdk/host';
 import { grantOf, undecided } from './grants.ts';
-import type { PluginRecord, StoreTx } from './store.ts';
+import type { PluginRecord, StoredConfiguration, StoreTx } from './store.ts';
+
+/** Why a version does not accept what is stored as its plugin's configuration; undefined when it does. */
+export type Unfit = (
+  manifest: Manifest,
+  stored: StoredConfiguration | undefined,
+) => string | undefined;
 
 /**
  * The record once the version of `digest` is the active one. `served` is the version that served until
@@ -13,15 +19,23 @@ export function activate(record: PluginRecord, digest: string, served?: string):
   return { ...record, active: digest, candidate: null, previous };
 }
 
-/** Makes the candidate the active version once nothing that it requires is undecided. */
-export async function promote(tx: StoreTx, name: string): Promise<void> {
+/**
+ * Makes the candidate the active version once nothing that it requires is undecided and it accepts the
+ * configuration: `unfit` says why it does not.
+ */
+export async function promote(
+  tx: StoreTx,
+  name: string,
+  unfit: (manifest: Manifest) => string | undefined,
+): Promise<void> {
   const record = await tx.plugin(name);
   if (record?.candidate == null) return;
   const versions = await tx.versions(name);
   const candidate = versions.find(({ digest }) => digest === record.candidate);
   if (candidate === undefined) return;
   const waits = undecided(candidate.manifest.capabilities ?? [], await tx.grants(name));
-  if (waits.length === 0) await tx.putPlugin(activate(record, candidate.digest));
+  if (waits.length > 0 || unfit(candidate.manifest) !== undefined) return;
+  await tx.putPlugin(activate(record, candidate.digest));
 }
 
 /** Opens a pending grant for each request that has none, and drops pending ones nobody asks for now. */

@@ -1,11 +1,10 @@
 /**
- * Values that administrators hand to plugins. Invariants: the store only ever sees a value sealed by
- * AES-256-GCM (NIST SP 800-38D) under a key from the root key, bound to its name and version; a value
- * leaves by `read` alone and is in no error, record or list.
+ * Values that administrators hand to plugins. Invariants: the store only ever sees a sealed value, bound
+ * to its name and version; a value leaves by `read` alone and is in no error, record or list.
  */
-import { createCipheriv, createDecipheriv, hkdfSync, randomBytes } from 'node:crypto';
 import { NoaError } from '@noa/sdk/host';
 import type { Audit, AuditEvent } from './audit.ts';
+import type { Seal } from './seal.ts';
 import type { SealedSecret, SecretView, Store, StoreTx } from './store.ts';
 
 /** Longest value in bytes of UTF-8. */
@@ -14,13 +13,11 @@ const MAX_SECRETS = 1000;
 /** Opened values that are remembered. */
 const MAX_OPENED = 256;
 const NAME = /^[a-z][a-z0-9._-]{0,63}$/;
-const NONCE_BYTES = 12;
-const TAG_BYTES = 16;
 
 export interface SecretsOptions {
   readonly store: Store;
   readonly audit: Audit<StoreTx>;
-  readonly rootKey: Uint8Array;
+  readonly seal: Seal;
   /** Of the state that this host follows: what was opened under another one is opened anew. */
   readonly revision: () => number;
   readonly now: () => number;
@@ -28,19 +25,14 @@ export interface SecretsOptions {
 
 export class Secrets {
   readonly #options: SecretsOptions;
-  readonly #key: Uint8Array;
-  /** Tells root keys apart without telling anything of them. */
-  readonly #keyId: string;
+  readonly #seal: Seal;
   readonly #opened = new Map<string, string>();
   #openedAt = -1;
   #changes = 0;
 
   constructor(options: SecretsOptions) {
     this.#options = options;
-    const derive = (info: string, length: number): Uint8Array =>
-      new Uint8Array(hkdfSync('sha256', options.rootKey, '', info, length));
-    this.#key = derive('noa/secrets/aes-256-gcm', 32);
-    this.#keyId = Buffer.from(derive('noa/secrets/key-id', 9)).toString('base64url');
+    this.#seal = options.seal;
   }
 
   /** Names and times, in order of name. */
@@ -61,7 +53,8 @@ export class Secrets {
       const version = (present?.version ?? 0) + 1;
       const updatedAt = new Date(this.#options.now()).toISOString();
       const createdAt = present?.createdAt ?? updatedAt;
-      await tx.putSecret({ name, createdAt, updatedAt, ...this.#seal(name, version, value) });
+      const sealed = this.#seal.close(boundTo(name, version), value);
+      await tx.putSecret({ name, createdAt, updatedAt, version, ...sealed });
       note(event('secret.set', actor, name, { version }));
       return { name, createdAt, updatedAt };
     });
@@ -112,34 +105,15 @@ export class Secrets {
     }
   }
 
-  #seal(
-    name: string,
-    version: number,
-    value: string,
-  ): Pick<SealedSecret, 'version' | 'keyId' | 'nonce' | 'sealed'> {
-    const nonce = randomBytes(NONCE_BYTES);
-    const cipher = createCipheriv('aes-256-gcm', this.#key, nonce);
-    cipher.setAAD(boundTo(name, version));
-    const sealed = Buffer.concat([cipher.update(value, 'utf8'), cipher.final()]);
-    const tagged = Buffer.concat([sealed, cipher.getAuthTag()]);
-    return { version, keyId: this.#keyId, nonce, sealed: tagged };
-  }
-
-  #open({ name, version, keyId, nonce, sealed }: SealedSecret): string {
-    if (keyId !== this.#keyId) {
+  #open({ name, version, ...sealed }: SealedSecret): string {
+    if (!this.#seal.isOurs(sealed)) {
       throw new NoaError(
         'INTERNAL',
         `the secret ${name} was sealed under another root key: give this host that auth.root_key, or set the secret again`,
       );
     }
-    const split = sealed.length - TAG_BYTES;
     try {
-      const options = { authTagLength: TAG_BYTES };
-      const decipher = createDecipheriv('aes-256-gcm', this.#key, nonce, options);
-      decipher.setAAD(boundTo(name, version));
-      decipher.setAuthTag(sealed.subarray(split));
-      const value = Buffer.concat([decipher.update(sealed.subarray(0, split)), decipher.final()]);
-      return value.toString('utf8');
+      return this.#seal.open(boundTo(name, version), sealed);
     } catch (cause) {
       const text = `the secret ${name} was changed in the database by another hand: set it again`;
       throw new NoaError('INTERNAL', text, { cause });
@@ -148,8 +122,8 @@ export class Secrets {
 }
 
 /** A sealed value under another name, or of an earlier time, does not open. */
-function boundTo(name: string, version: number): Buffer {
-  return Buffer.from(JSON.stringify(['noa/secret', name, version]));
+function boundTo(name: string, version: number): readonly (string | number)[] {
+  return ['noa/secret', name, version];
 }
 
 function checkName(name: string): void {

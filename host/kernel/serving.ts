@@ -30,6 +30,8 @@ export interface ServingOptions {
   readonly manifest: Manifest;
   readonly limits: Limits;
   readonly digest: string;
+  /** Version of the configuration that it was started with. */
+  readonly configuration: number;
   readonly audience: Audience;
   readonly runtime: Runtime;
   readonly rights: readonly Right[];
@@ -41,6 +43,7 @@ export class Serving {
   readonly manifest: Manifest;
   readonly limits: Limits;
   readonly digest: string;
+  readonly configuration: number;
   readonly audience: Audience;
   readonly runtime: Runtime;
   readonly gate: Gate;
@@ -59,6 +62,7 @@ export class Serving {
     this.manifest = manifest;
     this.limits = limits;
     this.digest = options.digest;
+    this.configuration = options.configuration;
     this.audience = options.audience;
     this.runtime = options.runtime;
     this.#tokens = options.tokens;

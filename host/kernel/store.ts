@@ -2,9 +2,10 @@
  * The port to durable state. The database is the truth, memory follows it: every change happens in one
  * transaction that raises `revision`, and a host that sees a new revision reads the snapshot again.
  */
-import type { Manifest } from '@noa/sdk/host';
+import type { Json, Manifest } from '@noa/sdk/host';
 import type { AuditRecord, AuditSink } from './audit.ts';
 import type { Grant } from './grants.ts';
+import type { Sealed } from './seal.ts';
 import type { TokenKey } from './tokens.ts';
 
 export interface PluginVersion {
@@ -33,7 +34,21 @@ export interface Snapshot {
   readonly plugins: readonly PluginRecord[];
   readonly versions: readonly PluginVersion[];
   readonly grants: readonly Grant[];
+  readonly configurations: readonly StoredConfiguration[];
   readonly keys: readonly TokenKey[];
+}
+
+/** What an administrator set of a plugin's configuration; what is not here has the manifest's default. */
+export interface StoredConfiguration extends Sealed {
+  readonly plugin: string;
+  /** Rises by one with every change. */
+  readonly version: number;
+  /** Null where a value is secret. */
+  readonly settings: Json;
+  /** JSON Pointers of the secret values; what is sealed is the JSON list of them in this order. */
+  readonly secrets: readonly string[];
+  /** ISO 8601. */
+  readonly updatedAt: string;
 }
 
 /** What may be shown of a secret. */
@@ -44,14 +59,9 @@ export interface SecretView {
   readonly updatedAt: string;
 }
 
-export interface SealedSecret extends SecretView {
+export interface SealedSecret extends SecretView, Sealed {
   /** Rises by one with every new value. */
   readonly version: number;
-  /** Of the root key that sealed it. */
-  readonly keyId: string;
-  readonly nonce: Uint8Array;
-  /** Ciphertext with its tag. */
-  readonly sealed: Uint8Array;
 }
 
 /** Reads and writes inside one change; all reads see the state that the change will be made to. */
@@ -61,18 +71,20 @@ export interface StoreTx {
   grants(plugin: string): Promise<Grant[]>;
   grant(id: string): Promise<Grant | undefined>;
   keys(): Promise<TokenKey[]>;
+  configuration(plugin: string): Promise<StoredConfiguration | undefined>;
   putPlugin(record: PluginRecord): Promise<void>;
   /** Keeps a bundle; the same digest twice is one bundle. */
   putVersion(version: PluginVersion, bundle: Uint8Array): Promise<void>;
   /** Deletes the versions of a plugin that are not named. */
   keepVersions(plugin: string, digests: readonly string[]): Promise<void>;
-  /** Deletes the plugin with its versions and grants. */
+  /** Deletes the plugin with its versions, grants and configuration. */
   deletePlugin(name: string): Promise<void>;
   /** Notes that a removed plugin's data is still to be deleted. */
   putLeftover(plugin: string): Promise<void>;
   deleteLeftover(plugin: string): Promise<void>;
   putGrant(grant: Grant): Promise<void>;
   deleteGrant(id: string): Promise<void>;
+  putConfiguration(configuration: StoredConfiguration): Promise<void>;
   putKey(key: TokenKey): Promise<void>;
   secret(name: string): Promise<SealedSecret | undefined>;
   countSecrets(): Promise<number>;

@@ -5,7 +5,6 @@
  */
 import {
   type DriverGrant,
-  compileSchema,
   effectiveLimits,
   type Json,
   type Manifest,
@@ -15,9 +14,10 @@ import type { CapabilityEntry } from './broker.ts';
 import { effectiveRights, type Grant, type Right, undecided } from './grants.ts';
 import { Life, notServing, type Transition } from './lifecycle.ts';
 import type { Loader, LogLevel } from './loader.ts';
-import { resolve } from './resolver.ts';
+import { type Plan, plansOf } from './plans.ts';
 import { Serving } from './serving.ts';
-import type { Bundle, PluginRecord, Snapshot, Store } from './store.ts';
+import type { Unfit } from './requests.ts';
+import type { Bundle, Snapshot, Store, StoredConfiguration } from './store.ts';
 import type { TokenService } from './tokens.ts';
 
 /** A failed start is tried again after 1, 2, 4 … seconds, this many times, then quarantined. */
@@ -31,6 +31,10 @@ export interface SupervisorOptions {
   readonly tokens: TokenService;
   /** Takes a bundle apart; it has been judged at its installation. */
   readonly readBundle: (bytes: Uint8Array) => Promise<Bundle>;
+  /** A plugin's configuration as it gets it. Throws NoaError when what is stored does not fit. */
+  readonly configure: (manifest: Manifest, stored: StoredConfiguration | undefined) => Json;
+  /** Why it does not fit. */
+  readonly unfit: Unfit;
   /** Names this run of this host; part of every token's audience. */
   readonly hostRun: string;
   /** Longest wait for running calls when a version is replaced or stopped. */
@@ -41,15 +45,6 @@ export interface SupervisorOptions {
   readonly onRemoved: (plugin: string) => void;
   readonly onError: (message: string, error: unknown) => void;
   readonly pluginLog: (plugin: string, level: LogLevel, message: string) => void;
-}
-
-/** Where a plugin belongs. */
-interface Plan {
-  readonly record: PluginRecord;
-  readonly manifest: Manifest;
-  readonly grants: readonly Grant[];
-  /** Why it cannot start beside the others. */
-  readonly problem: string | undefined;
 }
 
 /** One plugin in this host. */
@@ -72,7 +67,14 @@ export class Unit {
 export class Supervisor {
   readonly #options: SupervisorOptions;
   readonly #units = new Map<string, Unit>();
-  #snapshot: Snapshot = { revision: -1, plugins: [], versions: [], grants: [], keys: [] };
+  #snapshot: Snapshot = {
+    revision: -1,
+    plugins: [],
+    versions: [],
+    grants: [],
+    configurations: [],
+    keys: [],
+  };
   #approved = new Set<string>();
   #plans: ReadonlyMap<string, Plan> = new Map();
   #generation = 0;
@@ -149,6 +151,12 @@ export class Supervisor {
     }
   }
 
+  /** Why a version does not accept the plugin's present configuration; undefined when it does. */
+  unfit(manifest: Manifest): string | undefined {
+    const stored = this.#snapshot.configurations.find(({ plugin }) => plugin === manifest.name);
+    return this.#options.unfit(manifest, stored);
+  }
+
   #needs(name: string): string[] {
     return (this.#plans.get(name)?.manifest.needs ?? []).map(({ plugin }) => plugin);
   }
@@ -157,7 +165,9 @@ export class Supervisor {
   async #bring(name: string, unit: Unit): Promise<void> {
     if (this.#closed) return;
     const plan = this.#plans.get(name);
-    const goal = JSON.stringify(plan && [plan.record, plan.grants, plan.problem]);
+    const goal = JSON.stringify(
+      plan && [plan.record, plan.grants, plan.stored?.version, plan.problem],
+    );
     if (unit.applied === goal) return;
     clearTimeout(unit.retry);
     unit.applied = goal;
@@ -173,7 +183,8 @@ export class Supervisor {
     }
   }
 
-  async #apply(unit: Unit, { record, manifest, grants, problem }: Plan): Promise<void> {
+  async #apply(unit: Unit, plan: Plan): Promise<void> {
+    const { record, manifest, grants, stored, problem } = plan;
     const { life } = unit;
     if (!record.enabled) return this.#stop(unit, 'disabled');
     if (problem !== undefined && unit.serving) await this.#stop(unit, problem);
@@ -192,24 +203,30 @@ export class Supervisor {
         );
         return life.to('pending', `${wanted.join(', ')}; noa grant approve ${life.plugin}`);
       }
+      const unfit = this.unfit(manifest);
+      if (unfit !== undefined) return life.to('pending', unfit);
       life.to('granted');
     }
     const rights = effectiveRights(requests, grants);
     const bundle = await this.#options.readBundle(await this.#options.store.bundle(record.active));
     await this.#provision(life.plugin, rights, grants, bundle);
-    if (unit.serving?.digest !== record.active) await this.#load(unit, record, manifest, bundle);
+    const { serving } = unit;
+    if (serving?.digest !== record.active || serving.configuration !== (stored?.version ?? 0)) {
+      await this.#load(unit, plan, bundle);
+    }
     // What kept it from starting before is past.
     life.to('serving');
   }
 
   /** Loads a version beside the one that serves, lets it take over, and drains the old one. */
-  async #load(unit: Unit, record: PluginRecord, manifest: Manifest, bundle: Bundle): Promise<void> {
+  async #load(unit: Unit, plan: Plan, bundle: Bundle): Promise<void> {
+    const { record, manifest, stored } = plan;
     const { loader, tokens, now, pluginLog, hostRun } = this.#options;
     const plugin = record.name;
     const limits = effectiveLimits(manifest);
     this.#generation += 1;
     const generation = this.#generation;
-    const config = defaultConfig(manifest);
+    const config = this.#options.configure(manifest, stored);
     const log = (level: LogLevel, message: string) => pluginLog(plugin, level, message);
     const runtime = await loader.load({
       plugin,
@@ -224,6 +241,7 @@ export class Supervisor {
       manifest,
       limits,
       digest: record.active,
+      configuration: stored?.version ?? 0,
       audience: { plugin, instance: `${hostRun}/${plugin}`, generation },
       runtime,
       // Not those of the plan: it may have changed since.
@@ -323,35 +341,4 @@ export class Supervisor {
     clearTimeout(timer);
     await Promise.all(units.map((unit) => this.#stop(unit, 'the host stops')));
   }
-}
-
-/** What the recorded state wants of each plugin. */
-function plansOf(snapshot: Snapshot): Map<string, Plan> {
-  const manifests = new Map<string, Manifest>();
-  for (const record of snapshot.plugins) {
-    const version = snapshot.versions.find(({ digest }) => digest === record.active);
-    if (version) manifests.set(record.name, version.manifest);
-  }
-  const enabled = snapshot.plugins.filter((record) => record.enabled);
-  const { order, problems } = resolve(enabled.flatMap(({ name }) => manifests.get(name) ?? []));
-  const records = new Map(snapshot.plugins.map((record) => [record.name, record]));
-  const plans = new Map<string, Plan>();
-  // In start order: turns are given in the order of the plans.
-  for (const name of new Set([...order, ...records.keys()])) {
-    const record = records.get(name);
-    const manifest = manifests.get(name);
-    if (record === undefined || manifest === undefined) continue;
-    const grants = snapshot.grants.filter(({ plugin }) => plugin === name);
-    plans.set(name, { record, manifest, grants, problem: problems.get(name) });
-  }
-  return plans;
-}
-
-/** The configuration that the manifest's defaults make. Throws INVALID_ARGUMENT when they leave a gap. */
-function defaultConfig(manifest: Manifest): Json {
-  const config: Json = {};
-  const broken = manifest.config ? compileSchema(manifest.config, { defaults: true })(config) : [];
-  if (broken.length === 0) return config;
-  const text = broken.map(({ path, message }) => `${path} ${message}`).join('; ');
-  throw new NoaError('INVALID_ARGUMENT', `its configuration is incomplete: ${text}; add a default`);
 }

@@ -24,8 +24,13 @@ export interface PluginView {
   readonly enabled: boolean;
   /** Why it stands where it stands. */
   readonly reason: string | null;
-  /** An upgrade that waits for grants. */
-  readonly candidate: { readonly version: string; readonly digest: string } | null;
+  /** An upgrade that waits for grants or for a configuration that it accepts. */
+  readonly candidate: {
+    readonly version: string;
+    readonly digest: string;
+    /** Why it waits. */
+    readonly reason: string;
+  } | null;
   readonly requested: readonly RequestView[];
 }
 
@@ -42,7 +47,7 @@ export interface PluginDetail extends PluginView {
   readonly restarts: number;
 }
 
-type World = Pick<Supervisor, 'snapshot' | 'units'>;
+type World = Pick<Supervisor, 'snapshot' | 'units' | 'unfit'>;
 
 export function noPlugin(name: string): NoaError {
   return new NoaError('NOT_FOUND', `no plugin ${JSON.stringify(name.slice(0, 64))} is installed`);
@@ -106,7 +111,11 @@ function view(world: World, record: PluginRecord): PluginView {
     state: unit?.life.state ?? 'discovered',
     enabled: record.enabled,
     reason: unit?.life.reason ?? null,
-    candidate: candidate && { version: candidate.version, digest: candidate.digest },
+    candidate: candidate && {
+      version: candidate.version,
+      digest: candidate.digest,
+      reason: world.unfit(candidate.manifest) ?? 'it asks for grants that are not decided',
+    },
     requested: ((candidate ?? active).manifest.capabilities ?? []).map((request) =>
       requestView(request, grants),
     ),

@@ -6,7 +6,7 @@
 import { type Manifest, NoaError } from '@noa/sdk/host';
 import type { Pool, PoolClient } from 'pg';
 import type { AuditRecord, ChainHead } from '../kernel/audit.ts';
-import type { Grant, GrantStatus } from '../kernel/grants.ts';
+import type { Grant } from '../kernel/grants.ts';
 import type {
   AuditPage,
   PluginRecord,
@@ -15,9 +15,13 @@ import type {
   SecretView,
   Snapshot,
   Store,
+  StoredConfiguration,
   StoreTx,
 } from '../kernel/store.ts';
 import type { TokenKey } from '../kernel/tokens.ts';
+import { allAudit, type AuditQuery, insertAudit, selectAuditPage, selectHead } from './audit.ts';
+import { selectConfigurations, upsertConfiguration } from './configurations.ts';
+import { selectGrant, selectGrants, upsertGrant } from './grants.ts';
 import {
   countSecrets,
   deleteSecret,
@@ -25,25 +29,6 @@ import {
   selectSecrets,
   upsertSecret,
 } from './secrets.ts';
-
-/** Records read at once when the whole log is read. */
-const AUDIT_CHUNK = 1000;
-
-interface GrantRow {
-  id: string;
-  plugin: string;
-  capability: string;
-  operations: string[];
-  resources: string[];
-  requested_operations: string[] | null;
-  requested_resources: string[] | null;
-  optional: boolean;
-  reason: string;
-  status: GrantStatus;
-  created_at: Date;
-  decided_at: Date | null;
-  decided_by: string | null;
-}
 
 interface VersionRow {
   plugin: string;
@@ -59,8 +44,6 @@ interface KeyRow {
   retired_at: Date | null;
 }
 
-const GRANT_COLUMNS = `id, plugin, capability, operations, resources, requested_operations,
-  requested_resources, optional, reason, status, created_at, decided_at, decided_by`;
 const VERSION_COLUMNS = 'plugin, version, digest, manifest, installed_at';
 const PLUGIN_COLUMNS = 'name, enabled, active, candidate, previous';
 
@@ -87,9 +70,8 @@ export class PostgresStore implements Store {
       const versions = await client.query<VersionRow>(
         `select ${VERSION_COLUMNS} from noa.versions order by plugin, installed_at`,
       );
-      const grants = await client.query<GrantRow>(
-        `select ${GRANT_COLUMNS} from noa.grants order by plugin, created_at, id`,
-      );
+      const grants = await selectGrants(client);
+      const configurations = await selectConfigurations(client);
       const keys = await client.query<KeyRow>(
         'select kid, created_at, retired_at from noa.token_keys',
       );
@@ -98,7 +80,8 @@ export class PostgresStore implements Store {
         revision: Number(revision.rows[0]?.value),
         plugins: plugins.rows,
         versions: versions.rows.map(toVersion),
-        grants: grants.rows.map(toGrant),
+        grants,
+        configurations,
         keys: keys.rows.map(toKey),
       };
     });
@@ -127,44 +110,16 @@ export class PostgresStore implements Store {
     return this.#connected(selectSecrets);
   }
 
-  async auditPage(query: { cursor?: string; limit: number; plugin?: string }): Promise<AuditPage> {
-    const { rows } = await this.#query<{ position: string; body: string }>(
-      `select position, body from noa.audit
-       where ($1::bigint is null or position < $1) and ($2::text is null or plugin = $2)
-       order by position desc limit $3`,
-      [query.cursor ?? null, query.plugin ?? null, query.limit + 1],
-    );
-    const page = rows.slice(0, query.limit);
-    const next = rows.length > query.limit ? (page.at(-1)?.position ?? null) : null;
-    return { records: page.map(({ body }) => JSON.parse(body) as AuditRecord), next };
+  auditPage(query: AuditQuery): Promise<AuditPage> {
+    return this.#connected((client) => selectAuditPage(client, query));
   }
 
-  async *auditAll(): AsyncGenerator<AuditRecord> {
-    let chain = '';
-    let seq = 0;
-    for (;;) {
-      const { rows } = await this.#query<{ body: string }>(
-        `select body from noa.audit where (chain, seq) > ($1, $2) order by chain, seq limit ${AUDIT_CHUNK}`,
-        [chain, seq],
-      );
-      for (const { body } of rows) {
-        const record = JSON.parse(body) as AuditRecord;
-        yield record;
-        ({ chain, seq } = record);
-      }
-      if (rows.length < AUDIT_CHUNK) return;
-    }
+  auditAll(): AsyncGenerator<AuditRecord> {
+    return allAudit((work) => this.#connected(work));
   }
 
-  async head(chain: string): Promise<ChainHead | undefined> {
-    const { rows } = await this.#query<{ body: string }>(
-      'select body from noa.audit where chain = $1 order by seq desc limit 1',
-      [chain],
-    );
-    const body = rows[0]?.body;
-    if (body === undefined) return undefined;
-    const { seq, hash } = JSON.parse(body) as AuditRecord;
-    return { seq, hash };
+  head(chain: string): Promise<ChainHead | undefined> {
+    return this.#connected((client) => selectHead(client, chain));
   }
 
   append(records: readonly AuditRecord[]): Promise<void> {
@@ -234,20 +189,20 @@ class PostgresTx implements StoreTx {
     return rows.map(toVersion);
   }
 
-  async grants(plugin: string): Promise<Grant[]> {
-    const { rows } = await this.#client.query<GrantRow>(
-      `select ${GRANT_COLUMNS} from noa.grants where plugin = $1 order by created_at, id`,
-      [plugin],
-    );
-    return rows.map(toGrant);
+  grants(plugin: string): Promise<Grant[]> {
+    return selectGrants(this.#client, plugin);
   }
 
-  async grant(id: string): Promise<Grant | undefined> {
-    const { rows } = await this.#client.query<GrantRow>(
-      `select ${GRANT_COLUMNS} from noa.grants where id = $1`,
-      [id],
-    );
-    return rows.map(toGrant)[0];
+  grant(id: string): Promise<Grant | undefined> {
+    return selectGrant(this.#client, id);
+  }
+
+  async configuration(plugin: string): Promise<StoredConfiguration | undefined> {
+    return (await selectConfigurations(this.#client, plugin))[0];
+  }
+
+  putConfiguration(configuration: StoredConfiguration): Promise<void> {
+    return upsertConfiguration(this.#client, configuration);
   }
 
   async keys(): Promise<TokenKey[]> {
@@ -296,29 +251,8 @@ class PostgresTx implements StoreTx {
     await this.#client.query('delete from noa.leftovers where plugin = $1', [plugin]);
   }
 
-  async putGrant(grant: Grant): Promise<void> {
-    await this.#client.query(
-      `insert into noa.grants (${GRANT_COLUMNS})
-       values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
-       on conflict (id) do update set operations = excluded.operations,
-         resources = excluded.resources, optional = excluded.optional, reason = excluded.reason,
-         status = excluded.status, decided_at = excluded.decided_at, decided_by = excluded.decided_by`,
-      [
-        grant.id,
-        grant.plugin,
-        grant.capability,
-        grant.operations,
-        grant.resources,
-        grant.requested?.operations ?? null,
-        grant.requested?.resources ?? null,
-        grant.optional,
-        grant.reason,
-        grant.status,
-        grant.createdAt,
-        grant.decidedAt,
-        grant.decidedBy,
-      ],
-    );
+  putGrant(grant: Grant): Promise<void> {
+    return upsertGrant(this.#client, grant);
   }
 
   async deleteGrant(id: string): Promise<void> {
@@ -354,43 +288,12 @@ class PostgresTx implements StoreTx {
   }
 }
 
-async function insertAudit(client: PoolClient, records: readonly AuditRecord[]): Promise<void> {
-  await client.query(
-    `insert into noa.audit (chain, seq, plugin, body)
-     select * from unnest($1::text[], $2::bigint[], $3::text[], $4::text[])`,
-    [
-      records.map(({ chain }) => chain),
-      records.map(({ seq }) => seq),
-      records.map(({ plugin }) => plugin),
-      records.map((record) => JSON.stringify(record)),
-    ],
-  );
-}
-
 function toVersion({ installed_at, ...rest }: VersionRow): PluginVersion {
   return { ...rest, installedAt: installed_at.toISOString() };
 }
 
 function toKey({ kid, created_at, retired_at }: KeyRow): TokenKey {
   return { kid, createdAt: created_at.toISOString(), retiredAt: retired_at?.toISOString() ?? null };
-}
-
-function toGrant(row: GrantRow): Grant {
-  const { requested_operations: operations, requested_resources: resources } = row;
-  return {
-    id: row.id,
-    plugin: row.plugin,
-    capability: row.capability,
-    operations: row.operations,
-    resources: row.resources,
-    requested: operations && resources && { operations, resources },
-    optional: row.optional,
-    reason: row.reason,
-    status: row.status,
-    createdAt: row.created_at.toISOString(),
-    decidedAt: row.decided_at?.toISOString() ?? null,
-    decidedBy: row.decided_by,
-  };
 }
 
 /** SQLSTATE classes 08 and 57P, and what has no SQLSTATE, are losses of the connection. */

@@ -7,6 +7,7 @@ import { connectionConfig } from '../../capabilities/db/connection.ts';
 import { secrets as capability } from '../../capabilities/secrets/capability.ts';
 import { createSecretsDriver } from '../../capabilities/secrets/host.ts';
 import { Audit } from '../../host/kernel/audit.ts';
+import { Seal } from '../../host/kernel/seal.ts';
 import { MAX_SECRET_BYTES, Secrets } from '../../host/kernel/secrets.ts';
 import type { StoreTx } from '../../host/kernel/store.ts';
 import { runMigrations } from '../../host/store/migrate.ts';
@@ -37,7 +38,8 @@ async function host(chain: string, rootKey: Uint8Array = ROOT_KEY) {
     capacity: 100,
     onError: (error) => t.fail(String(error)),
   });
-  const options = { store, audit, rootKey, revision: () => revision, now: Date.now };
+  const seal = new Seal(rootKey);
+  const options = { store, audit, seal, revision: () => revision, now: Date.now };
   const secrets = new Secrets(options);
   return {
     secrets,

@@ -10,6 +10,7 @@ import type {
   SecretView,
   Snapshot,
   Store,
+  StoredConfiguration,
   StoreTx,
 } from '../../host/kernel/store.ts';
 import type { TokenKey } from '../../host/kernel/tokens.ts';
@@ -20,6 +21,7 @@ class State {
   versions = new Map<string, PluginVersion>();
   bundles = new Map<string, Uint8Array>();
   grants = new Map<string, Grant>();
+  configurations = new Map<string, StoredConfiguration>();
   keys = new Map<string, TokenKey>();
   secrets = new Map<string, SealedSecret>();
   leftovers = new Set<string>();
@@ -43,11 +45,12 @@ export class MemoryStore implements Store {
   }
 
   snapshot(): Promise<Snapshot> {
-    const { revision, plugins, versions, grants, keys } = this.#state;
+    const { revision, plugins, versions, grants, configurations, keys } = this.#state;
     const all = {
       plugins: [...plugins.values()],
       versions: [...versions.values()],
       grants: [...grants.values()],
+      configurations: [...configurations.values()],
       keys: [...keys.values()],
     };
     return Promise.resolve({ revision, ...all });
@@ -121,6 +124,8 @@ function transactionOn(state: State): StoreTx & { audit: AuditRecord[] } {
     grants: (name) => of(state.grants, name),
     grant: (id) => Promise.resolve(state.grants.get(id)),
     keys: () => Promise.resolve([...state.keys.values()]),
+    configuration: (name) => Promise.resolve(state.configurations.get(name)),
+    putConfiguration: (value) => put(state.configurations, value.plugin, value),
     putPlugin: (record) => put(state.plugins, record.name, record),
     putVersion: async (version, bundle) => {
       await put(state.versions, version.digest, version);
@@ -134,6 +139,7 @@ function transactionOn(state: State): StoreTx & { audit: AuditRecord[] } {
     },
     deletePlugin: (name) => {
       state.plugins.delete(name);
+      state.configurations.delete(name);
       for (const [digest, { plugin }] of state.versions) {
         if (plugin === name) state.versions.delete(digest);
       }

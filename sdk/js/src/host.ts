@@ -7,6 +7,7 @@ export * from './manifest.ts';
 export { MANIFEST_SCHEMA, LIMIT_RANGES, PLAIN_TEXT } from './manifest-schema.ts';
 export { parseManifest } from './manifest-parse.ts';
 export { compileSchema, type SchemaViolation, type CompiledSchema } from './schema.ts';
+export { secretPointers } from './schema-secrets.ts';
 export { compileCoercion, type TextParameters } from './schema-coerce.ts';
 export { BUNDLE_LIMITS, readBundle, type Bundle, type BundleLimits } from './author/bundle.ts';
 export { nearest } from './nearest.ts';
