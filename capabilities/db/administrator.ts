@@ -98,16 +98,14 @@ export class Administrator {
     });
   }
 
-  /** Deletes the plugin's area. `close` is called with its roles before they go. */
-  async drop(plugin: string, close: (role: string) => void): Promise<void> {
+  /** Deletes the plugin's area. */
+  async drop(plugin: string): Promise<void> {
     const area = await this.#inTurn(async (admin) =>
       areaOf(plugin, (await this.#prepare(admin)).name),
     );
     const turn: Turn = (work) => this.#inTurn((admin) => withLock(admin, () => work(admin)));
-    const roles = allRoles(area);
-    for (const role of roles) close(role);
     if (await turn((admin) => beginRemoval(admin, area))) await removeArea(turn, area);
-    for (const role of roles) this.#logins.delete(role);
+    for (const role of allRoles(area)) this.#logins.delete(role);
   }
 
   /** Logs in as a plugin's role; puts right what the plugin may have done to the role's own login. */

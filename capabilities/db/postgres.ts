@@ -21,7 +21,7 @@ const BOUNDS: PoolBounds = {
   perRole: 4,
   total: 32,
   idleMs: 30_000,
-  waitingPerRole: 128,
+  waitingPerPlugin: 128,
   waiting: 1024,
 };
 
@@ -96,12 +96,14 @@ class PostgresDriver implements Driver {
 
   async provision(request: Provision): Promise<void> {
     const { roles } = await this.#administrator.provision(request);
+    this.#sessions.join(request.plugin, [roles.ro, roles.rw]);
     this.#holders.set(request.plugin, { roles, granted: byOperation(request) });
   }
 
   async drop(plugin: string): Promise<void> {
     this.#holders.delete(plugin);
-    await this.#administrator.drop(plugin, (role) => this.#sessions.closeRole(role));
+    this.#sessions.leave(plugin);
+    await this.#administrator.drop(plugin);
   }
 
   async close(): Promise<void> {

@@ -1,6 +1,8 @@
 /**
  * The sessions of all plugins' roles: made when first needed, few per role and in all, closed when idle.
- * Invariant: every session is idle, lent to exactly one call, or gone; every bound holds at any moment.
+ * Invariants: every session is idle, lent to exactly one call, or gone; every bound holds at any moment;
+ * a plugin that uses a session takes another only while one is left for each plugin that uses none. So as
+ * long as there are no more plugins than sessions, none can keep another out.
  */
 import { NoaError } from '@noa/sdk/host';
 import { away, fromDatabase } from './failures.ts';
@@ -13,20 +15,30 @@ export interface PoolBounds {
   readonly total: number;
   /** An unused session is closed after this time, in milliseconds. */
   readonly idleMs: number;
-  /** Calls that wait for a session of one role, and of all roles. */
-  readonly waitingPerRole: number;
+  /** Calls that wait for a session: of one plugin, and of all together beyond one each. */
+  readonly waitingPerPlugin: number;
   readonly waiting: number;
 }
 
 interface Waiter {
-  readonly role: string;
+  readonly role: Role;
   resolve(session: Session): void;
   reject(error: Error): void;
   /** Its caller waits no longer. */
   gone: boolean;
 }
 
+/** A plugin's share. */
+interface Member {
+  readonly roles: Role[];
+  /** Sessions that are lent, or being opened for a call. */
+  busy: number;
+  waiting: number;
+}
+
 interface Role {
+  readonly name: string;
+  readonly member: Member;
   /** Open sessions and those being opened. */
   count: number;
   /** The most recently used last. */
@@ -39,10 +51,16 @@ const FRESH_MS = 5_000;
 export class SessionPool {
   readonly #bounds: PoolBounds;
   readonly #open: (role: string, onBroken: (session: Session) => void) => Promise<Session>;
+  readonly #members = new Map<string, Member>();
   readonly #roles = new Map<string, Role>();
+  /** Open sessions and those being opened; those of them that are busy. */
   #total = 0;
+  #busy = 0;
+  /** Plugins that use no session. */
+  #resting = 0;
+  /** In the order in which they came. */
   #waiters: Waiter[] = [];
-  readonly #lent = new Set<Session>();
+  readonly #lent = new Map<Session, Role>();
   readonly #reaper: NodeJS.Timeout;
   #closed = false;
 
@@ -58,6 +76,34 @@ export class SessionPool {
   /** Sessions that are open or being opened. */
   get size(): number {
     return this.#total;
+  }
+
+  /** Keeps a place for a plugin whose calls run as these roles, until it leaves. */
+  join(plugin: string, roles: readonly string[]): void {
+    if (this.#members.has(plugin)) return;
+    const member: Member = { roles: [], busy: 0, waiting: 0 };
+    for (const name of roles) {
+      const role = { name, member, count: 0, idle: [] };
+      member.roles.push(role);
+      this.#roles.set(name, role);
+    }
+    this.#members.set(plugin, member);
+    this.#resting += 1;
+  }
+
+  /** Ends every session of a plugin; running calls fail with UNAVAILABLE. */
+  leave(plugin: string): void {
+    const member = this.#members.get(plugin);
+    if (!member) return;
+    this.#members.delete(plugin);
+    if (member.busy === 0) this.#resting -= 1;
+    for (const role of member.roles) {
+      this.#roles.delete(role.name);
+      this.#rejectWaiters((waiter) => waiter.role === role, away());
+      this.#dropIdle(role);
+    }
+    for (const [session, role] of this.#lent) if (role.member === member) session.abort(away());
+    this.#serve();
   }
 
   /**
@@ -78,12 +124,11 @@ export class SessionPool {
     }
   }
 
-  async #acquire(role: string, signal: AbortSignal): Promise<Session> {
+  async #acquire(name: string, signal: AbortSignal): Promise<Session> {
     signal.throwIfAborted();
-    if (this.#closed) throw away();
-    const { waiting, waitingPerRole } = this.#bounds;
-    const mine = this.#waiters.filter((waiter) => waiter.role === role).length;
-    if (mine >= waitingPerRole || this.#waiters.length >= waiting) {
+    const role = this.#roles.get(name);
+    if (this.#closed || !role) throw away();
+    if (!this.#mayWait(role)) {
       throw new NoaError(
         'RESOURCE_EXHAUSTED',
         'db: too many calls wait for a database connection; try again',
@@ -94,11 +139,12 @@ export class SessionPool {
     const waiter: Waiter = { role, resolve, reject, gone: false };
     const leave = () => {
       waiter.gone = true;
-      this.#waiters = this.#waiters.filter((other) => other !== waiter);
+      if (this.#waiters.includes(waiter)) this.#take(waiter);
       reject(signal.reason);
     };
     signal.addEventListener('abort', leave, { once: true });
     this.#waiters.push(waiter);
+    role.member.waiting += 1;
     this.#serve();
     try {
       return await promise;
@@ -107,133 +153,160 @@ export class SessionPool {
     }
   }
 
-  /** Gives idle sessions to those who wait, in order, and opens new ones as far as the bounds allow. */
+  /** The fuller the line, the shorter one plugin's part of it may be; the first of a plugin always waits. */
+  #mayWait(role: Role): boolean {
+    const { waiting, waitingPerPlugin } = this.#bounds;
+    const { member } = role;
+    if (member.waiting === 0 || this.#mayTake(role)) return true;
+    return member.waiting < Math.min(waitingPerPlugin, waiting - this.#waiters.length);
+  }
+
+  #mayTake({ member, idle, count }: Role): boolean {
+    if (idle.length === 0 && count >= this.#bounds.perRole) return false;
+    const left = this.#bounds.total - this.#busy;
+    return left > (member.busy === 0 ? 0 : this.#resting);
+  }
+
+  /** Gives sessions to those who wait as far as the bounds allow, first to the plugin that has the fewest. */
   #serve(): void {
-    for (const waiter of this.#waiters) {
-      const { role } = waiter;
-      const idle = this.#role(role).idle.pop();
-      if (idle) {
-        this.#take(waiter);
-        this.#hand(idle.session, waiter);
-      } else if (this.#role(role).count < this.#bounds.perRole && this.#makeRoom()) {
-        this.#take(waiter);
-        void this.#connect(waiter);
-      }
+    for (let next = this.#next(); next; next = this.#next()) {
+      const { role } = next;
+      this.#take(next);
+      this.#occupy(role);
+      const idle = role.idle.pop();
+      if (idle) this.#hand(idle.session, next);
+      else void this.#connect(next);
     }
+  }
+
+  #next(): Waiter | undefined {
+    let best: Waiter | undefined;
+    for (const waiter of this.#waiters) {
+      const { busy } = waiter.role.member;
+      if (best && best.role.member.busy <= busy) continue;
+      if (this.#mayTake(waiter.role)) best = waiter;
+      if (best && busy === 0) break;
+    }
+    return best;
   }
 
   async #connect(waiter: Waiter): Promise<void> {
     const { role } = waiter;
-    this.#role(role).count += 1;
+    this.#makeRoom();
+    role.count += 1;
     this.#total += 1;
     try {
-      this.#hand(await this.#open(role, (session) => this.#forget(session)), waiter);
+      this.#hand(await this.#open(role.name, (session) => this.#forget(role, session)), waiter);
     } catch (cause) {
       this.#uncount(role);
+      this.#vacate(role);
       const error = fromDatabase(cause);
       waiter.reject(error);
       // Those who wait for the same would each find it out after a time-out of their own.
-      if (error.code === 'UNAVAILABLE') this.#rejectWaiters(role, error);
+      if (error.code === 'UNAVAILABLE') this.#rejectWaiters((other) => other.role === role, error);
       this.#serve();
     }
   }
 
   #hand(session: Session, waiter: Waiter): void {
-    this.#lent.add(session);
+    this.#lent.set(session, waiter.role);
     if (waiter.gone) void this.#release(session);
-    else waiter.resolve(session);
+    else if (this.#roles.has(waiter.role.name)) waiter.resolve(session);
+    else {
+      waiter.reject(away());
+      session.abort(away());
+      void this.#release(session);
+    }
   }
 
-  /** True when one more session fits, if need be at the cost of another role's idle one. */
-  #makeRoom(): boolean {
-    if (this.#total < this.#bounds.total) return true;
-    let oldest: { session: Session; since: number } | undefined;
-    for (const { idle } of this.#roles.values()) {
-      const [first] = idle;
-      if (first && (!oldest || first.since < oldest.since)) oldest = first;
+  /** Where all sessions are open, an idle one gives way: not all of them are busy. */
+  #makeRoom(): void {
+    if (this.#total < this.#bounds.total) return;
+    let oldest: { role: Role; session: Session; since: number } | undefined;
+    for (const role of this.#roles.values()) {
+      const [first] = role.idle;
+      if (first && (!oldest || first.since < oldest.since)) oldest = { role, ...first };
     }
-    if (!oldest) return false;
-    this.#drop(oldest.session);
-    return true;
+    if (oldest) this.#drop(oldest.role, oldest.session);
   }
 
   async #release(session: Session): Promise<void> {
+    const role = this.#lent.get(session);
+    if (!role) return;
     const timer = setTimeout(() => session.abort(away()), FRESH_MS);
     await session.fresh.catch(() => undefined);
     clearTimeout(timer);
     this.#lent.delete(session);
-    if (session.broken) return;
-    if (this.#closed) return this.#drop(session);
-    this.#role(session.role).idle.push({ session, since: performance.now() });
+    this.#vacate(role);
+    if (!session.broken) {
+      role.idle.push({ session, since: performance.now() });
+      if (this.#closed || !this.#roles.has(role.name)) this.#drop(role, session);
+    }
     this.#serve();
+  }
+
+  #occupy({ member }: Role): void {
+    if (member.busy === 0) this.#resting -= 1;
+    member.busy += 1;
+    this.#busy += 1;
+  }
+
+  #vacate({ name, member }: Role): void {
+    member.busy -= 1;
+    this.#busy -= 1;
+    if (member.busy === 0 && this.#roles.get(name)?.member === member) this.#resting += 1;
   }
 
   #take(waiter: Waiter): void {
     this.#waiters = this.#waiters.filter((other) => other !== waiter);
+    waiter.role.member.waiting -= 1;
   }
 
-  #rejectWaiters(role: string | undefined, error: Error): void {
-    const rejected = this.#waiters.filter((waiter) => role === undefined || waiter.role === role);
-    this.#waiters = this.#waiters.filter((waiter) => !rejected.includes(waiter));
-    for (const waiter of rejected) waiter.reject(error);
-  }
-
-  #role(name: string): Role {
-    let role = this.#roles.get(name);
-    if (!role) {
-      role = { count: 0, idle: [] };
-      this.#roles.set(name, role);
+  #rejectWaiters(whom: (waiter: Waiter) => boolean, error: Error): void {
+    for (const waiter of this.#waiters.filter(whom)) {
+      this.#take(waiter);
+      waiter.reject(error);
     }
-    return role;
   }
 
-  #uncount(name: string): void {
-    const role = this.#role(name);
+  #uncount(role: Role): void {
     role.count -= 1;
     this.#total -= 1;
-    if (role.count === 0) this.#roles.delete(name);
   }
 
   /** A session was lost: its place is free. */
-  #forget(session: Session): void {
-    const { idle } = this.#role(session.role);
-    const index = idle.findIndex((entry) => entry.session === session);
-    if (index >= 0) idle.splice(index, 1);
-    this.#uncount(session.role);
+  #forget(role: Role, session: Session): void {
+    const index = role.idle.findIndex((entry) => entry.session === session);
+    if (index >= 0) role.idle.splice(index, 1);
+    this.#uncount(role);
     this.#serve();
   }
 
-  #drop(session: Session): void {
-    const { idle } = this.#role(session.role);
-    const index = idle.findIndex((entry) => entry.session === session);
-    if (index >= 0) idle.splice(index, 1);
-    this.#uncount(session.role);
+  #drop(role: Role, session: Session): void {
+    const index = role.idle.findIndex((entry) => entry.session === session);
+    if (index >= 0) role.idle.splice(index, 1);
+    this.#uncount(role);
     session.close().catch(() => undefined);
   }
 
   #reap(): void {
     const before = performance.now() - this.#bounds.idleMs;
-    for (const { idle } of this.#roles.values()) {
-      for (const { session } of idle.filter(({ since }) => since < before)) this.#drop(session);
+    for (const role of this.#roles.values()) {
+      for (const { session } of role.idle.filter(({ since }) => since < before)) {
+        this.#drop(role, session);
+      }
     }
   }
 
-  #dropIdle({ idle }: Role): void {
-    for (let [first] = idle; first; [first] = idle) this.#drop(first.session);
-  }
-
-  /** Ends every session of a role; running calls fail with UNAVAILABLE. */
-  closeRole(name: string): void {
-    this.#rejectWaiters(name, away());
-    this.#dropIdle(this.#role(name));
-    for (const session of this.#lent) if (session.role === name) session.abort(away());
+  #dropIdle(role: Role): void {
+    for (const { session } of role.idle.splice(0)) this.#drop(role, session);
   }
 
   close(): void {
     this.#closed = true;
     clearInterval(this.#reaper);
-    this.#rejectWaiters(undefined, away());
+    this.#rejectWaiters(() => true, away());
     for (const role of this.#roles.values()) this.#dropIdle(role);
-    for (const session of this.#lent) session.abort(away());
+    for (const session of this.#lent.keys()) session.abort(away());
   }
 }
