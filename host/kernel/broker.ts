@@ -18,7 +18,14 @@ import type { Budgets } from './budgets.ts';
 import type { Chain } from './chain.ts';
 import type { Right } from './grants.ts';
 import { RateLimiter } from './rate.ts';
+import { Sampler } from './sampler.ts';
 import type { Audience, Claims, TokenService } from './tokens.ts';
+
+/**
+ * Denials of one plugin at one capability that are recorded. Unlike uses they cost the plugin nothing and
+ * need no grant, so nothing else would bound the log.
+ */
+const DENIALS = { burst: 100, perSecond: 1 };
 
 export interface CapabilityEntry {
   readonly capability: Capability;
@@ -62,9 +69,11 @@ interface Entry {
 export class Broker {
   readonly #options: BrokerOptions;
   readonly #operations = new Map<string, Entry>();
+  readonly #denials: Sampler;
 
   constructor(options: BrokerOptions) {
     this.#options = options;
+    this.#denials = new Sampler(DENIALS, options.now);
     for (const { capability, driver } of options.capabilities) {
       const limiter =
         capability.always && new RateLimiter(capability.always.ratePerSecond, options.now);
@@ -210,6 +219,8 @@ export class Broker {
     }
     // What is open to every plugin would drown the log; what the log refused it has counted.
     if (!admitted && !denied) return;
+    const suppressed = denied ? this.#denials.take(`${plugin} ${capability}`) : 0;
+    if (suppressed === undefined) return;
     this.#options.audit.record({
       kind: denied ? 'capability.denial' : 'capability.use',
       actor: `plugin:${plugin}`,
@@ -223,6 +234,7 @@ export class Broker {
         principal: frame.principal.subject,
         request: frame.requestId,
         chain: [...frame.plugins],
+        ...(suppressed > 0 ? { suppressed } : {}),
       },
     });
   }

@@ -1,9 +1,11 @@
 /**
  * Tells the audit log who was refused. Invariant: however many are refused, the log gets at most
- * `PER_SECOND` records of each kind a second, and the next one of that kind says how many were left out;
- * strangers at the door cannot crowd out the record of an insider who goes too far.
+ * `RATE` records of each kind, and the next one of that kind says how many were left out; strangers at
+ * the door cannot crowd out the record of an insider who goes too far.
  */
-const PER_SECOND = 10;
+import { Sampler } from '../kernel/sampler.ts';
+
+const RATE = { burst: 10, perSecond: 10 };
 
 /** Someone without a valid credential, or with one that lacks the right. */
 export interface Denial {
@@ -25,25 +27,14 @@ export type DenialRecord = Denial & {
 
 export class Denials {
   readonly #record: (denial: DenialRecord) => void;
-  readonly #kinds = {
-    authentication: { second: 0, count: 0, suppressed: 0 },
-    authorization: { second: 0, count: 0, suppressed: 0 },
-  };
+  readonly #sampler = new Sampler(RATE, () => performance.now());
 
   constructor(record: (denial: DenialRecord) => void) {
     this.#record = record;
   }
 
   note(denial: Denial): void {
-    const kind = this.#kinds[denial.kind];
-    const second = Math.floor(performance.now() / 1000);
-    kind.count = second === kind.second ? kind.count + 1 : 1;
-    kind.second = second;
-    if (kind.count > PER_SECOND) {
-      kind.suppressed += 1;
-      return;
-    }
-    this.#record({ ...denial, suppressed: kind.suppressed });
-    kind.suppressed = 0;
+    const suppressed = this.#sampler.take(denial.kind);
+    if (suppressed !== undefined) this.#record({ ...denial, suppressed });
   }
 }

@@ -3,6 +3,7 @@
  * its ports are doubles: the state is in memory and a plugin's exports are functions of the test.
  */
 import { createHash, randomUUID } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import {
   type Capability,
   type DriverCall,
@@ -225,6 +226,37 @@ t.test(
     t.equal(reads, 2, 'two rows a read: the second went over, the third was refused');
   },
 );
+
+t.test('a flood of denials leaves few records, and the next one counts them', async (t) => {
+  const { kernel, administration, install, dispatch } = await start();
+  t.teardown(() => kernel.close());
+  let denied = 0;
+  const knock: Export = async (_input, request) => {
+    for (let n = 0; n < 5_000; n += 1) {
+      await request
+        .invoke('store', 'read', { key: 'k' }, request.signal)
+        .catch(() => (denied += 1));
+    }
+  };
+  const once: Export = (_input, request) =>
+    request.invoke('store', 'read', { key: 'k' }, request.signal);
+  const nothing = manifest('thief', { capabilities: [], exports: { run: {}, once: {} } });
+  await install(nothing, { run: knock, once });
+  await install({ ...nothing, name: 'other' }, { once });
+  await dispatch('thief', 'run');
+  t.equal(denied, 5_000);
+  await sleep(1_100);
+  await t.rejects(dispatch('other', 'once'), { code: 'CAPABILITY_DENIED' });
+  await t.rejects(dispatch('thief', 'once'), { code: 'CAPABILITY_DENIED' });
+  await kernel.audit.flush();
+  const { records } = await administration.auditPage({ limit: 1000 });
+  const told = records.filter(({ kind }) => kind === 'capability.denial');
+  const [last, ...before] = told.filter(({ plugin }) => plugin === 'thief');
+  t.equal(before.length, 100);
+  t.match(last?.details, { suppressed: 4_900 });
+  t.equal(told.length - before.length - 1, 1, 'that of another plugin is there');
+  t.notOk(JSON.stringify(before).includes('suppressed'));
+});
 
 t.test('a chain of calls cannot come back to a plugin, nor go deeper than its bound', async (t) => {
   const { kernel, install, dispatch } = await start();
