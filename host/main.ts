@@ -191,6 +191,7 @@ export async function startHost(
   const http = createHttpServer({
     administration: kernel.administration,
     secrets: kernel.secrets,
+    configuration: kernel.configuration,
     logs: (plugin, query) => logs.plugins.read(plugin, query),
     serving: (plugin) => kernel.supervisor.serving(plugin),
     dispatch: (invocation) => kernel.dispatcher.dispatch(invocation),

@@ -1,10 +1,11 @@
-/** `noa plugin install | list | show | enable | disable | upgrade | rollback | remove | call | logs`. */
+/** `noa plugin install | list | show | enable | disable | upgrade | rollback | remove | call | config | logs`. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
 import { type Json, NoaError } from '@noa/sdk/host';
 import type { PluginDetail, PluginView } from '../kernel/views.ts';
 import type { LogPage } from '../transports/admin.ts';
 import { bundleAt } from './bundle.ts';
+import { registerPluginConfig } from './plugin-config.ts';
 import type { Session } from './session.ts';
 import { table } from './table.ts';
 
@@ -86,6 +87,7 @@ export function registerPlugin(plugin: Command, session: Session): void {
       const output = await session.request('POST', path, { json });
       session.result(output, JSON.stringify(output, null, 2));
     });
+  registerPluginConfig(plugin, session);
   plugin
     .command('logs')
     .description('print what a plugin logged')
@@ -129,8 +131,7 @@ function installed(view: PluginView, columns: number): string {
   const lines = [
     `installed ${name} ${candidate?.version ?? version}  sha256 ${candidate?.digest ?? digest}`,
   ];
-  if (candidate !== null)
-    lines.push(`${version} goes on serving until the new version has its grants`);
+  if (candidate !== null) lines.push(`${version} goes on serving: ${candidate.reason}`);
   if (requested.length > 0) lines.push('', 'it asks for:', requests(view, columns));
   const waits = requested.some(({ status }) => status === 'pending');
   const next = waits ? `noa grant approve ${name} --all` : `noa plugin show ${name}`;

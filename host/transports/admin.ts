@@ -18,6 +18,7 @@ import {
 } from './admin-schemas.ts';
 import { type BodyLimit, bundleOf, takeBundles } from './body.ts';
 import { principalOf } from './identity.ts';
+import { type PluginStateOptions, registerPluginState } from './plugin-state.ts';
 import { resource } from './resource.ts';
 
 export interface LogLine {
@@ -38,7 +39,7 @@ export interface LogPage {
 /** The kept lines of a plugin after `since`, oldest first, at most `limit`. */
 export type ReadLogs = (plugin: string, query: { since: number; limit: number }) => LogPage;
 
-export interface AdminOptions {
+export interface AdminOptions extends PluginStateOptions {
   readonly administration: Administration;
   readonly secrets: Secrets;
   readonly logs: ReadLogs;
@@ -48,6 +49,7 @@ export interface AdminOptions {
 export function registerAdmin(scope: FastifyInstance, options: AdminOptions): void {
   takeBundles(scope, options.bundleLimit);
   plugins(scope, options);
+  registerPluginState(scope, options);
   grants(scope, options.administration);
   secrets(scope, options.secrets);
   audit(scope, options.administration);

@@ -37,7 +37,7 @@ const MAX_PARAMETER = 256;
 export interface HttpServerOptions
   extends
     PluginsOptions,
-    Pick<AdminOptions, 'administration' | 'secrets' | 'logs'>,
+    Omit<AdminOptions, 'bundleLimit'>,
     Pick<HealthOptions, 'version' | 'checks' | 'now'> {
   readonly credentials: readonly Credential[];
   readonly metrics: () => Promise<Metrics>;

@@ -1,7 +1,7 @@
 /** A plugin from its installation to its removal, over HTTP: what it may do follows its grants, at once. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
-import { bundleOf, RunningHost } from './running-host.ts';
+import { bundleOf, repacked, RunningHost } from './running-host.ts';
 
 const host = await RunningHost.start();
 t.teardown(() => host.dispose());
@@ -281,10 +281,3 @@ t.test('the audit tells the story in order and verifies', async (t) => {
 });
 
 /** The same module under a changed manifest. */
-async function repacked(bundle: Uint8Array, change: Record<string, unknown>): Promise<Uint8Array> {
-  const { readBundle } = await import('@noa/sdk/host');
-  const { writeBundle } = await import('@noa/sdk/author');
-  const { manifest, files } = await readBundle(bundle);
-  const text = new TextEncoder().encode(JSON.stringify({ ...manifest, ...change }));
-  return writeBundle(new Map([...files, ['plugin.json', text]]));
-}

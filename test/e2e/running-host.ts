@@ -6,9 +6,9 @@ import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { packPlugin } from '@noa/sdk/author';
+import { packPlugin, writeBundle } from '@noa/sdk/author';
 import { buildPlugin } from '@noa/sdk/build';
-import { effectiveLimits, parseManifest } from '@noa/sdk/host';
+import { effectiveLimits, parseManifest, readBundle } from '@noa/sdk/host';
 
 const ROOT = resolve(import.meta.dirname, '../..');
 const NOA = join(ROOT, 'host/noa.js');
@@ -201,6 +201,16 @@ export async function bundleOf(folder: string): Promise<Uint8Array> {
     outFile: manifest.runtime.file,
   });
   return (await packPlugin(dir)).bytes;
+}
+
+/** The bundle with other members in its manifest. */
+export async function repacked(
+  bundle: Uint8Array,
+  change: Record<string, unknown>,
+): Promise<Uint8Array> {
+  const { manifest, files } = await readBundle(bundle);
+  const text = new TextEncoder().encode(JSON.stringify({ ...manifest, ...change }));
+  return writeBundle(new Map([...files, ['plugin.json', text]]));
 }
 
 /** Waits until `probe` answers true. */

@@ -130,6 +130,7 @@ export async function startFront(
     version: '9.9.9',
     administration: kernel.administration,
     secrets: kernel.secrets,
+    configuration: kernel.configuration,
     serving: (plugin) => kernel.supervisor.serving(plugin),
     dispatch: (invocation) => kernel.dispatcher.dispatch(invocation),
     logs: (plugin, { since, limit }) => ({

@@ -38,9 +38,10 @@ function allAt(root: JsonSchema, given: readonly JsonSchema[]): JsonSchema[] {
   const all = new Set<JsonSchema>(given);
   for (const schema of all) {
     const target = resolveRef(root, schema['$ref']);
-    const parts = SAME_PLACE.flatMap((keyword) => {
-      const part = schema[keyword];
-      return isSchema(part) && keyword !== 'dependentSchemas' ? [part] : Object.values(part ?? {});
+    const parts = SAME_PLACE.flatMap((keyword): unknown[] => {
+      const part: unknown = schema[keyword];
+      if (typeof part !== 'object' || part === null) return [];
+      return Array.isArray(part) || keyword === 'dependentSchemas' ? Object.values(part) : [part];
     });
     for (const part of [target, ...parts]) if (isSchema(part)) all.add(part);
   }
