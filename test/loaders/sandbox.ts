@@ -39,9 +39,26 @@ export function manifestOf(exports: readonly string[], name = 'kit'): Manifest {
   };
 }
 
+let create: (options: WasmLoaderOptions) => Loader = createWasmLoader;
+let apart = false;
+
+/**
+ * Has the suites run through another loader of the same contract, one under which no two plugins share
+ * a thread. Called before they are imported.
+ */
+export function useLoaderApart(make: (options: WasmLoaderOptions) => Loader): void {
+  create = make;
+  apart = true;
+}
+
+/** Another plugin that shares the threads of this one or, where none does, this one itself. */
+export async function neighbour(of: Runtime, into: Loader, name: string): Promise<Runtime> {
+  return apart ? of : load(into, { name });
+}
+
 /** A loader of one serving thread that is closed with the test. */
 export function loader(test: Test, options: WasmLoaderOptions = {}): Loader {
-  const made = createWasmLoader({ threads: 1, ...options });
+  const made = create({ threads: 1, ...options });
   test.teardown(() => made.close());
   return made;
 }

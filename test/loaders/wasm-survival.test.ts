@@ -7,7 +7,7 @@ import fc from 'fast-check';
 import t from 'tap';
 import type { Runtime } from '../../host/kernel/loader.ts';
 import { Pool } from '../../host/loaders/wasm/pool.ts';
-import { call, hanging, load, loader, refusal, request } from './sandbox.ts';
+import { call, hanging, load, loader, neighbour, refusal, request } from './sandbox.ts';
 
 async function timed<T>(promise: Promise<T>): Promise<readonly [T, number]> {
   const start = performance.now();
@@ -91,7 +91,7 @@ await t.test(
   async (test) => {
     const sandbox = loader(test);
     const victim = await load(sandbox, { name: 'victim' });
-    const villain = await load(sandbox, { name: 'villain' });
+    const villain = await neighbour(victim, sandbox, 'villain');
     const work = hanging();
     const begun = refusal(call(victim, 'ask', request(1), { invoke: work.invoke }));
     await work.called;

@@ -9,7 +9,7 @@ import { printable } from './text.ts';
  * can have answered to it. Not the ones by which the host speaks of itself, of its caller's credential
  * or of its own state (INTERNAL, UNAUTHENTICATED, CANCELLED, PLUGIN_QUARANTINED …).
  */
-const GUEST_CODES: ReadonlySet<string> = new Set<ErrorCode>([
+export const GUEST_CODES: ReadonlySet<string> = new Set<ErrorCode>([
   'INVALID_ARGUMENT',
   'PERMISSION_DENIED',
   'CAPABILITY_DENIED',
@@ -86,7 +86,7 @@ function string(value: unknown): string | undefined {
  * Whoever passes the details on writes them as JSON, which recurses: what is too deep for that, or too
  * much for an error, is left out here.
  */
-function bounded(details: unknown): unknown {
+export function bounded(details: unknown): unknown {
   if (details === undefined) return undefined;
   const pending: { value: unknown; depth: number }[] = [{ value: details, depth: 1 }];
   let values = 0;

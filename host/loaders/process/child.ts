@@ -1,0 +1,165 @@
+/**
+ * Entry of the process of one untrusted plugin: the same sandbox as in the host, behind a channel. Nothing
+ * is here but the plugin's module, its configuration and the calls that run; when the channel closes, the
+ * process ends.
+ */
+import { closeSync, readFileSync, readdirSync } from 'node:fs';
+import { Socket } from 'node:net';
+import { type Json, NoaError } from '@noa/sdk/host';
+import type { Runtime } from '../../kernel/loader.ts';
+import { createWasmLoader } from '../wasm/loader.ts';
+import { Channel } from './channel.ts';
+import { CHANNEL, FROM_HOST, type CallHead, type InspectHead, type LoadHead } from './contract.ts';
+import { type Frame, FrameError, KIND } from './frames.ts';
+
+/** How often memory that instances gave back without a call is reported. */
+const USAGE_MS = 1000;
+const O_CLOEXEC = 0o2000000;
+
+class Sandbox {
+  readonly #channel: Channel;
+  readonly #calls = new Map<number, Call>();
+  #runtime: Runtime | undefined;
+  #usage = '0 0';
+
+  constructor(socket: Socket) {
+    const end = (): never => process.exit();
+    const owner = { received: (frame: Frame) => this.#received(frame), broken: end, closed: end };
+    this.#channel = new Channel(socket, owner, FROM_HOST);
+    setInterval(() => this.#reportUsage(), USAGE_MS);
+  }
+
+  #received({ kind, id, head, body }: Frame): void {
+    if (kind === KIND.call) this.#answer(id, this.#call(id, head, body.toString('utf8')));
+    else if (kind === KIND.reply) this.#calls.get(id)?.replied(head, body.toString('utf8'));
+    else if (kind === KIND.cancel) this.#calls.get(id)?.abort.abort();
+    else if (kind === KIND.load) this.#answer(id, this.#load(head, Uint8Array.from(body)));
+    else if (kind === KIND.inspect) this.#answer(id, inspect(head, Uint8Array.from(body)));
+    else throw new FrameError(`an unknown kind ${kind}`);
+  }
+
+  #answer(id: number, work: Promise<string>): void {
+    work.then(
+      (output) => {
+        this.#reportUsage();
+        this.#channel.send(KIND.done, id, '', output);
+      },
+      (error: unknown) => {
+        this.#reportUsage();
+        this.#channel.send(KIND.failed, id, '', failure(error));
+      },
+    );
+  }
+
+  async #load(head: string, wasm: Uint8Array): Promise<string> {
+    const { options, request } = JSON.parse(head) as LoadHead;
+    const loader = createWasmLoader(options);
+    this.#runtime = await loader.load({
+      ...request,
+      wasm,
+      log: (level, message) => this.#channel.send(KIND.log, 0, level, message),
+    });
+    return '';
+  }
+
+  async #call(id: number, head: string, input: string): Promise<string> {
+    const runtime = this.#runtime;
+    if (runtime === undefined) throw new NoaError('UNAVAILABLE', 'The plugin is not loaded.');
+    const call = new Call((number, request) =>
+      this.#channel.send(KIND.invoke, id, String(number), request),
+    );
+    this.#calls.set(id, call);
+    try {
+      return await runtime.call({
+        ...(JSON.parse(head) as CallHead),
+        input,
+        signal: call.abort.signal,
+        invoke: (capability, operation, args) =>
+          call.invoke(JSON.stringify({ capability, operation, arguments: args })),
+      });
+    } finally {
+      this.#calls.delete(id);
+    }
+  }
+
+  #reportUsage(): void {
+    const { instances, memoryBytes } = this.#runtime?.stats() ?? { instances: 0, memoryBytes: 0 };
+    const usage = `${instances} ${memoryBytes}`;
+    if (usage === this.#usage) return;
+    this.#usage = usage;
+    this.#channel.send(KIND.usage, 0, usage);
+  }
+}
+
+/** One call that runs, and what it waits for. */
+class Call {
+  readonly abort = new AbortController();
+  readonly #send: (number: number, request: string) => void;
+  readonly #waiting = new Map<number, PromiseWithResolvers<unknown>>();
+  #last = 0;
+
+  constructor(send: (number: number, request: string) => void) {
+    this.#send = send;
+  }
+
+  invoke(request: string): Promise<unknown> {
+    this.#last += 1;
+    const reply = Promise.withResolvers<unknown>();
+    this.#waiting.set(this.#last, reply);
+    this.#send(this.#last, request);
+    return reply.promise;
+  }
+
+  replied(number: string, envelope: string): void {
+    const reply = this.#waiting.get(Number(number));
+    this.#waiting.delete(Number(number));
+    const answer = JSON.parse(envelope) as Envelope;
+    if (answer.ok) return reply?.resolve(answer.value);
+    const { code, message, details } = answer.error;
+    reply?.reject(new NoaError(code, message, { details }));
+  }
+}
+
+type Envelope =
+  | { readonly ok: true; readonly value: Json }
+  | { readonly ok: false; readonly error: ReturnType<NoaError['toBody']> };
+
+async function inspect(head: string, wasm: Uint8Array): Promise<string> {
+  const { options, manifest, limits } = JSON.parse(head) as InspectHead;
+  await createWasmLoader(options).inspect(manifest, limits, wasm);
+  return '';
+}
+
+function failure(error: unknown): string {
+  if (!(error instanceof NoaError)) {
+    return JSON.stringify({ code: 'PLUGIN_TRAP', message: 'The sandbox of the plugin failed.' });
+  }
+  const { retryAfterMs } = error;
+  return JSON.stringify({
+    ...error.toBody(),
+    ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+  });
+}
+
+/** A parent may have left descriptors open for its children; nothing of the plugin's runs before this. */
+function closeInherited(): void {
+  if (process.platform !== 'linux') return;
+  for (const name of readdirSync('/proc/self/fdinfo')) {
+    if (Number(name) <= CHANNEL) continue;
+    const flags = /flags:\s+(\d+)/.exec(readInfo(name))?.[1];
+    if (flags !== undefined && (Number.parseInt(flags, 8) & O_CLOEXEC) === 0)
+      closeSync(Number(name));
+  }
+}
+
+/** Empty for the descriptor with which the folder itself was read. */
+function readInfo(name: string): string {
+  try {
+    return readFileSync(`/proc/self/fdinfo/${name}`, 'latin1');
+  } catch {
+    return '';
+  }
+}
+
+closeInherited();
+new Sandbox(new Socket({ fd: CHANNEL, readable: true, writable: true }));

@@ -1,0 +1,162 @@
+/**
+ * The loader of plugins that are marked untrusted: each has a process of its own, made for it alone, in
+ * which the same sandbox runs as in the host. One process a plugin rather than one for all of them: a
+ * plugin that breaks out of the sandbox meets no memory, no call and no configuration but its own.
+ */
+import { NoaError } from '@noa/sdk/host';
+import type { Limits, Manifest } from '@noa/sdk/host';
+import { fileURLToPath } from 'node:url';
+import type { LoadRequest, Loader } from '../../kernel/loader.ts';
+import type { WasmLoaderOptions } from '../wasm/loader.ts';
+import type { InspectHead } from './contract.ts';
+import { KIND } from './frames.ts';
+import { GuestProcess } from './guest-process.ts';
+import { IsolatedRuntime } from './runtime.ts';
+import { type Walls, planWalls } from './walls.ts';
+
+const MIB = 1 << 20;
+/** Start of the process, compilation and the module's start function. */
+const START_MS = 45_000;
+/** Processes that start at the same time: a host with many such plugins starts them in turn. */
+const STARTING = 2;
+
+export interface ProcessLoaderOptions extends WasmLoaderOptions {
+  /** Processes at one time; a plugin more is refused. Default 64. */
+  readonly processes?: number;
+  /** How long a process without a call is kept, in ms; the next call starts another. Default 300,000. */
+  readonly idleProcessMs?: number;
+  /** What the operator should know: walls that are missing (once), processes that ended by themselves. */
+  readonly onNotice?: (message: string, plugin?: string) => void;
+}
+
+export function createProcessLoader(options: ProcessLoaderOptions = {}): Loader {
+  const { processes = 64, idleProcessMs = 300_000, onNotice = () => undefined, ...given } = options;
+  // One plugin's calls: a second thread is the spare.
+  const wasm: WasmLoaderOptions = { threads: 1, memoryMiB: 512, ...given };
+  const runtimes = new Set<IsolatedRuntime>();
+  const turns = new Turns(STARTING);
+  const live = new Set<GuestProcess>();
+  let walls: Promise<Walls> | undefined;
+  let closed = false;
+
+  const plan = (): Promise<Walls> => {
+    walls ??= planWalls(fileURLToPath(new URL('./child.ts', import.meta.url))).then((planned) => {
+      if (planned.missing.length > 0) {
+        onNotice(`untrusted plugins run without ${planned.missing.join('; without ')}`);
+      }
+      return planned;
+    });
+    return walls;
+  };
+
+  /** A process that has answered `kind`; nothing is left of one that has not. */
+  const start = (
+    plugin: string,
+    kind: number,
+    head: string,
+    module: Uint8Array,
+    limits: Limits,
+    log: LoadRequest['log'],
+    onEnd: (reason: string) => void,
+  ): Promise<GuestProcess> =>
+    turns.take(async () => {
+      const planned = await plan();
+      if (closed) throw shutDown();
+      if (live.size >= processes) {
+        const words = `There are ${processes} plugins with a process of their own already.`;
+        throw new NoaError('RESOURCE_EXHAUSTED', words);
+      }
+      const child = new GuestProcess({
+        plugin,
+        command: planned.command([plugin]),
+        requestBytes: (wasm.maxRequestBytes ?? MIB) + REQUEST_MARGIN,
+        replyBytes: wasm.maxReplyBytes ?? 4 * MIB,
+        outputBytes: limits.maxOutputBytes,
+        log,
+        onEnd,
+      });
+      live.add(child);
+      void child.ended.then(() => live.delete(child));
+      try {
+        const expired = `The process of the plugin ${plugin} was not ready within ${START_MS} ms.`;
+        await child.ask(kind, head, module, START_MS, expired);
+        return child;
+      } catch (error) {
+        await child.stop(shutDown());
+        throw error;
+      }
+    });
+
+  return {
+    async inspect(manifest: Manifest, limits: Limits, module: Uint8Array): Promise<void> {
+      const head = JSON.stringify({ options: wasm, manifest, limits } satisfies InspectHead);
+      const quiet = (): void => undefined;
+      try {
+        const child = await start(manifest.name, KIND.inspect, head, module, limits, quiet, quiet);
+        await child.stop(shutDown());
+      } catch (cause) {
+        if (!(cause instanceof NoaError) || cause.code !== 'PLUGIN_TRAP') throw cause;
+        const words = 'runtime.file: The module brought down the process that inspected it.';
+        throw new NoaError('INVALID_ARGUMENT', words, { cause });
+      }
+    },
+
+    async load(request: LoadRequest): Promise<IsolatedRuntime> {
+      const { plugin, limits, wasm: module } = request;
+      const log: LoadRequest['log'] = (level, message) => request.log(level, message);
+      const kept = { ...request, wasm: undefined, log: undefined };
+      const head = JSON.stringify({ options: wasm, request: kept });
+      const runtime = new IsolatedRuntime({
+        plugin,
+        limits,
+        idleMs: idleProcessMs,
+        start: (onEnd) => start(plugin, KIND.load, head, module, limits, log, onEnd),
+        onEnd: (reason) => onNotice(`the process of the plugin ${plugin} ${reason}`, plugin),
+        onStop: () => runtimes.delete(runtime),
+      });
+      runtimes.add(runtime);
+      try {
+        await runtime.ready();
+      } catch (error) {
+        await runtime.stop();
+        throw error;
+      }
+      return runtime;
+    },
+
+    async close(): Promise<void> {
+      closed = true;
+      await Promise.all([...runtimes].map((runtime) => runtime.stop()));
+      await Promise.all([...live].map((child) => child.stop(shutDown())));
+    },
+  };
+}
+
+/** The names around the arguments of a request, which the sandbox writes anew in the process. */
+const REQUEST_MARGIN = 4096;
+
+function shutDown(): NoaError {
+  return new NoaError('UNAVAILABLE', 'The sandbox was shut down.');
+}
+
+/** So many tasks at a time; the others wait in order. */
+class Turns {
+  #free: number;
+  readonly #waiting: (() => void)[] = [];
+
+  constructor(count: number) {
+    this.#free = count;
+  }
+
+  async take<T>(task: () => Promise<T>): Promise<T> {
+    if (this.#free > 0) this.#free -= 1;
+    else await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    try {
+      return await task();
+    } finally {
+      const next = this.#waiting.shift();
+      if (next === undefined) this.#free += 1;
+      else next();
+    }
+  }
+}
