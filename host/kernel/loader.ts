@@ -6,6 +6,9 @@ import type { Json, Limits, Manifest } from '@noa/sdk/host';
 
 export type LogLevel = 'debug' | 'info' | 'warn' | 'error';
 
+/** How a plugin's code ended what ran beside it: a turn that went on and on, or a crash of its worker. */
+export type Harm = 'overran' | 'crashed';
+
 export interface LoadRequest {
   readonly plugin: string;
   /** Distinguishes each (re)start of a plugin in one host; replies and tokens of an older one are void. */
@@ -18,6 +21,11 @@ export interface LoadRequest {
   readonly config: Json;
   /** Lines that the guest logs outside a capability call. */
   log(level: LogLevel, message: string): void;
+  /**
+   * The plugin's code has brought a worker down, and not because its caller gave it little time: its turn
+   * had lasted for half of what the export may take. Never called for what it throws or traps on.
+   */
+  harmed?(what: Harm): void;
 }
 
 export interface RuntimeCall {
@@ -26,6 +34,8 @@ export interface RuntimeCall {
   readonly input: string;
   /** Milliseconds since the epoch. */
   readonly deadline: number;
+  /** The call may be begun again, unnoticed, when its worker falls through no fault of its own. */
+  readonly idempotent?: boolean;
   /** Aborts when the caller goes away; the runtime then ends the call with CANCELLED. */
   readonly signal: AbortSignal;
   /** The only way out of the sandbox: resolves with the operation's value or rejects with NoaError. */
@@ -43,7 +53,7 @@ export interface Runtime {
   /**
    * Runs one export and answers its output as JSON text. Rejects with NoaError: DEADLINE_EXCEEDED,
    * CANCELLED, PLUGIN_TRAP (trap or uncaught exception), RESOURCE_EXHAUSTED (a bound of the sandbox),
-   * UNAVAILABLE (a bystander's worker was recycled; retryable), or the code the guest chose.
+   * UNAVAILABLE (a bystander's worker was recycled and the call is not idempotent; retryable), or the code the guest chose.
    */
   call(call: RuntimeCall): Promise<string>;
   stats(): RuntimeStats;

@@ -108,6 +108,20 @@
   (func $recurse (export "recurse") (result i32)
     (i32.add (i32.const 1) (call $recurse)))
   (func (export "loop") (result i32) (loop $forever (br $forever)) (i32.const 0))
+  ;; Goes round as often as the decimal number of its input says.
+  (func (export "spin") (result i32)
+    (local $at i64) (local $left i64)
+    (block $read (loop $digit
+      (br_if $read (i64.ge_u (local.get $at) (call $input_length)))
+      (local.set $left (i64.add (i64.mul (local.get $left) (i64.const 10))
+        (i64.extend_i32_u (i32.sub (call $input_u8 (local.get $at)) (i32.const 48)))))
+      (local.set $at (i64.add (local.get $at) (i64.const 1)))
+      (br $digit)))
+    (block $done (loop $round
+      (br_if $done (i64.eqz (local.get $left)))
+      (local.set $left (i64.sub (local.get $left) (i64.const 1)))
+      (br $round)))
+    (call $answer (i64.const 0)))
   ;; Swallows the exception by which a call is cancelled, then never ends.
   (func (export "stubborn") (result i32)
     (try (do (drop (call $noa_call (call $copy)))) (catch_all (nop)))

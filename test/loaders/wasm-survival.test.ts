@@ -206,6 +206,7 @@ await t.test('a worker that crashes takes along only what ran there', async (tes
         // A message that no thread can read: its own code throws, as a bug in it would.
         message: (id) => (broken ? ['load', id, JSON.parse('null')] : ['compile', id, empty]),
         expires: performance.now() + 3000,
+        allowanceMs: 3000,
         expired: 'too late',
         compiled: resolve,
         failed: reject,

@@ -52,10 +52,15 @@ const PROVIDED: { readonly [module: string]: { readonly [name: string]: string }
     noa_call: '(i64) -> i64',
     noa_clock: '() -> i64',
     noa_random: '() -> i64',
+    noa_call_bytes: '(i64, i64) -> i64',
+    noa_reply_bytes: '() -> i64',
     noa_read: '(i64, i32, i32) -> nothing',
     noa_write: '(i64, i32, i32) -> nothing',
   },
 };
+
+/** Imports that wait for the host. */
+const SUSPENDING: ReadonlySet<string> = new Set(['noa_call', 'noa_call_bytes']);
 
 export interface Admitted {
   /** The module to compile: the installed bytes with clamped limits. */
@@ -164,7 +169,7 @@ export function admit(
     };
     return {
       bytes: clamp(wasm, outline, caps),
-      suspends: outline.imports.some((entry) => entry.name === 'noa_call'),
+      suspends: outline.imports.some((entry) => SUSPENDING.has(entry.name)),
     };
   } catch (error) {
     if (!(error instanceof ModuleError)) throw error;

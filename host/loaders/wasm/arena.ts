@@ -24,6 +24,8 @@ export class Arena {
   readonly #memory: WebAssembly.Memory;
   readonly #own: Exports;
   #bytes: Buffer;
+  /** The attachment of the last reply until the guest takes it; 0 for none. */
+  #beside = 0;
 
   /** `maxBytes` is the hard cap of all blocks of one call together. */
   constructor(module: WebAssembly.Module, maxBytes: number) {
@@ -40,6 +42,7 @@ export class Arena {
   /** Begins a call: forgets every block and holds the input. False when it does not fit. */
   begin(input: string, inputBytes: number): boolean {
     this.#own.reset();
+    this.#beside = 0;
     if (inputBytes === 0) return true;
     const block = this.#own.take(inputBytes);
     if (block === 0) return false;
@@ -66,14 +69,15 @@ export class Arena {
     return length === 0 ? undefined : this.#view().toString('utf8', block, block + length);
   }
 
-  /** A copy of a live block's bytes. */
-  copy(block: number): Buffer {
-    return Buffer.from(this.#view().subarray(block, block + this.#own.size(block)));
+  /** A copy of a live block's bytes, in a buffer of its own; undefined when no block is there. */
+  copy(block: number): Uint8Array | undefined {
+    const length = this.#own.size(block);
+    return length === 0 ? undefined : new Uint8Array(this.#view().subarray(block, block + length));
   }
 
-  putBytes(bytes: Buffer): number {
+  putBytes(bytes: Uint8Array): number {
     const block = this.#own.take(bytes.length);
-    if (block !== 0) bytes.copy(this.#view(), block);
+    if (block !== 0) this.#view().set(bytes, block);
     return block;
   }
 
@@ -81,6 +85,19 @@ export class Arena {
   range(address: bigint, length: number): Uint8Array | undefined {
     if (this.#own.holds(address, length) === 0) return undefined;
     return this.#view().subarray(Number(address), Number(address) + length);
+  }
+
+  /** Keeps an attachment in place of one that the guest did not take. False when it does not fit. */
+  putBeside(bytes: Uint8Array | undefined): boolean {
+    this.drop(this.takeBeside());
+    if (bytes !== undefined) this.#beside = this.putBytes(bytes);
+    return bytes === undefined || this.#beside !== 0;
+  }
+
+  takeBeside(): number {
+    const block = this.#beside;
+    this.#beside = 0;
+    return block;
   }
 
   drop(block: number): void {

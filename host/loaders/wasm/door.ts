@@ -5,24 +5,35 @@
 import { NoaError, parseJson } from '@noa/sdk/host';
 import type { ErrorBody, Json } from '@noa/sdk/host';
 import type { RuntimeCall } from '../../kernel/loader.ts';
+import type { Attachments } from './attachment.ts';
 
-/** Answers `{ok: true, value}` or `{ok: false, error}` as JSON text of at most `maxBytes`. */
+/**
+ * Answers `{ok: true, value}` or `{ok: false, error}` as JSON text of at most `maxBytes`, and in
+ * `attachments`, where the guest asked for them, as many bytes beside it.
+ */
 export async function answer(
   request: string,
   call: RuntimeCall,
   signal: AbortSignal,
   maxBytes: number,
+  attachments?: Attachments,
 ): Promise<string> {
   try {
     const { capability, operation, input } = parse(request);
-    const value = (await call.invoke(capability, operation, input, signal)) ?? null;
+    const name = `${capability}.${operation}`;
+    const given = attachments === undefined ? input : attachments.resolve(name, input);
+    const whole = (await call.invoke(capability, operation, given, signal)) ?? null;
+    const value = attachments === undefined ? whole : attachments.extract(name, whole);
     const envelope = JSON.stringify({ ok: true, value });
-    if (envelope.length * 3 <= maxBytes || Buffer.byteLength(envelope) <= maxBytes) return envelope;
+    const beside = attachments?.reply?.length ?? 0;
+    const fits = envelope.length * 3 <= maxBytes || Buffer.byteLength(envelope) <= maxBytes;
+    if (fits && beside <= maxBytes) return envelope;
     throw new NoaError(
       'RESOURCE_EXHAUSTED',
-      `The reply of ${capability}.${operation} is over ${maxBytes} bytes; ask for less at a time.`,
+      `The reply of ${name} is over ${maxBytes} bytes; ask for less at a time.`,
     );
   } catch (error) {
+    attachments?.clear();
     return refusal(error);
   }
 }

@@ -39,11 +39,12 @@ export class Fibers {
     this.#main = WebAssembly.promising(exports['fiber'] as Entry);
   }
 
-  get available(): boolean {
-    return this.#free.length > 0 || this.#fibers.length < this.#max;
+  /** Stacks on which no guest runs. */
+  get free(): number {
+    return this.#free.length + this.#max - this.#fibers.length;
   }
 
-  /** Runs the entry on a free stack, beginning in a later microtask. Only when `available`. */
+  /** Runs the entry on a stack, beginning in a later microtask. Only when one is `free`. */
   run(entry: Entry, run: FiberRun): void {
     if (this.#free.length === 0) this.#start(this.#fibers.length);
     const slot = this.#free.pop();

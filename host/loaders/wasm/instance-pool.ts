@@ -1,6 +1,8 @@
 /**
- * The instances of one sandbox thread. Invariant: the linear memory of all of them stays within the
- * thread's budget, exceeded at most by what the one executing guest grows in its present turn.
+ * The instances of one sandbox thread. Invariant: the memory of all of them stays within the thread's
+ * budget, exceeded at most by what the one executing guest grows in its present turn. Beside other
+ * plugins, one takes more only while it then holds no more than it leaves free: half when it is the
+ * first to need much, and always something for the next.
  */
 import { collectGarbage } from './garbage.ts';
 import { GuestLimit, Instance } from './instance.ts';
@@ -8,17 +10,25 @@ import type { InstanceHost } from './instance.ts';
 import type { ThreadBounds } from './protocol.ts';
 import type { Unit } from './unit.ts';
 
+const MIB = 1 << 20;
 /** An instance whose block memory has grown beyond this is not kept: such memory never shrinks. */
-const KEPT_ARENA_BYTES = 1 << 20;
+const KEPT_ARENA_BYTES = MIB;
 const HOUSEKEEPING_MS = 1000;
 /** Housekeeping collects garbage once instances of so many bytes have been let go. */
 const COLLECTED_BYTES = 4 << 20;
 
+export interface InstancePoolOptions {
+  readonly arena: WebAssembly.Module;
+  readonly bounds: ThreadBounds;
+  readonly host: InstanceHost;
+  /** Whether no other plugin is loaded in this host. */
+  readonly alone: () => boolean;
+  /** Called by housekeeping, at most once a second, while there is something to attend to. */
+  readonly report: () => void;
+}
+
 export class InstancePool {
-  readonly #arena: WebAssembly.Module;
-  readonly #bounds: ThreadBounds;
-  readonly #host: InstanceHost;
-  readonly #report: () => void;
+  readonly #options: InstancePoolOptions;
   readonly #changed = new Set<Unit>();
   /** Units with idle instances. */
   readonly #idle = new Set<Unit>();
@@ -28,17 +38,8 @@ export class InstancePool {
   #released = 0;
   #timer: NodeJS.Timeout | undefined;
 
-  /** `report` is called by housekeeping, at most once a second, while there is something to attend to. */
-  constructor(
-    arena: WebAssembly.Module,
-    bounds: ThreadBounds,
-    host: InstanceHost,
-    report: () => void,
-  ) {
-    this.#arena = arena;
-    this.#bounds = bounds;
-    this.#host = host;
-    this.#report = report;
+  constructor(options: InstancePoolOptions) {
+    this.#options = options;
   }
 
   /** An idle instance of the unit, or a new one. Throws GuestLimit, or what the module's start throws. */
@@ -50,7 +51,7 @@ export class InstancePool {
     }
     let instance: Instance;
     try {
-      instance = new Instance(unit, this.#arena, this.#host);
+      instance = new Instance(unit, this.#options.arena, this.#options.host);
     } catch (error) {
       if (error instanceof RangeError && error.message.includes('memory')) {
         throw new GuestLimit('There is no memory for another instance of the plugin.');
@@ -73,12 +74,13 @@ export class InstancePool {
     instance.job = undefined;
     this.#update(instance);
     const grown = instance.arena.byteLength > KEPT_ARENA_BYTES;
-    if (unit.closed || grown || this.#bytes > this.#bounds.memoryBytes) return this.drop(instance);
+    const { memoryBytes, idleInstances } = this.#options.bounds;
+    if (unit.closed || grown || this.#bytes > memoryBytes) return this.drop(instance);
     instance.idleSince = performance.now();
     unit.idle.push(instance);
     this.#idle.add(unit);
     this.#idleCount += 1;
-    if (this.#idleCount > this.#bounds.idleInstances) this.#dropIdle(this.#oldest());
+    if (this.#idleCount > idleInstances) this.#dropIdle(this.#oldest());
     this.attend();
   }
 
@@ -95,14 +97,26 @@ export class InstancePool {
     this.attend();
   }
 
-  /** Brings the budget up to date. Throws GuestLimit when it is exceeded and no idle instance can go. */
+  /**
+   * Brings the budget up to date. Throws GuestLimit when it is exceeded, or when the instance has grown
+   * and its plugin is over its share, and no idle instance can go.
+   */
   count(instance: Instance): void {
-    this.#update(instance);
-    const { memoryBytes } = this.#bounds;
-    while (this.#bytes > memoryBytes && this.#idleCount > 0) this.#dropIdle(this.#oldest());
-    if (this.#bytes > memoryBytes) {
+    const grown = this.#update(instance) > 0;
+    const { memoryBytes } = this.#options.bounds;
+    const { unit } = instance;
+    const isOver = (): boolean => this.#bytes > memoryBytes;
+    const isGreedy = (): boolean =>
+      grown && unit.bytes > memoryBytes - this.#bytes && !this.#options.alone();
+    while ((isOver() || isGreedy()) && this.#idleCount > 0) this.#dropIdle(this.#oldest());
+    const budget = `${Math.floor(memoryBytes / MIB)} MiB of memory`;
+    if (isOver()) {
+      throw new GuestLimit(`The plugins of one worker together are over ${budget}.`);
+    }
+    if (isGreedy()) {
+      const held = Math.ceil(unit.bytes / MIB);
       throw new GuestLimit(
-        `The plugins of one worker together are over ${Math.floor(memoryBytes / (1 << 20))} MiB of memory.`,
+        `The plugin would hold ${held} of a worker's ${budget}, which is more than it would leave to others; make fewer calls at a time or lower limits.memoryMiB.`,
       );
     }
   }
@@ -129,12 +143,12 @@ export class InstancePool {
 
   #keepHouse(): void {
     this.#timer = undefined;
-    const limit = performance.now() - this.#bounds.idleMs;
+    const limit = performance.now() - this.#options.bounds.idleMs;
     for (const unit of this.#idle) {
       // Idle instances are a stack: the first has waited longest.
       while ((unit.idle[0]?.idleSince ?? Infinity) < limit) this.#dropIdle(unit);
     }
-    this.#report();
+    this.#options.report();
     if (this.#released > COLLECTED_BYTES) {
       this.#released = 0;
       collectGarbage();
@@ -159,12 +173,14 @@ export class InstancePool {
     this.drop(instance);
   }
 
-  #update(instance: Instance): void {
-    const bytes = instance.byteLength;
-    if (bytes === instance.counted) return;
-    instance.unit.bytes += bytes - instance.counted;
-    this.#bytes += bytes - instance.counted;
-    instance.counted = bytes;
+  /** Answers by how many bytes it has grown since it was last counted. */
+  #update(instance: Instance): number {
+    const by = instance.byteLength - instance.counted;
+    if (by === 0) return 0;
+    instance.unit.bytes += by;
+    this.#bytes += by;
+    instance.counted += by;
     this.#changed.add(instance.unit);
+    return by;
   }
 }

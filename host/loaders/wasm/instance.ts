@@ -19,8 +19,11 @@ const ARENA_SLACK_BYTES = 8 << 20;
 
 /** What an instance needs of the thread it lives in. */
 export interface InstanceHost {
-  /** Answers the block of the reply, now or when it has come. Throws to end the call. */
-  invoke(instance: Instance, request: number): bigint | Promise<bigint>;
+  /**
+   * Answers the block of the reply, now or when it has come. Throws to end the call. `attachment` is the
+   * block beside the request or 0; undefined when the guest does not speak of attachments.
+   */
+  invoke(instance: Instance, request: number, attachment?: number): bigint | Promise<bigint>;
   log(unit: Unit, level: LogLevel, text: string): void;
 }
 
@@ -45,6 +48,10 @@ export class Instance {
       [ENV_MODULE]: { ...this.arena.exports, ...this.#environment(host) },
       [USER_MODULE]: {
         noa_call: new WebAssembly.Suspending((block: bigint) => host.invoke(this, Number(block))),
+        noa_call_bytes: new WebAssembly.Suspending((block: bigint, attachment: bigint) =>
+          host.invoke(this, Number(block), Number(attachment)),
+        ),
+        noa_reply_bytes: () => BigInt(this.arena.takeBeside()),
         noa_clock: () => BigInt(Date.now()) * 1_000_000n,
         noa_random: random64,
         ...this.#bulk(),
@@ -108,7 +115,7 @@ export class Instance {
 
   #environment(host: InstanceHost): Record<string, (...args: never[]) => unknown> {
     const { arena, unit } = this;
-    const variables = new Map<string, Buffer>();
+    const variables = new Map<string, Uint8Array>();
     let used = 0;
 
     /** Reads a key and frees its block. */
@@ -144,7 +151,7 @@ export class Instance {
             `The plugin's variables are over their limit of ${MAX_VAR_BYTES} bytes or ${MAX_VARS} names.`,
           );
         }
-        variables.set(key, arena.copy(Number(valueBlock)));
+        variables.set(key, arena.copy(Number(valueBlock)) ?? new Uint8Array());
         used += key.length + size;
       },
       log_trace: log('debug'),

@@ -1,6 +1,7 @@
 /** One piece of work for a sandbox thread, from its submission until the thread has let go of it. */
 import type { NoaError } from '@noa/sdk/host';
 import type { RuntimeCall } from '../../kernel/loader.ts';
+import type { Share } from './jobs.ts';
 import type { Plugin } from './plugin.ts';
 import type { ToThread } from './protocol.ts';
 
@@ -10,6 +11,8 @@ export interface JobSpec {
   readonly message: (id: number) => ToThread;
   /** When it must have ended, by `performance.now()`. */
   readonly expires: number;
+  /** How long it may take by its own rules, in ms: what its caller left of that does not count. */
+  readonly allowanceMs: number;
   /** What the caller is told when it has not. */
   readonly expired: string;
   /** Size of the text that `message` carries, in bytes. */
@@ -25,10 +28,14 @@ export class Job {
   readonly spec: JobSpec;
   /** Anew for each thread that it is given to. */
   id = 0;
-  /** Of the thread's `heldBytes`, what was sent for this job. */
+  /** Text that its thread may hold for it, in bytes. */
   heldBytes = 0;
+  /** What its plugin has of its thread. */
+  share: Share | undefined;
   /** Moves to another thread so far. */
   moves = 0;
+  /** Whether it was begun a second time, after its thread fell through another's fault. */
+  repeated = false;
   /** Set once its submitter has been answered while the thread still holds it: when to end the thread. */
   reapAt: number | undefined;
   #abort: AbortController | undefined;
@@ -47,5 +54,12 @@ export class Job {
   giveUp(error: NoaError): void {
     this.spec.failed(error);
     this.#abort?.abort(error);
+  }
+
+  /** Stops host work done for the job so far; it is about to begin anew. */
+  repeat(error: NoaError): void {
+    this.repeated = true;
+    this.#abort?.abort(error);
+    this.#abort = undefined;
   }
 }

@@ -9,6 +9,7 @@ import { NoaError } from '@noa/sdk/host';
 import type { Limits, Manifest } from '@noa/sdk/host';
 import type { LoadRequest, Loader, Runtime, RuntimeCall } from '../../kernel/loader.ts';
 import { admit } from './admission.ts';
+import type { BytesTable } from './attachment.ts';
 import { ModuleCache } from './module-cache.ts';
 import { Plugin } from './plugin.ts';
 import { Pool, gone } from './pool.ts';
@@ -32,6 +33,8 @@ export interface WasmLoaderOptions {
   readonly maxRequestBytes?: number;
   /** Largest reply of a capability, in bytes. Default 4 MiB. */
   readonly maxReplyBytes?: number;
+  /** Where capabilities take and answer bytes, from `bytesTable`. Default: nowhere. */
+  readonly bytes?: BytesTable;
 }
 
 const MIB = 1 << 20;
@@ -52,6 +55,7 @@ export function createWasmLoader(options: WasmLoaderOptions = {}): Loader {
     threads,
     jobsPerThread: options.callsPerThread ?? 256,
     replyBytes: options.maxReplyBytes ?? 4 * MIB,
+    bytes: options.bytes,
     bounds: {
       fibers: options.suspendedPerThread ?? 64,
       memoryBytes: Math.floor(((options.memoryMiB ?? 1024) * MIB) / threads),
@@ -72,14 +76,16 @@ export function createWasmLoader(options: WasmLoaderOptions = {}): Loader {
     suspends: boolean,
     limits: Limits,
     config: string,
-    log: LoadRequest['log'],
-  ): Plugin => new Plugin((lastPlugin += 1), name, { module, suspends, config, limits }, log);
+    listener: Pick<LoadRequest, 'log' | 'harmed'>,
+  ): Plugin => new Plugin((lastPlugin += 1), name, { module, suspends, config, limits }, listener);
 
   return {
     async inspect(manifest: Manifest, limits: Limits, wasm: Uint8Array): Promise<void> {
       const { bytes, suspends } = admit(manifest, limits, wasm, maxModuleBytes);
       const module = await compile(pool, bytes);
-      const probe = plugin(manifest.name, module, suspends, limits, '{}', () => undefined);
+      const probe = plugin(manifest.name, module, suspends, limits, '{}', {
+        log: () => undefined,
+      });
       try {
         await warm(pool, probe, START_MS, 'spare');
       } catch (error) {
@@ -100,8 +106,8 @@ export function createWasmLoader(options: WasmLoaderOptions = {}): Loader {
       const digest = createHash('sha256').update(bytes).digest('base64');
       const module = await modules.take(digest, bytes);
       const config = JSON.stringify(request.config);
-      const log: LoadRequest['log'] = (level, message) => request.log(level, message);
-      const loaded = plugin(request.plugin, module, suspends, limits, config, log);
+      const loaded = plugin(request.plugin, module, suspends, limits, config, request);
+      pool.enter(loaded);
       let stopping: Promise<void> | undefined;
       const stop = (): Promise<void> =>
         (stopping ??= pool.unload(loaded).finally(() => modules.release(digest)));
@@ -114,7 +120,7 @@ export function createWasmLoader(options: WasmLoaderOptions = {}): Loader {
       return {
         call: (call) =>
           stopping === undefined
-            ? run(pool, loaded, call)
+            ? run(pool, loaded, call, manifest.exports[call.export]?.timeoutMs)
             : Promise.reject(new NoaError('UNAVAILABLE', `The plugin ${loaded.name} was stopped.`)),
         stats: () => loaded.stats(),
         stop,
@@ -131,6 +137,7 @@ function compile(pool: Pool, bytes: Uint8Array): Promise<WebAssembly.Module> {
       {
         message: (id) => ['compile', id, bytes],
         expires: performance.now() + COMPILE_MS,
+        allowanceMs: COMPILE_MS,
         expired: `The module took more than ${COMPILE_MS} ms to compile.`,
         compiled: resolve,
         failed: reject,
@@ -147,6 +154,7 @@ function warm(pool: Pool, plugin: Plugin, ms: number, to: 'serving' | 'spare'): 
         plugin,
         message: (id) => ['warm', id, plugin.id],
         expires: performance.now() + ms,
+        allowanceMs: ms,
         expired: `Its start function did not end within ${ms} ms.`,
         done: resolve,
         failed: reject,
@@ -156,7 +164,12 @@ function warm(pool: Pool, plugin: Plugin, ms: number, to: 'serving' | 'spare'): 
   });
 }
 
-function run(pool: Pool, plugin: Plugin, call: RuntimeCall): Promise<string> {
+function run(
+  pool: Pool,
+  plugin: Plugin,
+  call: RuntimeCall,
+  exportMs: number | undefined,
+): Promise<string> {
   return new Promise((resolve, reject) => {
     const { limits } = plugin.spec;
     const inputBytes = Buffer.byteLength(call.input);
@@ -172,6 +185,7 @@ function run(pool: Pool, plugin: Plugin, call: RuntimeCall): Promise<string> {
       plugin,
       message: (id) => ['call', id, plugin.id, call.export, call.input, inputBytes],
       expires: performance.now() + remaining,
+      allowanceMs: Math.min(exportMs ?? limits.timeoutMs, limits.timeoutMs),
       expired,
       bytes: inputBytes,
       call,

@@ -1,5 +1,5 @@
 /** One load of one plugin, as the host's thread sees it. */
-import type { LoadRequest, RuntimeStats } from '../../kernel/loader.ts';
+import type { Harm, LoadRequest, RuntimeStats } from '../../kernel/loader.ts';
 import type { PluginUnit } from './protocol.ts';
 import type { Thread } from './thread.ts';
 
@@ -8,16 +8,24 @@ export class Plugin {
   readonly name: string;
   readonly spec: PluginUnit;
   readonly log: LoadRequest['log'];
+  /** Told that its code has brought a worker down by its own fault. */
+  readonly harmed: (what: Harm) => void;
   readonly usage = new Map<Thread, RuntimeStats>();
   #jobs = 0;
   /** Set when it is being unloaded: resolves when its last job has ended. */
   #drained: (() => void) | undefined;
 
-  constructor(id: number, name: string, spec: PluginUnit, log: LoadRequest['log']) {
+  constructor(
+    id: number,
+    name: string,
+    spec: PluginUnit,
+    { log, harmed }: Pick<LoadRequest, 'log' | 'harmed'>,
+  ) {
     this.id = id;
     this.name = name;
     this.spec = spec;
     this.log = log;
+    this.harmed = harmed ?? (() => undefined);
   }
 
   stats(): RuntimeStats {

@@ -1,18 +1,27 @@
 /**
- * The sandbox threads, one warm spare among them, and the watch over what they execute.
+ * The jobs of the sandbox: which thread each is given to, how long it may take, and what becomes of it
+ * when its thread falls.
  *
  * A job that is past its deadline or whose caller has gone is answered at once. If it waits, its thread
- * is told to drop it; if it executes, the thread is ended, the spare takes its place, and what else
- * was on it is answered UNAVAILABLE, except for jobs that had not begun: these move, unnoticed.
+ * is told to drop it; if it executes, and its turn has lasted for some time, the thread is ended, the
+ * spare takes its place, and the plugin is a suspect for a while: its calls run apart. Of the other jobs
+ * on that thread, those that had not begun move, those that may be repeated begin anew, both unnoticed,
+ * and the rest are answered UNAVAILABLE.
  */
 import { randomInt } from 'node:crypto';
 import { NoaError } from '@noa/sdk/host';
+import { Attachments } from './attachment.ts';
+import type { BytesTable } from './attachment.ts';
+import { Crew } from './crew.ts';
 import { answer } from './door.ts';
+import { Intake } from './intake.ts';
 import { Job } from './job.ts';
 import type { JobSpec } from './job.ts';
+import type { Harm } from '../../kernel/loader.ts';
 import { failure } from './outcome.ts';
 import type { Plugin } from './plugin.ts';
 import { type FromThread, type ThreadBounds, wordOf } from './protocol.ts';
+import { LARGE_REQUEST_BYTES } from './requests.ts';
 import { Thread } from './thread.ts';
 import type { Owner } from './thread.ts';
 
@@ -21,9 +30,11 @@ const TICK_MS = 5;
 const CANCEL_GRACE_MS = 25;
 /** How long a job whose caller has gone may go on executing: most end sooner, and no thread is lost. */
 const ABORT_GRACE_MS = 100;
+/** A turn that has lasted for less is not ended: most overloads end by themselves, without harm. */
+const TURN_GRACE_MS = 50;
+/** How long a plugin that has brought a worker down runs apart from the others. */
+const SUSPECT_MS = 5 * 60_000;
 const MAX_MOVES = 3;
-/** Input and reply texts that one thread may hold; a queue of large calls must not exhaust its heap. */
-const MAX_HELD_BYTES = 64 << 20;
 /** How long the thread after a crash waits to start: where none can start, no loop of attempts runs. */
 const CRASH_DELAY_MS = 500;
 
@@ -38,6 +49,8 @@ export interface PoolOptions {
   readonly jobsPerThread: number;
   /** One reply of a capability, in bytes. */
   readonly replyBytes: number;
+  /** Where capabilities take and answer bytes. */
+  readonly bytes?: BytesTable | undefined;
   readonly bounds: ThreadBounds;
   readonly arena: WebAssembly.Module;
   readonly fiber: WebAssembly.Module;
@@ -45,30 +58,51 @@ export interface PoolOptions {
 
 export class Pool implements Owner {
   readonly #options: PoolOptions;
-  readonly #threads: Thread[];
-  #spare: Thread;
+  readonly #crew: Crew;
+  readonly #intake = new Intake();
+  /** Those that are loaded to serve. */
+  readonly #plugins = new Set<Plugin>();
+  /** Until when a plugin of this name runs apart, by `performance.now()`. */
+  readonly #suspects = new Map<string, number>();
   #lastSerial = randomInt(2 ** 32);
   #ticker: NodeJS.Timeout | undefined;
-  readonly #ending = new Set<Promise<void>>();
   #closed = false;
 
   constructor(options: PoolOptions) {
     this.#options = options;
-    this.#threads = Array.from({ length: options.threads }, () => this.#spawn());
-    this.#spare = this.#spawn();
+    const { arena, fiber, bounds, jobsPerThread: maxJobs } = options;
+    this.#crew = new Crew(options.threads, (delayMs) => {
+      const thread = new Thread(this, { arena, fiber, bounds, maxJobs, delayMs });
+      thread.neighbours = this.#plugins.size;
+      return thread;
+    });
+  }
+
+  /** Makes the plugin one of those among which the threads are shared, until it is unloaded. */
+  enter(plugin: Plugin): void {
+    this.#plugins.add(plugin);
+    this.#tellNeighbours();
+  }
+
+  #tellNeighbours(): void {
+    for (const thread of this.#crew.all()) thread.neighbours = this.#plugins.size;
+  }
+
+  get #alone(): boolean {
+    return this.#plugins.size <= 1;
   }
 
   /** Gives the job to the thread with the least to do, or to the spare, which serves no calls. */
   submit(spec: JobSpec, to: 'serving' | 'spare' = 'serving'): void {
     const job = new Job(spec);
     spec.plugin?.began();
-    this.#assign(job, to === 'spare' ? this.#spare : this.#pick());
+    this.#assign(job, to === 'spare' ? this.#crew.spare : this.#pick(spec.plugin));
     this.#ticker ??= setInterval(() => this.#tick(), TICK_MS);
   }
 
   /** Ends the plugin's jobs with UNAVAILABLE and frees it everywhere. */
   async unload(plugin: Plugin): Promise<void> {
-    for (const thread of this.#all()) {
+    for (const thread of this.#crew.all()) {
       for (const job of thread.jobs.all()) {
         if (job.spec.plugin !== plugin || job.reapAt !== undefined) continue;
         const error = new NoaError('UNAVAILABLE', `The plugin ${plugin.name} was stopped.`);
@@ -76,21 +110,22 @@ export class Pool implements Owner {
       }
     }
     await plugin.drained();
-    for (const thread of this.#all()) {
+    for (const thread of this.#crew.all()) {
+      thread.jobs.forget(plugin);
       if (thread.plugins.delete(plugin.id)) thread.post(['unload', plugin.id]);
     }
     plugin.usage.clear();
+    if (this.#plugins.delete(plugin)) this.#tellNeighbours();
   }
 
   async close(): Promise<void> {
     this.#closed = true;
     clearInterval(this.#ticker);
     const error = new NoaError('UNAVAILABLE', 'The sandbox was shut down.');
-    for (const thread of this.#all()) {
+    for (const thread of this.#crew.all()) {
       for (const job of thread.jobs.all()) this.#finish(thread, job, error);
-      this.#end(thread);
     }
-    await Promise.all(this.#ending);
+    await this.#crew.close();
   }
 
   received(thread: Thread, message: FromThread): void {
@@ -102,8 +137,7 @@ export class Pool implements Owner {
     }
     const job = thread.jobs.get(message[1]);
     if (job === undefined) return;
-    hold(thread, job, 0);
-    if (message[0] === 'invoke') return this.#invoke(thread, job, message[2]);
+    if (message[0] === 'invoke') return this.#invoke(thread, job, message[2], message[3]);
     thread.jobs.delete(job);
     if (job.reapAt === undefined) {
       if (message[0] === 'done') job.spec.done?.(message[2]);
@@ -114,32 +148,19 @@ export class Pool implements Owner {
   }
 
   crashed(thread: Thread): void {
-    this.#replace(thread, undefined, 'crashed');
+    const executing = thread.jobs.all().find((job) => wordOf(job.id) === thread.executing);
+    this.#replace(thread, executing, 'crashed');
   }
 
-  #all(): Thread[] {
-    return [...this.#threads, this.#spare];
-  }
-
-  #spawn(delayMs = 0): Thread {
-    const { arena, fiber, bounds } = this.#options;
-    return new Thread(this, { arena, fiber, bounds, lastSerial: this.#lastSerial, delayMs });
-  }
-
-  #pick(): Thread | undefined {
-    let best: Thread | undefined;
-    let least = Infinity;
-    for (const thread of this.#threads) {
-      // A thread in the middle of a long execution is the last choice.
-      const load = thread.jobs.size + (thread.stalled ? this.#options.jobsPerThread : 0);
-      if (load < least) [best, least] = [thread, load];
-    }
-    return best;
+  #pick(plugin: Plugin | undefined): Thread | undefined {
+    const until = plugin && this.#suspects.get(plugin.name);
+    const isSuspect = until !== undefined && until > performance.now();
+    return isSuspect ? this.#crew.apart() : this.#crew.serving();
   }
 
   #assign(job: Job, thread: Thread | undefined): void {
     const { plugin, bytes = 0 } = job.spec;
-    if (this.#closed || thread === undefined || this.#isFull(thread, bytes)) {
+    if (this.#closed || !thread?.jobs.admits(plugin, bytes, this.#alone)) {
       plugin?.ended();
       const error = this.#closed
         ? new NoaError('UNAVAILABLE', 'The sandbox was shut down.')
@@ -154,38 +175,42 @@ export class Pool implements Owner {
       thread.plugins.set(plugin.id, plugin);
       thread.post(['load', plugin.id, plugin.spec]);
     }
-    thread.jobs.add(job, this.#lastSerial);
-    hold(thread, job, bytes);
+    thread.jobs.add(job, this.#lastSerial, bytes);
+    thread.lastJob = performance.now();
     thread.post(job.spec.message(job.id));
   }
 
-  #isFull(thread: Thread, bytes: number): boolean {
-    const { jobsPerThread } = this.#options;
-    return thread.jobs.size >= jobsPerThread || thread.heldBytes + bytes > MAX_HELD_BYTES;
-  }
-
-  #invoke(thread: Thread, job: Job, request: string): void {
+  #invoke(thread: Thread, job: Job, request: string, bytes?: Uint8Array | null): void {
     const { call } = job.spec;
+    const size = request.length + (bytes?.length ?? 0);
+    thread.jobs.hold(job, size);
     if (call === undefined || job.reapAt !== undefined) return;
     const { id } = job;
-    void answer(request, call, job.signal, this.#options.replyBytes).then((envelope) => {
-      if (job.reapAt !== undefined || thread.jobs.get(id) !== job) return;
-      const fits = thread.heldBytes + envelope.length <= MAX_HELD_BYTES;
-      const reply = fits ? envelope : BUSY;
-      hold(thread, job, reply.length);
-      thread.post(['reply', id, reply]);
-    });
+    const isCurrent = (): boolean => job.reapAt === undefined && thread.jobs.get(id) === job;
+    const { replyBytes, bytes: table = {} } = this.#options;
+    const serve = async (): Promise<void> => {
+      if (!isCurrent()) return;
+      const beside = bytes === undefined ? undefined : new Attachments(table, bytes);
+      const envelope = await answer(request, call, job.signal, replyBytes, beside);
+      if (!isCurrent()) return;
+      const attachment = beside?.reply;
+      const held = envelope.length + (attachment?.length ?? 0);
+      thread.jobs.hold(job, 0);
+      const fits = thread.jobs.affords(job, held, this.#alone);
+      thread.jobs.hold(job, fits ? held : BUSY.length);
+      thread.post(fits ? ['reply', id, envelope, attachment] : ['reply', id, BUSY]);
+    };
+    if (size < LARGE_REQUEST_BYTES) void serve();
+    else this.#intake.add(() => void serve());
   }
 
   #tick(): void {
     const now = performance.now();
     let busy = false;
-    for (const thread of this.#all()) {
+    for (const thread of this.#crew.all()) {
+      thread.look(now);
       if (thread.jobs.size === 0) continue;
       busy = true;
-      const { executing } = thread;
-      thread.stalled = executing !== 0 && executing === thread.lastExecuting;
-      thread.lastExecuting = executing;
       for (const job of thread.jobs.all()) {
         if (!this.#watch(thread, job, now)) break;
       }
@@ -198,25 +223,22 @@ export class Pool implements Owner {
   /** False when the thread had to be ended. */
   #watch(thread: Thread, job: Job, now: number): boolean {
     if (thread.jobs.get(job.id) !== job) return true; // It ended while another was looked at.
-    const { spec, reapAt } = job;
-    if (reapAt !== undefined) {
-      if (now < reapAt || thread.executing !== wordOf(job.id)) return true;
-      this.#replace(thread, job, 'overran');
-      return false;
+    const { spec } = job;
+    if (job.reapAt === undefined) {
+      if (now >= spec.expires) {
+        thread.collect(); // It may have ended in time, and the answer waits behind this tick.
+        if (thread.jobs.get(job.id) !== job) return true;
+        const executes = thread.executing === wordOf(job.id);
+        const error = new NoaError('DEADLINE_EXCEEDED', spec.expired);
+        this.#cancel(thread, job, error, executes ? 0 : CANCEL_GRACE_MS);
+      } else if (spec.call?.signal.aborted === true) {
+        this.#cancel(thread, job, gone(), ABORT_GRACE_MS);
+      }
     }
-    if (now >= spec.expires) {
-      thread.collect(); // It may have ended in time, and the answer waits behind this tick.
-      if (thread.jobs.get(job.id) !== job) return true;
-      const executes = thread.executing === wordOf(job.id);
-      const error = new NoaError('DEADLINE_EXCEEDED', spec.expired);
-      this.#cancel(thread, job, error, executes ? 0 : CANCEL_GRACE_MS);
-      if (executes) this.#replace(thread, job, 'overran');
-      return !executes;
-    }
-    if (spec.call?.signal.aborted === true) {
-      this.#cancel(thread, job, gone(), ABORT_GRACE_MS);
-    }
-    return true;
+    if (job.reapAt === undefined || now < job.reapAt) return true;
+    if (thread.executing !== wordOf(job.id) || thread.lasted(now) < TURN_GRACE_MS) return true;
+    this.#replace(thread, job, 'overran');
+    return false;
   }
 
   /** Answers the submitter; the job stays with the thread until that acknowledges or is ended. */
@@ -227,32 +249,39 @@ export class Pool implements Owner {
   }
 
   /** Ends a thread, puts the spare in its place and decides about each of its jobs. */
-  #replace(thread: Thread, culprit: Job | undefined, what: 'overran' | 'crashed'): void {
+  #replace(thread: Thread, culprit: Job | undefined, what: Harm): void {
     thread.halt();
     thread.collect();
-    const executing = thread.executing;
-    this.#end(thread);
-    const at = this.#threads.indexOf(thread);
-    if (at >= 0) this.#threads[at] = this.#spare;
-    if (at >= 0 || thread === this.#spare)
-      this.#spare = this.#spawn(what === 'crashed' ? CRASH_DELAY_MS : 0);
-    if (culprit !== undefined && thread.droppedLines > 0) {
-      culprit.spec.plugin?.log('warn', `${thread.droppedLines} log lines were dropped`);
-    }
+    const lasted = thread.lasted(performance.now());
+    this.#crew.replace(thread, what === 'crashed' ? CRASH_DELAY_MS : 0);
+    if (culprit !== undefined) this.#blame(thread, culprit, what, lasted);
     const words = `Another call on the same worker ${what}, and this one was lost with it; try again.`;
+    const lost = new NoaError('UNAVAILABLE', words, { retryAfterMs: 50 });
     for (const job of thread.jobs.all()) {
       const { plugin, call } = job.spec;
-      const untouched = !thread.hasBegun(job.id) && job.reapAt === undefined;
-      if (untouched && job.moves < MAX_MOVES && call?.signal.aborted !== true) {
+      const begun = thread.hasBegun(job.id);
+      const wanted = job.reapAt === undefined && call?.signal.aborted !== true;
+      const again = begun && job !== culprit && call?.idempotent === true && !job.repeated;
+      if (wanted && job.moves < MAX_MOVES && (!begun || again)) {
+        if (begun) job.repeat(lost);
         job.moves += 1;
         thread.jobs.delete(job);
-        this.#assign(job, this.#pick());
-      } else if (what === 'crashed' && wordOf(job.id) === executing) {
-        this.#finish(thread, job, crash(plugin));
-      } else {
-        this.#finish(thread, job, new NoaError('UNAVAILABLE', words, { retryAfterMs: 50 }));
-      }
+        this.#assign(job, this.#pick(plugin));
+      } else this.#finish(thread, job, job === culprit ? crash(plugin) : lost);
     }
+  }
+
+  /** The plugin whose job brought a thread down runs apart for a while. */
+  #blame(thread: Thread, job: Job, what: Harm, lasted: number): void {
+    const { plugin, allowanceMs } = job.spec;
+    if (plugin === undefined || !this.#plugins.has(plugin)) return;
+    if (thread.droppedLines > 0)
+      plugin.log('warn', `${thread.droppedLines} log lines were dropped`);
+    const now = performance.now();
+    for (const [name, until] of this.#suspects) if (until <= now) this.#suspects.delete(name);
+    this.#suspects.set(plugin.name, now + SUSPECT_MS);
+    // A short turn may be that of a call which its caller gave up, or which had to wait for long.
+    if (what === 'crashed' || lasted >= allowanceMs / 2) plugin.harmed(what);
   }
 
   #finish(thread: Thread, job: Job, error: NoaError): void {
@@ -260,19 +289,6 @@ export class Pool implements Owner {
     if (job.reapAt === undefined) job.giveUp(error);
     job.spec.plugin?.ended();
   }
-
-  #end(thread: Thread): void {
-    for (const plugin of thread.plugins.values()) plugin.usage.delete(thread);
-    const ending = thread.end().finally(() => this.#ending.delete(ending));
-    this.#ending.add(ending);
-  }
-}
-
-/** Notes how much text the thread now holds for the job. */
-function hold(thread: Thread, job: Job, bytes: number): void {
-  const by = bytes - job.heldBytes;
-  job.heldBytes = bytes;
-  thread.heldBytes += by;
 }
 
 /** The error of a call whose caller no longer waits. */

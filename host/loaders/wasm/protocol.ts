@@ -18,7 +18,8 @@ export type ToThread =
   /** Creates an instance (its start function runs) and keeps it idle. */
   | readonly ['warm', id: number, unit: number]
   | readonly ['call', id: number, unit: number, name: string, input: string, inputBytes: number]
-  | readonly ['reply', id: number, envelope: string]
+  /** The reply, with what stands beside it when the guest asked for that. */
+  | readonly ['reply', id: number, envelope: string, attachment?: Uint8Array | undefined]
   /** Ends a job that is queued or waits for a reply; answered by `failed`. */
   | readonly ['cancel', id: number];
 
@@ -26,8 +27,11 @@ export type FromThread =
   | readonly ['compiled', id: number, module: WebAssembly.Module]
   | readonly ['done', id: number, output: string]
   | readonly ['failed', id: number, reason: Failure, text: string]
-  /** A capability call: the guest of this job waits for one `reply`. */
-  | readonly ['invoke', id: number, request: string]
+  /**
+   * A capability call: the guest of this job waits for one `reply`. `attachment` stands beside the
+   * request; null for none, absent when the guest does not speak of attachments.
+   */
+  | readonly ['invoke', id: number, request: string, attachment?: Uint8Array | null | undefined]
   | readonly ['log', unit: number, level: LogLevel, text: string]
   | readonly ['usage', unit: number, instances: number, bytes: number];
 
@@ -48,7 +52,7 @@ export interface PluginUnit {
 /** What a thread is born with. */
 export interface ThreadData {
   readonly port: MessagePort;
-  /** Int32Array over the words below. */
+  /** Int32Array over the words below: WORD, then one for each place. */
   readonly words: SharedArrayBuffer;
   readonly arena: WebAssembly.Module;
   readonly fiber: WebAssembly.Module;
@@ -78,10 +82,15 @@ export function wordOf(id: number): number {
 export const WORD = {
   /** The job whose guest code executes now; 0 when none does. */
   executing: 0,
-  /** The job that was taken up last; later ones have not begun. */
-  begun: 1,
+  /** Counts turns, so that two looks can tell whether one of them lasts. */
+  turns: 1,
   /** Log lines that the executing turn has lost to the rate limit. */
   dropped: 2,
   /** Set to 1 by the host before it ends the thread: no further job begins. */
   stop: 3,
+  /** Plugins loaded in this host, on whichever thread; set by the host. */
+  plugins: 4,
 } as const;
+
+/** From this index on, one word for each place: the last job of that place that has begun. */
+export const BEGUN = Object.keys(WORD).length;

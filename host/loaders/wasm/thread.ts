@@ -6,7 +6,7 @@ import { MessageChannel, Worker, receiveMessageOnPort } from 'node:worker_thread
 import type { MessagePort } from 'node:worker_threads';
 import { Jobs } from './jobs.ts';
 import type { Plugin } from './plugin.ts';
-import { WORD, wordOf } from './protocol.ts';
+import { BEGUN, PLACES, WORD, wordOf } from './protocol.ts';
 import type { FromThread, ThreadBounds, ThreadData, ToThread } from './protocol.ts';
 
 export interface Owner {
@@ -19,15 +19,18 @@ export interface ThreadOptions {
   readonly arena: WebAssembly.Module;
   readonly fiber: WebAssembly.Module;
   readonly bounds: ThreadBounds;
-  /** The last serial number given to any job so far. */
-  readonly lastSerial: number;
+  /** Jobs that it holds at one time. */
+  readonly maxJobs: number;
   /** How long to wait before it starts; what is sent meanwhile waits with it. */
   readonly delayMs: number;
 }
 
+/** Input and reply texts that one thread may hold; a queue of large calls must not exhaust its heap. */
+const MAX_HELD_BYTES = 64 << 20;
+
 /**
  * Heap of the thread's own code; guests live outside it, in linear memory. It holds the texts that wait
- * (`heldBytes`, two bytes a character at worst) with much to spare.
+ * (MAX_HELD_BYTES, two bytes a character at worst) with much to spare.
  */
 const RESOURCE_LIMITS = {
   maxOldGenerationSizeMb: 256,
@@ -37,28 +40,29 @@ const RESOURCE_LIMITS = {
 
 export class Thread {
   /** Jobs that were sent and have not been answered. */
-  readonly jobs = new Jobs();
+  readonly jobs: Jobs;
   /** Plugins that this thread knows, by id. */
   readonly plugins = new Map<number, Plugin>();
-  /** Input and reply text that was sent and that the thread may still hold. */
-  heldBytes = 0;
-  /** Whether the same job has been executing at two successive ticks. */
+  /** Whether the same turn lasted from one look to the next. */
   stalled = false;
-  /** What `executing` was at the last tick. */
-  lastExecuting = 0;
+  /** When it was last given a job, by `performance.now()`. */
+  lastJob = performance.now();
+  /** The present turn, as of the last look; undefined when no guest executed. */
+  #turn: { readonly count: number; readonly since: number } | undefined;
   #worker: Worker | undefined;
   #start: NodeJS.Timeout | undefined;
   readonly #port: MessagePort;
-  readonly #words = new Int32Array(new SharedArrayBuffer(4 * Object.keys(WORD).length));
+  readonly #words: Int32Array<SharedArrayBuffer>;
   readonly #owner: Owner;
   #outbox: ToThread[] = [];
   #ended = false;
 
   constructor(owner: Owner, options: ThreadOptions) {
     const { port1, port2 } = new MessageChannel();
-    const { arena, fiber, bounds, lastSerial, delayMs } = options;
+    const { arena, fiber, bounds, maxJobs, delayMs } = options;
+    this.jobs = new Jobs(maxJobs, MAX_HELD_BYTES);
+    this.#words = new Int32Array(new SharedArrayBuffer(4 * (BEGUN + maxJobs)));
     const words = this.#words.buffer;
-    this.#words[WORD.begun] = lastSerial | 0;
     this.#owner = owner;
     this.#port = port1;
     port1.on('message', (batch: FromThread[]) => this.#receive(batch));
@@ -99,7 +103,27 @@ export class Thread {
 
   /** False only when the job's code cannot have run and, once `halt` was called, never will here. */
   hasBegun(id: number): boolean {
-    return ((wordOf(id) - Atomics.load(this.#words, WORD.begun)) | 0) <= 0;
+    return Atomics.load(this.#words, BEGUN + (id % PLACES)) === wordOf(id);
+  }
+
+  /** Tells the thread how many plugins this host has loaded. */
+  set neighbours(count: number) {
+    Atomics.store(this.#words, WORD.plugins, count);
+  }
+
+  /** Notes whether the same turn lasts since the last look. `now` by `performance.now()`. */
+  look(now: number): void {
+    const count = this.#words[WORD.turns] ?? 0;
+    const executes = this.executing !== 0;
+    this.stalled = executes && this.#turn?.count === count;
+    if (!executes) this.#turn = undefined;
+    else if (!this.stalled) this.#turn = { count, since: now };
+  }
+
+  /** How long the present turn has been seen to last, in ms; 0 when it is new or none executes. */
+  lasted(now: number): number {
+    const isSame = this.#turn?.count === this.#words[WORD.turns] && this.executing !== 0;
+    return isSame && this.#turn !== undefined ? now - this.#turn.since : 0;
   }
 
   /** Sends with whatever else this turn of the event loop sends. */

@@ -1,6 +1,8 @@
-/** One loaded plugin inside one sandbox thread: its idle instances and its allowance of log lines. */
+/** One loaded plugin inside one sandbox thread: its turns, its instances and its allowances. */
 import type { Instance } from './instance.ts';
 import type { PluginUnit } from './protocol.ts';
+import { LargeRequests } from './requests.ts';
+import { Lane } from './turns.ts';
 
 export const LOG_LINES_PER_SECOND = 100;
 const LOG_BURST = 200;
@@ -10,7 +12,11 @@ export class Unit {
   readonly spec: PluginUnit;
   /** What `config_get` answers: the whole as JSON text under "noa", and each own top-level key. */
   readonly config: ReadonlyMap<string, string>;
+  readonly lane = new Lane(this);
+  readonly large = new LargeRequests();
   readonly idle: Instance[] = [];
+  /** Calls that have begun and not ended; each has a stack when the plugin can call the host. */
+  begun = 0;
   instances = 0;
   bytes = 0;
   /** Unloaded: instances still at work are dropped when they end. */
