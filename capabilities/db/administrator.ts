@@ -10,13 +10,17 @@ import {
   LEDGER,
   allRoles,
   areaOf,
+  closeRoles,
   createArea,
-  endSessions,
+  forgetFingerprint,
   inTransaction,
+  isLockTimeout,
   isUpToDate,
+  openRoles,
   recordFingerprint,
   resetRole,
   withLock,
+  withTimeout,
 } from './area.ts';
 import { CONNECT_TIMEOUT_MS, connectionConfig, roleConfig } from './connection.ts';
 import { away, fromDatabase } from './failures.ts';
@@ -28,13 +32,17 @@ import {
   closeDefinerFunctions,
   fingerprintOf,
   handOver,
+  holdsMore,
   privilegesOf,
+  shutOut,
 } from './privileges.ts';
 import { type Turn, beginRemoval, isBeingRemoved, removeArea } from './removal.ts';
 import { Session } from './session.ts';
 
 const LEAST_VERSION = 140_000;
 const MIGRATION_MS = 300_000;
+/** How long a change of rights waits for what the plugin runs before it is ended. */
+const PATIENCE = '1s';
 
 export interface AdministratorOptions {
   /**
@@ -92,7 +100,7 @@ export class Administrator {
       const area = areaOf(request.plugin, database.name);
       this.#learnLogins(area, database);
       if (!(await isUpToDate(admin, area, fingerprintOf(request)))) {
-        await withLock(admin, () => this.#build(admin, request, area, database));
+        await withLock(admin, () => this.#build(admin, request, area));
       }
       return area;
     });
@@ -115,7 +123,8 @@ export class Administrator {
     try {
       return await Session.open(role, config, onBroken);
     } catch (error) {
-      const refused = error instanceof pg.DatabaseError && !/^(53|57)/.test(error.code ?? '');
+      // 28000: the role is closed, on purpose.
+      const refused = error instanceof pg.DatabaseError && !/^(53|57|28000)/.test(error.code ?? '');
       if (!refused) throw error;
       const admin = await this.#pool.connect();
       try {
@@ -150,24 +159,40 @@ export class Administrator {
     await this.#pool.end();
   }
 
-  async #build(
-    admin: pg.ClientBase,
-    request: Provision,
-    area: Area,
-    database: Database,
-  ): Promise<void> {
+  async #build(admin: pg.ClientBase, request: Provision, area: Area): Promise<void> {
     if (await isBeingRemoved(admin, area)) await removeArea((work) => work(admin), area);
+    const close = () => this.#close(admin, area);
+    // What runs under the old rights must neither finish nor make the new ones wait.
+    if (await holdsMore(admin, area, privilegesOf(request))) await close();
+    const make = () => this.#make(admin, request, area);
+    try {
+      await withTimeout(admin, PATIENCE, make);
+    } catch (error) {
+      if (!isLockTimeout(error)) throw error;
+      await close();
+      await shutOut(admin, area);
+      await make();
+    }
+  }
+
+  /** Until `#make` is through, here or at the next start. */
+  async #close(admin: pg.ClientBase, area: Area): Promise<void> {
+    await forgetFingerprint(admin, area);
+    await closeRoles(admin, [area.roles.ro, area.roles.rw]);
+  }
+
+  async #make(admin: pg.ClientBase, request: Provision, area: Area): Promise<void> {
+    const grants = privilegesOf(request);
     await inTransaction(admin, () => createArea(admin, area, this.#options.rolePassword));
     await migrate(admin, request, (work) => this.#asOwner(area, work));
-    await handOver(admin, area, privilegesOf(request));
-    const lessened = await inTransaction(admin, async () => {
-      const less = await applyGrants(admin, area, privilegesOf(request));
-      await applyGrantsOfOthers(admin, area, (other) => areaOf(other, database.name).roles);
+    await handOver(admin, area, grants);
+    await inTransaction(admin, async () => {
+      await applyGrants(admin, area, grants);
+      await applyGrantsOfOthers(admin, area);
       await closeDefinerFunctions(admin, area);
+      await openRoles(admin, area);
       await recordFingerprint(admin, area, fingerprintOf(request));
-      return less;
     });
-    if (lessened) await endSessions(admin, [area.roles.ro, area.roles.rw], { busy: true });
   }
 
   async #asOwner(area: Area, work: (session: Session) => Promise<void>): Promise<void> {

@@ -16,6 +16,10 @@ const SCRAM_ITERATIONS = 4096;
 const CONNECTION_LIMIT = 64;
 /** One lock for all areas and hosts: privileges of two plugins touch the same catalog rows. */
 const LOCK = [0x6e6f61, 1];
+const LOCK_TIMEOUT = '30s';
+/** Longest wait for a session that was told to end, in milliseconds. */
+const END_MS = 5_000;
+const CLOSING_TRIES = 20;
 
 export const LEDGER = `
   CREATE SCHEMA IF NOT EXISTS noa;
@@ -94,9 +98,20 @@ export async function recordFingerprint(
   await admin.query(sql, [plugin, fingerprint]);
 }
 
+/** So that the area is made again, whatever happens next. */
+export async function forgetFingerprint(admin: pg.ClientBase, { plugin }: Area): Promise<void> {
+  const sql = 'UPDATE noa.plugin_areas SET fingerprint = NULL WHERE plugin = $1';
+  await admin.query(sql, [plugin]);
+}
+
+/** Undoes `closeRoles`. */
+export async function openRoles(admin: pg.ClientBase, area: Area): Promise<void> {
+  for (const role of allRoles(area)) await admin.query(`ALTER ROLE ${id(role)} LOGIN`);
+}
+
 /** Serialises the making of areas over all hosts while `work` runs. */
 export async function withLock<T>(admin: pg.ClientBase, work: () => Promise<T>): Promise<T> {
-  await admin.query("SET lock_timeout = '30s'");
+  await admin.query(`SET lock_timeout = '${LOCK_TIMEOUT}'`);
   try {
     await admin.query('SELECT pg_advisory_lock($1, $2)', LOCK);
     try {
@@ -182,17 +197,48 @@ export async function resetRole(
   await admin.query(`ALTER ROLE ${id(role)} PASSWORD '${scramVerifier(password)}'`);
 }
 
-/** Ends the sessions of these roles on every host; with `busy`, only those that run something now. */
-export async function endSessions(
+/** Ends the sessions of these roles on every host, and waits until they are gone. */
+export async function endSessions(admin: pg.ClientBase, roles: readonly string[]): Promise<void> {
+  const sql = 'SELECT pg_terminate_backend(pid, $2) FROM pg_stat_activity WHERE usename = ANY ($1)';
+  await admin.query(sql, [roles, END_MS]);
+}
+
+/**
+ * Ends the sessions of these roles and lets them log in no more. The sessions go first, since what they
+ * have not committed may lock the role itself, and again afterwards; somebody may log in between.
+ */
+export async function closeRoles(admin: pg.ClientBase, roles: readonly string[]): Promise<void> {
+  const sql = 'SELECT rolname AS name FROM pg_roles WHERE rolname = ANY ($1)';
+  const { rows } = await admin.query<{ name: string }>(sql, [roles]);
+  const closing = rows.map(({ name }) => `ALTER ROLE ${id(name)} NOLOGIN`).join(';\n');
+  for (let left = CLOSING_TRIES; ; left -= 1) {
+    await endSessions(admin, roles);
+    try {
+      await withTimeout(admin, '500ms', () => admin.query(closing));
+      break;
+    } catch (error) {
+      if (!isLockTimeout(error) || left === 0) throw error;
+    }
+  }
+  await endSessions(admin, roles);
+}
+
+/** Runs `work` with another bound on waiting for a lock. */
+export async function withTimeout<T>(
   admin: pg.ClientBase,
-  roles: readonly string[],
-  { busy }: { busy: boolean },
-): Promise<void> {
-  await admin.query(
-    `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-      WHERE usename = ANY ($1) AND (NOT $2 OR state IS DISTINCT FROM 'idle')`,
-    [roles, busy],
-  );
+  bound: string,
+  work: () => Promise<T>,
+): Promise<T> {
+  await admin.query(`SET lock_timeout = '${bound}'`);
+  try {
+    return await work();
+  } finally {
+    await admin.query(`SET lock_timeout = '${LOCK_TIMEOUT}'`);
+  }
+}
+
+export function isLockTimeout(error: unknown): boolean {
+  return error instanceof pg.DatabaseError && error.code === '55P03';
 }
 
 /** The stored form of a password (RFC 5803), so that the password itself never reaches a server log. */

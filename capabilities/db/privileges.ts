@@ -4,7 +4,7 @@
  */
 import type { Provision } from '@noa/sdk/host';
 import pg from 'pg';
-import { type Area, type Roles, areaOf, sha256 } from './area.ts';
+import { type Area, type Roles, areaOf, endSessions, sha256 } from './area.ts';
 
 /** Raised when the statements below change, so that every area is brought up to date once. */
 const LAYOUT = 1;
@@ -77,15 +77,27 @@ export async function handOver(
   }
 }
 
-/**
- * Replaces the privileges of the plugin's roles by those of `grants`, on every schema they ever had.
- * Answers true when something was taken away: a statement that runs now may still hold it.
- */
-export async function applyGrants(
+/** True when the plugin's roles hold something that is not in `grants`. */
+export async function holdsMore(
   admin: pg.ClientBase,
   area: Area,
   grants: readonly AreaGrant[],
 ): Promise<boolean> {
+  const kept = new Set(grants.map(textOf));
+  return (await heldBy(admin, area)).some((grant) => !kept.has(textOf(grant)));
+}
+
+async function heldBy(admin: pg.ClientBase, { plugin }: Area): Promise<AreaGrant[]> {
+  const sql = 'SELECT access, schema, relation FROM noa.plugin_grants WHERE plugin = $1';
+  return (await admin.query<AreaGrant>(sql, [plugin])).rows;
+}
+
+/** Replaces the privileges of the plugin's roles by those of `grants`, on every schema they ever had. */
+export async function applyGrants(
+  admin: pg.ClientBase,
+  area: Area,
+  grants: readonly AreaGrant[],
+): Promise<void> {
   const { plugin, schema, roles } = area;
   const own = holdsOwn(area, grants);
   // A role that owned its tables could give itself back what is revoked below.
@@ -93,10 +105,7 @@ export async function applyGrants(
   // Nor may it keep what the plugin gave to everybody while it could.
   await admin.query(`REVOKE ALL ON ALL TABLES IN SCHEMA ${id(schema)} FROM PUBLIC`);
   await admin.query(`REVOKE ALL ON ALL SEQUENCES IN SCHEMA ${id(schema)} FROM PUBLIC`);
-  const { rows: before } = await admin.query<AreaGrant>(
-    'SELECT access, schema, relation FROM noa.plugin_grants WHERE plugin = $1',
-    [plugin],
-  );
+  const before = await heldBy(admin, area);
   for (const name of new Set([schema, ...before.map((grant) => grant.schema)])) {
     const makers = await makersOf(admin, name);
     if (!makers) continue;
@@ -123,27 +132,48 @@ export async function applyGrants(
   }
   if (own) await admin.query(`GRANT CREATE ON SCHEMA ${id(schema)} TO ${id(roles.rw)}`);
   for (const grant of grants) await grantOne(admin, roles, grant);
-  const kept = new Set(grants.map(textOf));
-  return before.some((grant) => !kept.has(textOf(grant)));
 }
 
 function textOf({ access, schema, relation }: AreaGrant): string {
   return `${access} ${schema}.${relation}`;
 }
 
-/** Gives other plugins what was granted to them on this schema, whose tables may be new. */
-export async function applyGrantsOfOthers(
-  admin: pg.ClientBase,
-  area: Area,
-  rolesOf: (plugin: string) => Roles,
-): Promise<void> {
-  const { rows } = await admin.query<AreaGrant & { plugin: string }>(
-    `SELECT g.plugin, g.access, g.schema, g.relation
+interface GrantOfOther extends AreaGrant {
+  readonly plugin: string;
+  readonly database: string;
+}
+
+async function grantsOfOthers(admin: pg.ClientBase, area: Area): Promise<GrantOfOther[]> {
+  const { rows } = await admin.query<GrantOfOther>(
+    `SELECT g.plugin, g.access, g.schema, g.relation, current_database() AS database
        FROM noa.plugin_grants g JOIN noa.plugin_areas a ON a.plugin = g.plugin
       WHERE g.schema = $1 AND g.plugin <> $2`,
     [area.schema, area.plugin],
   );
-  for (const { plugin, ...grant } of rows) await grantOne(admin, rolesOf(plugin), grant);
+  return rows;
+}
+
+/** Gives other plugins what was granted to them on this schema, whose tables may be new. */
+export async function applyGrantsOfOthers(admin: pg.ClientBase, area: Area): Promise<void> {
+  for (const { plugin, database, ...grant } of await grantsOfOthers(admin, area)) {
+    await grantOne(admin, areaOf(plugin, database).roles, grant);
+  }
+}
+
+/**
+ * Closes the schema to other plugins and ends their sessions, which may hold locks on its tables for as
+ * long as their calls run. `applyGrantsOfOthers` opens it again.
+ */
+export async function shutOut(admin: pg.ClientBase, area: Area): Promise<void> {
+  const others = await grantsOfOthers(admin, area);
+  for (const { plugin, database } of others) {
+    const { ro, rw } = areaOf(plugin, database).roles;
+    await admin.query(
+      `DO $$ BEGIN REVOKE ALL ON SCHEMA ${id(area.schema)} FROM ${id(ro)}, ${id(rw)};
+       EXCEPTION WHEN undefined_object OR invalid_schema_name THEN NULL; END $$`,
+    );
+    await endSessions(admin, [ro, rw]);
+  }
 }
 
 /**

@@ -6,7 +6,8 @@
  * never made again around what is left of an old one.
  */
 import pg from 'pg';
-import { type Area, allRoles, endSessions, inTransaction } from './area.ts';
+import { type Area, allRoles, closeRoles, inTransaction } from './area.ts';
+import { shutOut } from './privileges.ts';
 
 /** In place of an area's fingerprint while it is removed. */
 export const REMOVAL = 'removal';
@@ -36,10 +37,7 @@ export async function beginRemoval(admin: pg.ClientBase, area: Area): Promise<bo
     [area.plugin, REMOVAL],
   );
   if (rowCount === 0) return false;
-  for (const role of await existing(admin, area)) {
-    await admin.query(`ALTER ROLE ${id(role)} NOLOGIN`);
-  }
-  await endSessions(admin, allRoles(area), { busy: false });
+  await closeRoles(admin, allRoles(area));
   return true;
 }
 
@@ -51,6 +49,7 @@ export async function isBeingRemoved(admin: pg.ClientBase, { plugin }: Area): Pr
 /** Carries out what `beginRemoval` began, here or on a host that died; nothing when another host did. */
 export async function removeArea(turn: Turn, area: Area): Promise<void> {
   const oid = await turn(async (admin) => {
+    await shutOut(admin, area);
     const sql = 'SELECT oid::text FROM pg_namespace WHERE nspname = $1';
     return (await admin.query<{ oid: string }>(sql, [area.schema])).rows[0]?.oid;
   });

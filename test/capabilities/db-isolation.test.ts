@@ -517,6 +517,82 @@ t.test(
   },
 );
 
+t.test('a plugin holds up no change of its rights, nor of anybody’s', async (t) => {
+  const rights = { execute: ['stubborn.*'], transaction: ['stubborn.*'] };
+  const holds = [
+    `DO $$ BEGIN EXECUTE format('ALTER ROLE %I SET work_mem = ''5MB''', current_user); END $$`,
+    `DO $$ BEGIN EXECUTE format('ALTER ROLE %I PASSWORD ''x''', current_user); END $$`,
+    'CREATE TABLE hold (n int)',
+    'ALTER TABLE kept ADD COLUMN more int',
+    'INSERT INTO kept VALUES (2)',
+  ];
+  const quick = async (what: string, work: () => Promise<unknown>): Promise<void> => {
+    const startedAt = Date.now();
+    await work();
+    const took = Date.now() - startedAt;
+    t.ok(took < 4_000, `${what} took ${took} ms`);
+  };
+  await driver.provisionOwn('bystander');
+  for (const sql of holds) {
+    await driver.provision('stubborn', { query: ['stubborn.*'], ...rights });
+    await driver.execute('stubborn', 'CREATE TABLE IF NOT EXISTS kept (n int)');
+    const hold = () => {
+      const statements = [sql, 'SELECT pg_sleep(60)'].map((each) => ({ sql: each }));
+      return failure(
+        driver.invoke('stubborn', 'transaction', { statements }, { timeoutMs: 60_000 }),
+      );
+    };
+    const held = hold();
+    await sleep(200);
+    await Promise.all([
+      quick(`less rights against ${sql}`, () => driver.provision('stubborn', rights)),
+      quick('a bystander', () =>
+        driver.provision('bystander', { query: ['bystander.*', 'stubborn.*'] }),
+      ),
+    ]);
+    t.match(await held, { code: 'UNAVAILABLE' }, 'its transaction ends');
+    const heldAgain = hold();
+    await sleep(200);
+    const more = { query: ['stubborn.kept'], ...rights };
+    await quick(`more rights against ${sql}`, () => driver.provision('stubborn', more));
+    await quick(`removal against ${sql}`, async () => driver.driver.drop?.('stubborn'));
+    t.match(await heldAgain, { code: 'UNAVAILABLE' });
+    await driver.provisionOwn('bystander');
+  }
+});
+
+t.test('a reader of a plugin’s tables holds up neither its change nor its removal', async (t) => {
+  await driver.provisionOwn('read');
+  await driver.execute('read', 'CREATE TABLE t (n int)');
+  await driver.provision('reader', { query: ['reader.*', 'read.*'] });
+  const look = () => {
+    const input = { sql: 'SELECT count(*), pg_sleep(60) FROM read.t' };
+    return failure(driver.invoke('reader', 'query', input, { timeoutMs: 60_000 }));
+  };
+  const changes: [string, () => Promise<void> | undefined][] = [
+    ['a change', () => driver.provision('read', { query: ['read.*'] })],
+    ['removal', () => driver.driver.drop?.('read')],
+  ];
+  for (const [what, change] of changes) {
+    t.same(await driver.query('reader', 'SELECT * FROM read.t'), []);
+    const looks = look();
+    await sleep(200);
+    const startedAt = Date.now();
+    await change();
+    const took = Date.now() - startedAt;
+    t.ok(took < 4_000, `${what} took ${took} ms`);
+    t.match(await looks, { code: 'UNAVAILABLE' });
+  }
+  t.match(await failure(driver.query('reader', 'SELECT * FROM read.t')), {
+    code: 'INVALID_ARGUMENT',
+  });
+  await driver.provisionOwn('read');
+  await driver.execute('read', 'CREATE TABLE t (n int)');
+  t.same(await driver.query('reader', 'SELECT * FROM read.t'), [], 'its grant holds again');
+  await driver.driver.drop?.('read');
+  await driver.driver.drop?.('reader');
+});
+
 t.test('the victim is whole', async (t) => {
   t.same(await driver.query('victim', 'SELECT v FROM secret'), [{ v: 'hidden' }]);
 });
