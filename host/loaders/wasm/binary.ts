@@ -3,15 +3,10 @@
  * It reads only what admission judges and never code; the engine validates the whole afterwards.
  * Invariant: any bytes whatever are answered with an outline or a `ModuleError`, in linear time.
  */
+import { MAX_ENTRIES, ModuleError, Reader, leb, section } from './reader.ts';
+import type { Extent } from './reader.ts';
 
-/** A rule of the format or of this host that the bytes break. The message is one plain sentence. */
-export class ModuleError extends Error {}
-
-interface Extent {
-  readonly min: number;
-  /** Absent in the binary: unlimited. */
-  readonly max: number | undefined;
-}
+export { ModuleError };
 
 export interface ImportEntry {
   readonly module: string;
@@ -32,7 +27,7 @@ export interface Outline {
   readonly sections: readonly Section[];
 }
 
-interface Section {
+export interface Section {
   readonly id: number;
   /** Offset of the section's id byte. */
   readonly start: number;
@@ -43,107 +38,6 @@ interface Section {
 
 const SECTION = { type: 1, import: 2, function: 3, table: 4, memory: 5, export: 7 } as const;
 const KINDS = ['function', 'table', 'memory', 'global', 'tag'] as const;
-const VALUE_TYPES: { readonly [code: number]: string } = {
-  0x7f: 'i32',
-  0x7e: 'i64',
-  0x7d: 'f32',
-  0x7c: 'f64',
-  0x7b: 'v128',
-  0x70: 'funcref',
-  0x6f: 'externref',
-};
-/** More of one kind than any compiler emits; a bound on what an outline may hold. */
-const MAX_ENTRIES = 1 << 17;
-
-class Reader {
-  at: number;
-  readonly #bytes: Uint8Array;
-  readonly #end: number;
-
-  constructor(bytes: Uint8Array, start: number, end: number) {
-    this.#bytes = bytes;
-    this.at = start;
-    this.#end = end;
-  }
-
-  get done(): boolean {
-    return this.at >= this.#end;
-  }
-
-  byte(): number {
-    if (this.at >= this.#end)
-      throw new ModuleError('The module is cut short or has a wrong length.');
-    return this.#bytes[this.at++] ?? 0;
-  }
-
-  /** An unsigned LEB128 number of at most 32 bits. */
-  number(): number {
-    let value = 0;
-    for (let shift = 0; shift < 35; shift += 7) {
-      const byte = this.byte();
-      value += (byte & 0x7f) * 2 ** shift;
-      if (byte < 0x80) {
-        if (value > 0xffffffff) break;
-        return value;
-      }
-    }
-    throw new ModuleError('The module holds a number of more than 32 bits where none may be.');
-  }
-
-  count(): number {
-    const count = this.number();
-    if (count > MAX_ENTRIES || count > this.#end - this.at) {
-      throw new ModuleError(
-        `The module declares ${count} entries in a section that cannot hold them.`,
-      );
-    }
-    return count;
-  }
-
-  name(): string {
-    const length = this.number();
-    if (length > this.#end - this.at || length > 1024) {
-      throw new ModuleError('The module has a name that is cut short or longer than 1024 bytes.');
-    }
-    this.at += length;
-    return Buffer.from(
-      this.#bytes.buffer,
-      this.#bytes.byteOffset + this.at - length,
-      length,
-    ).toString();
-  }
-
-  valueType(): string {
-    const code = this.byte();
-    const name = VALUE_TYPES[code];
-    if (name === undefined) {
-      throw new ModuleError(
-        `The module uses the value type 0x${code.toString(16)}, which this host does not take; build it without the GC and typed-reference proposals.`,
-      );
-    }
-    return name;
-  }
-
-  valueTypes(): string {
-    return Array.from({ length: this.count() }, () => this.valueType()).join(', ');
-  }
-
-  extent(what: 'memory' | 'table'): Extent {
-    const flags = this.byte();
-    if (flags > 1) {
-      throw new ModuleError(
-        `The module's ${what} is shared, 64-bit or of a custom page size; build it with a plain 32-bit ${what}.`,
-      );
-    }
-    return { min: this.number(), max: flags === 1 ? this.number() : undefined };
-  }
-
-  tableType(): Extent {
-    this.valueType();
-    return this.extent('table');
-  }
-}
-
 function readTypes(reader: Reader): string[] {
   return Array.from({ length: reader.count() }, () => {
     if (reader.byte() !== 0x60) {
@@ -181,7 +75,8 @@ function readImport(reader: Reader, types: readonly string[]): ImportEntry {
   return { module, name, kind, signature };
 }
 
-function readSections(bytes: Uint8Array): Section[] {
+/** The sections in the order in which they come. Throws ModuleError. */
+export function readSections(bytes: Uint8Array): Section[] {
   const magic = [0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00];
   if (magic.some((byte, at) => bytes[at] !== byte)) {
     throw new ModuleError(
@@ -238,22 +133,6 @@ export function readOutline(bytes: Uint8Array): Outline {
   const memories = list(SECTION.memory, (reader) => reader.extent('memory'));
   const tables = list(SECTION.table, (reader) => reader.tableType());
   return { imports, functions, exports, memories, tables, sections };
-}
-
-function leb(value: number): number[] {
-  const bytes: number[] = [];
-  let rest = value;
-  do {
-    const low = rest % 128;
-    rest = Math.floor(rest / 128);
-    bytes.push(rest > 0 ? low | 0x80 : low);
-  } while (rest > 0);
-  return bytes;
-}
-
-function section(id: number, content: readonly (readonly number[] | Uint8Array)[]): Uint8Array {
-  const body = Buffer.concat(content.map((part) => Uint8Array.from(part)));
-  return Buffer.concat([Uint8Array.from([id, ...leb(body.length)]), body]);
 }
 
 function clamped(extent: Extent, cap: number): number[] {
