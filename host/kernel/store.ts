@@ -4,6 +4,7 @@
  */
 import type { Json, Manifest } from '@noa/sdk/host';
 import type { AuditRecord, AuditSink } from './audit.ts';
+import type { Subscription } from './events.ts';
 import type { Grant } from './grants.ts';
 import type { Sealed } from './seal.ts';
 import type { TokenKey } from './tokens.ts';
@@ -84,6 +85,11 @@ export interface StoreTx {
   deleteLeftover(plugin: string): Promise<void>;
   putGrant(grant: Grant): Promise<void>;
   deleteGrant(id: string): Promise<void>;
+  /**
+   * Has a plugin's subscriptions be these: one that is new begins with the next event, one that is not
+   * named any more is forgotten.
+   */
+  keepSubscriptions(plugin: string, wanted: readonly Omit<Subscription, 'plugin'>[]): Promise<void>;
   putConfiguration(configuration: StoredConfiguration): Promise<void>;
   putKey(key: TokenKey): Promise<void>;
   secret(name: string): Promise<SealedSecret | undefined>;

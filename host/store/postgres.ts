@@ -6,6 +6,7 @@
 import { type Manifest, NoaError } from '@noa/sdk/host';
 import type { Pool, PoolClient } from 'pg';
 import type { AuditRecord, ChainHead } from '../kernel/audit.ts';
+import type { Subscription } from '../kernel/events.ts';
 import type { Grant } from '../kernel/grants.ts';
 import type {
   AuditPage,
@@ -20,7 +21,9 @@ import type {
 } from '../kernel/store.ts';
 import type { TokenKey } from '../kernel/tokens.ts';
 import { allAudit, type AuditQuery, insertAudit, selectAuditPage, selectHead } from './audit.ts';
+import { connected } from './connected.ts';
 import { selectConfigurations, upsertConfiguration } from './configurations.ts';
+import { keepSubscriptions } from './deliveries.ts';
 import { selectGrant, selectGrants, upsertGrant } from './grants.ts';
 import {
   countSecrets,
@@ -146,19 +149,8 @@ export class PostgresStore implements Store {
     });
   }
 
-  async #connected<T>(work: (client: PoolClient) => Promise<T>): Promise<T> {
-    const client = await this.#pool.connect().catch((cause: unknown) => {
-      throw away(cause);
-    });
-    try {
-      const result = await work(client);
-      client.release();
-      return result;
-    } catch (error) {
-      // Its session may be broken or in the middle of something: close it.
-      client.release(true);
-      throw isConnectionLoss(error) ? away(error) : error;
-    }
+  #connected<T>(work: (client: PoolClient) => Promise<T>): Promise<T> {
+    return connected(this.#pool, work);
   }
 
   #query<R extends object>(sql: string, values: unknown[] = []): Promise<{ rows: R[] }> {
@@ -199,6 +191,13 @@ class PostgresTx implements StoreTx {
 
   async configuration(plugin: string): Promise<StoredConfiguration | undefined> {
     return (await selectConfigurations(this.#client, plugin))[0];
+  }
+
+  keepSubscriptions(
+    plugin: string,
+    wanted: readonly Omit<Subscription, 'plugin'>[],
+  ): Promise<void> {
+    return keepSubscriptions(this.#client, plugin, wanted);
   }
 
   putConfiguration(configuration: StoredConfiguration): Promise<void> {
@@ -294,19 +293,4 @@ function toVersion({ installed_at, ...rest }: VersionRow): PluginVersion {
 
 function toKey({ kid, created_at, retired_at }: KeyRow): TokenKey {
   return { kid, createdAt: created_at.toISOString(), retiredAt: retired_at?.toISOString() ?? null };
-}
-
-/** SQLSTATE classes 08 and 57P, and what has no SQLSTATE, are losses of the connection. */
-function isConnectionLoss(error: unknown): boolean {
-  if (!(error instanceof Error) || error instanceof NoaError || error instanceof TypeError)
-    return false;
-  const code = 'code' in error && typeof error.code === 'string' ? error.code : '';
-  return code === '' || /^(08|57P|53|E[A-Z]+$)/.test(code);
-}
-
-function away(cause: unknown): NoaError {
-  return new NoaError('UNAVAILABLE', 'the database does not answer: try again later', {
-    cause,
-    retryAfterMs: 1000,
-  });
 }

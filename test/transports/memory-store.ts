@@ -125,6 +125,8 @@ function transactionOn(state: State): StoreTx & { audit: AuditRecord[] } {
     grant: (id) => Promise.resolve(state.grants.get(id)),
     keys: () => Promise.resolve([...state.keys.values()]),
     configuration: (name) => Promise.resolve(state.configurations.get(name)),
+    // Nothing is delivered in memory.
+    keepSubscriptions: () => Promise.resolve(),
     putConfiguration: (value) => put(state.configurations, value.plugin, value),
     putPlugin: (record) => put(state.plugins, record.name, record),
     putVersion: async (version, bundle) => {
