@@ -17,7 +17,7 @@ import { createLogDriver } from '../capabilities/log/host.ts';
 import { createLocalDriver } from '../capabilities/plugin/local.ts';
 import { createRandomDriver } from '../capabilities/random/system.ts';
 import { createSecretsDriver } from '../capabilities/secrets/host.ts';
-import { builtinCapabilities } from './builtin.ts';
+import { builtinBytes, builtinCapabilities } from './builtin.ts';
 import type { Config } from './config.ts';
 import { openDataFolder } from './data-folder.ts';
 import type { AuditEvent } from './kernel/audit.ts';
@@ -25,6 +25,8 @@ import { isChain } from './kernel/chain.ts';
 import { Kernel, type PluginCall } from './kernel/kernel.ts';
 import type { Bundle } from './kernel/store.ts';
 import type { Supervisor } from './kernel/supervisor.ts';
+import { createProcessLoader } from './loaders/process/loader.ts';
+import { createTieredLoader } from './loaders/select.ts';
 import { createWasmLoader } from './loaders/wasm/loader.ts';
 import { runMigrations } from './store/migrate.ts';
 import { openStatePool } from './store/pool.ts';
@@ -133,10 +135,20 @@ export async function startHost(
   const egress = createHttpDriver({ privateHosts: config.plugins.http_private_hosts ?? [] });
   parts.defer(() => egress.close());
 
-  const loader = createWasmLoader({
-    ...(config.plugins.threads === 0 ? {} : { threads: config.plugins.threads }),
-    callsPerThread: config.plugins.max_queued_calls,
-    maxModuleBytes: config.plugins.max_bundle_bytes,
+  const { threads, max_queued_calls, max_bundle_bytes, max_processes, untrusted } = config.plugins;
+  const sandbox = {
+    callsPerThread: max_queued_calls,
+    maxModuleBytes: max_bundle_bytes,
+    bytes: builtinBytes,
+  };
+  const loader = createTieredLoader({
+    shared: createWasmLoader({ ...sandbox, ...(threads === 0 ? {} : { threads }) }),
+    isolated: createProcessLoader({
+      ...sandbox,
+      processes: max_processes,
+      onNotice: (message, about) => log.warn(about, message),
+    }),
+    untrusted: untrusted ?? [],
   });
   parts.defer(() => loader.close());
 

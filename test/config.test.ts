@@ -89,6 +89,7 @@ t.test('each source outranks the one below it', async (t) => {
 t.test('every key can be set by a file, and by a variable of its name', async (t) => {
   const samples: Readonly<Record<string, string | number | string[]>> = {
     'plugins.http_private_hosts': ['billing.internal', '10.0.0.1', '::1'],
+    'plugins.untrusted': ['my-notes', 'digest'],
     'server.host': '::1',
     'database.url': 'postgres://u:p@localhost/noa',
     'cache.url': 'rediss://localhost:6380/1',

@@ -150,7 +150,7 @@ function list(plugins: readonly PluginView[], columns: number): string {
 }
 
 function describe(detail: PluginDetail, columns: number): string {
-  const { manifest, routes, versions, instances, memoryBytes, restarts } = detail;
+  const { manifest, routes, versions, instances, memoryBytes, isolation, restarts } = detail;
   const lines = [standing(detail)];
   if (manifest.description !== undefined) lines.push(manifest.description);
   const rows = [
@@ -159,6 +159,7 @@ function describe(detail: PluginDetail, columns: number): string {
     ['routes', routes.join(', ')],
     ['versions', versions.map(({ version }) => version).join(', ')],
     ['instances', `${instances}, ${Math.round(memoryBytes / 1024)} KiB`],
+    ['isolation', isolation ?? ''],
     ['restarts', String(restarts)],
   ];
   lines.push('', table(['', ''], rows, columns).trimStart());

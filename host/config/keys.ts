@@ -2,7 +2,17 @@
  * Every configuration key, once. Parsing, validation, the reference in config/README.md and
  * config/default.toml are all made from this table. The name of a duration or a size ends in its unit.
  */
-import { choice, hostname, hosts, integer, type Key, path, secretText, url } from './kinds.ts';
+import {
+  choice,
+  hostname,
+  hosts,
+  integer,
+  type Key,
+  path,
+  plugins,
+  secretText,
+  url,
+} from './kinds.ts';
 
 const MiB = 1 << 20;
 const later = 'Accepted and checked; this version does not use it yet.';
@@ -91,6 +101,13 @@ export const KEYS = {
     threads: integer(0, 256, 0, {
       description:
         'Threads that run plugin code; 0 means one less than the processor cores, at least one.',
+    }),
+    untrusted: plugins({
+      description:
+        'Plugins that run in a process of their own, without a network, files or rights of the operating system; * means all.',
+    }),
+    max_processes: integer(1, 1024, 64, {
+      description: 'Processes of untrusted plugins at one time; one more plugin is not started.',
     }),
     max_queued_calls: integer(1, 1_000_000, 1024, {
       description:

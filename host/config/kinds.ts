@@ -84,6 +84,22 @@ export function hosts(about: About): Key<readonly string[] | undefined> {
   };
 }
 
+/** Names of plugins, or `*` for every plugin: a list, or one text with commas between them. */
+export function plugins(about: About): Key<readonly string[] | undefined> {
+  const name = /^(\*|[a-z][a-z0-9]*(-[a-z0-9]+)*)$/;
+  return {
+    ...about,
+    rule: 'names of plugins with commas between them, or *',
+    default: undefined,
+    read: (value) => {
+      const given: unknown = typeof value === 'string' ? value.split(/\s*,\s*/) : value;
+      if (!Array.isArray(given)) return undefined;
+      const read = given.filter((each) => typeof each === 'string' && name.test(each)) as string[];
+      return read.length === given.length ? Object.freeze(read) : undefined;
+    },
+  };
+}
+
 /** A path in the file system, answered in absolute form. */
 export function path<D extends string | undefined>(
   fallback: D,

@@ -42,6 +42,9 @@ export interface RuntimeCall {
   invoke(capability: string, operation: string, input: Json, signal: AbortSignal): Promise<unknown>;
 }
 
+/** Where a plugin's code runs: in a thread of the host, or in a process of its own. */
+export type Isolation = 'thread' | 'process';
+
 export interface RuntimeStats {
   /** Live instances of this plugin. */
   readonly instances: number;
@@ -50,6 +53,8 @@ export interface RuntimeStats {
 }
 
 export interface Runtime {
+  /** Absent: `thread`. */
+  readonly isolation?: Isolation;
   /**
    * Runs one export and answers its output as JSON text. Rejects with NoaError: DEADLINE_EXCEEDED,
    * CANCELLED, PLUGIN_TRAP (trap or uncaught exception), RESOURCE_EXHAUSTED (a bound of the sandbox),

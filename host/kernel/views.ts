@@ -3,6 +3,7 @@ import { type CapabilityRequest, type Manifest, NoaError } from '@noa/sdk/host';
 import { compare } from 'semver';
 import { type Grant, grantOf, type GrantStatus } from './grants.ts';
 import type { State } from './lifecycle.ts';
+import type { Isolation } from './loader.ts';
 import type { PluginRecord, PluginVersion } from './store.ts';
 import type { Supervisor } from './supervisor.ts';
 
@@ -44,6 +45,8 @@ export interface PluginDetail extends PluginView {
   }[];
   readonly instances: number;
   readonly memoryBytes: number;
+  /** Where its code runs in this host; null while it does not. */
+  readonly isolation: Isolation | null;
   readonly restarts: number;
 }
 
@@ -80,6 +83,7 @@ export function viewDetail(world: World, name: string): PluginDetail {
       .map(({ version, digest, installedAt }) => ({ version, digest, installedAt })),
     instances: stats?.instances ?? 0,
     memoryBytes: stats?.memoryBytes ?? 0,
+    isolation: unit?.serving ? (unit.serving.runtime.isolation ?? 'thread') : null,
     restarts: unit?.restarts ?? 0,
   };
 }

@@ -58,6 +58,7 @@ class Sandbox {
       ...request,
       wasm,
       log: (level, message) => this.#channel.send(KIND.log, 0, level, message),
+      harmed: (what) => this.#channel.send(KIND.harmed, 0, what),
     });
     return '';
   }

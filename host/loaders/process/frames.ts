@@ -30,6 +30,8 @@ export const KIND = {
   log: 19,
   /** From the process: head "instances bytes". */
   usage: 20,
+  /** From the process: head what the plugin did to the worker that ran it. */
+  harmed: 21,
 } as const;
 
 export interface Frame {

@@ -18,6 +18,7 @@ import { type Frame, FrameError, KIND } from './frames.ts';
 import {
   MAX_ERROR_BYTES,
   readFailure,
+  readHarm,
   readLevel,
   readLine,
   readNumber,
@@ -28,6 +29,8 @@ import {
 const TICK_MS = 5;
 /** How long the process may take to let go of a call that is over: it is ended after that. */
 const GRACE_MS = 1000;
+/** How long the end of the channel waits for the end of the process. */
+const EXIT_MS = 50;
 /** Inputs that the process holds, and replies that it has not read. */
 const MAX_HELD_BYTES = 64 << 20;
 /** Capability calls of one call that run at the same time; a module waits for each. */
@@ -38,6 +41,14 @@ const LINES_PER_SECOND = 1000;
 const MAX_UNASKED = 20_000;
 const MAX_HEAD_BYTES = 64;
 const MAX_STDERR_CHARS = 2000;
+
+/** Signals that the operator or a machine short of memory sends; all others come of what the code did. */
+const ENDED_BY_OTHERS: ReadonlySet<NodeJS.Signals | null> = new Set<NodeJS.Signals>([
+  'SIGKILL',
+  'SIGTERM',
+  'SIGINT',
+  'SIGHUP',
+]);
 
 const BUSY = JSON.stringify({
   ok: false,
@@ -51,7 +62,8 @@ export interface ProcessOptions {
   readonly replyBytes: number;
   /** One output, in bytes. */
   readonly outputBytes: number;
-  readonly log: LoadRequest['log'];
+  /** Hears what the plugin logs and does to what runs it. */
+  readonly listener: Pick<LoadRequest, 'log' | 'harmed'>;
   /** It ended by itself or for what it did; for the operator. Not called after `stop`. */
   readonly onEnd: (reason: string) => void;
 }
@@ -110,7 +122,7 @@ export class GuestProcess {
       {
         received: (frame) => this.#received(frame),
         broken: (error) => this.#broken(error),
-        closed: () => this.#end(this.#lost(), 'closed its channel'),
+        closed: () => this.#closed(),
       },
       { headBytes: MAX_HEAD_BYTES, bodyBytes },
     );
@@ -123,6 +135,7 @@ export class GuestProcess {
         if (child.pid === undefined) resolve();
       });
       child.once('exit', (code, signal) => {
+        if (!this.isOver && !ENDED_BY_OTHERS.has(signal)) options.listener.harmed?.('crashed');
         this.#end(this.#lost(), signal === null ? `ended with status ${code}` : `got ${signal}`);
         resolve();
       });
@@ -200,7 +213,9 @@ export class GuestProcess {
   }
 
   #received({ kind, id, head, body }: Frame): void {
-    if (kind === KIND.log || kind === KIND.usage) return this.#unaskedFor(kind, head, body);
+    if (kind === KIND.log || kind === KIND.usage || kind === KIND.harmed) {
+      return this.#unaskedFor(kind, head, body);
+    }
     const ask = this.#asks.get(id);
     if (ask === undefined) throw new FrameError('an answer to what was not asked');
     if (kind === KIND.invoke) return this.#invoke(id, ask, readNumber(head), readText(body));
@@ -231,17 +246,19 @@ export class GuestProcess {
     }
     this.#unasked += 1;
     if (this.#unasked > MAX_UNASKED) throw new FrameError(`over ${MAX_UNASKED} frames a second`);
+    const { listener } = this.#options;
     if (kind === KIND.usage) this.#stats = readUsage(head);
+    else if (kind === KIND.harmed) listener.harmed?.(readHarm(head));
     else {
       const level = readLevel(head);
       this.#lines += 1;
-      if (this.#lines <= LINES_PER_SECOND) this.#options.log(level, readLine(body));
+      if (this.#lines <= LINES_PER_SECOND) listener.log(level, readLine(body));
     }
   }
 
   #reportLost(): void {
     const lost = this.#lines - LINES_PER_SECOND;
-    if (lost > 0) this.#options.log('warn', `${lost} log lines were dropped`);
+    if (lost > 0) this.#options.listener.log('warn', `${lost} log lines were dropped`);
     this.#lines = 0;
   }
 
@@ -265,7 +282,9 @@ export class GuestProcess {
     const now = performance.now();
     for (const [id, ask] of this.#asks) {
       if (ask.reapAt !== undefined) {
-        if (now >= ask.reapAt) return this.#end(this.#lost(), 'did not end a call that was over');
+        if (now < ask.reapAt) continue;
+        this.#options.listener.harmed?.('overran');
+        return this.#end(this.#lost(), 'did not end a call that was over');
       } else if (now >= ask.expires) {
         this.#giveUp(id, ask, new NoaError('DEADLINE_EXCEEDED', ask.expired));
       } else if (ask.call?.signal.aborted === true) this.#giveUp(id, ask, gone());
@@ -283,8 +302,15 @@ export class GuestProcess {
     this.#channel.send(KIND.cancel, id, '');
   }
 
+  /** The end of the process says more, and mostly follows at once. */
+  #closed(): void {
+    const end = (): void => this.#end(this.#lost(), 'closed its channel');
+    if (!this.isOver) setTimeout(end, EXIT_MS).unref();
+  }
+
   #broken(error: FrameError): void {
     const words = `The process of the plugin ${this.#options.plugin} broke the protocol and was ended.`;
+    this.#options.listener.harmed?.('crashed');
     this.#end(new NoaError('PLUGIN_TRAP', words), `sent ${error.message}`);
   }
 

@@ -15,6 +15,8 @@ import { IsolatedRuntime } from './runtime.ts';
 import { type Walls, planWalls } from './walls.ts';
 
 const MIB = 1 << 20;
+/** Linear memory of all instances of one process, unless a single one may have more. */
+const MEMORY_MIB = 512;
 /** Start of the process, compilation and the module's start function. */
 const START_MS = 45_000;
 /** Processes that start at the same time: a host with many such plugins starts them in turn. */
@@ -26,13 +28,13 @@ export interface ProcessLoaderOptions extends WasmLoaderOptions {
   /** How long a process without a call is kept, in ms; the next call starts another. Default 300,000. */
   readonly idleProcessMs?: number;
   /** What the operator should know: walls that are missing (once), processes that ended by themselves. */
-  readonly onNotice?: (message: string, plugin?: string) => void;
+  readonly onNotice?: (message: string, about: { plugin?: string; pid?: number }) => void;
 }
 
 export function createProcessLoader(options: ProcessLoaderOptions = {}): Loader {
   const { processes = 64, idleProcessMs = 300_000, onNotice = () => undefined, ...given } = options;
   // One plugin's calls: a second thread is the spare.
-  const wasm: WasmLoaderOptions = { threads: 1, memoryMiB: 512, ...given };
+  const wasm: WasmLoaderOptions = { threads: 1, ...given };
   const runtimes = new Set<IsolatedRuntime>();
   const turns = new Turns(STARTING);
   const live = new Set<GuestProcess>();
@@ -42,7 +44,7 @@ export function createProcessLoader(options: ProcessLoaderOptions = {}): Loader 
   const plan = (): Promise<Walls> => {
     walls ??= planWalls(fileURLToPath(new URL('./child.ts', import.meta.url))).then((planned) => {
       if (planned.missing.length > 0) {
-        onNotice(`untrusted plugins run without ${planned.missing.join('; without ')}`);
+        onNotice(`untrusted plugins run without ${planned.missing.join('; without ')}`, {});
       }
       return planned;
     });
@@ -56,7 +58,7 @@ export function createProcessLoader(options: ProcessLoaderOptions = {}): Loader 
     head: string,
     module: Uint8Array,
     limits: Limits,
-    log: LoadRequest['log'],
+    listener: Pick<LoadRequest, 'log' | 'harmed'>,
     onEnd: (reason: string) => void,
   ): Promise<GuestProcess> =>
     turns.take(async () => {
@@ -69,10 +71,10 @@ export function createProcessLoader(options: ProcessLoaderOptions = {}): Loader 
       const child = new GuestProcess({
         plugin,
         command: planned.command([plugin]),
-        requestBytes: (wasm.maxRequestBytes ?? MIB) + REQUEST_MARGIN,
-        replyBytes: wasm.maxReplyBytes ?? 4 * MIB,
+        requestBytes: UNFOLDED * (wasm.maxRequestBytes ?? MIB) + REQUEST_MARGIN,
+        replyBytes: UNFOLDED * (wasm.maxReplyBytes ?? 4 * MIB),
         outputBytes: limits.maxOutputBytes,
-        log,
+        listener,
         onEnd,
       });
       live.add(child);
@@ -92,7 +94,15 @@ export function createProcessLoader(options: ProcessLoaderOptions = {}): Loader 
       const head = JSON.stringify({ options: wasm, manifest, limits } satisfies InspectHead);
       const quiet = (): void => undefined;
       try {
-        const child = await start(manifest.name, KIND.inspect, head, module, limits, quiet, quiet);
+        const child = await start(
+          manifest.name,
+          KIND.inspect,
+          head,
+          module,
+          limits,
+          { log: quiet },
+          quiet,
+        );
         await child.stop(shutDown());
       } catch (cause) {
         if (!(cause instanceof NoaError) || cause.code !== 'PLUGIN_TRAP') throw cause;
@@ -103,15 +113,15 @@ export function createProcessLoader(options: ProcessLoaderOptions = {}): Loader 
 
     async load(request: LoadRequest): Promise<IsolatedRuntime> {
       const { plugin, limits, wasm: module } = request;
-      const log: LoadRequest['log'] = (level, message) => request.log(level, message);
-      const kept = { ...request, wasm: undefined, log: undefined };
-      const head = JSON.stringify({ options: wasm, request: kept });
+      const memoryMiB = Math.max(wasm.memoryMiB ?? MEMORY_MIB, limits.memoryMiB);
+      const kept = { ...request, wasm: undefined };
+      const head = JSON.stringify({ options: { ...wasm, memoryMiB }, request: kept });
       const runtime = new IsolatedRuntime({
         plugin,
         limits,
         idleMs: idleProcessMs,
-        start: (onEnd) => start(plugin, KIND.load, head, module, limits, log, onEnd),
-        onEnd: (reason) => onNotice(`the process of the plugin ${plugin} ${reason}`, plugin),
+        start: (onEnd) => start(plugin, KIND.load, head, module, limits, request, onEnd),
+        onEnd: (reason) => onNotice(`the process of the plugin ${plugin} ${reason}`, { plugin }),
         onStop: () => runtimes.delete(runtime),
       });
       runtimes.add(runtime);
@@ -132,6 +142,8 @@ export function createProcessLoader(options: ProcessLoaderOptions = {}): Loader 
   };
 }
 
+/** Bytes beside a request or a reply travel in it as base64; the sandbox in the process bounds each. */
+const UNFOLDED = 3;
 /** The names around the arguments of a request, which the sandbox writes anew in the process. */
 const REQUEST_MARGIN = 4096;
 

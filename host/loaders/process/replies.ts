@@ -4,7 +4,7 @@
  */
 import { type ErrorCode, NoaError } from '@noa/sdk/host';
 import { isUtf8 } from 'node:buffer';
-import type { LogLevel, RuntimeStats } from '../../kernel/loader.ts';
+import type { Harm, LogLevel, RuntimeStats } from '../../kernel/loader.ts';
 import { GUEST_CODES, bounded } from '../wasm/outcome.ts';
 import { printable } from '../wasm/text.ts';
 import { FrameError } from './frames.ts';
@@ -42,6 +42,11 @@ export function readText(bytes: Buffer): string {
 export function readLevel(head: string): LogLevel {
   if (!LEVELS.includes(head)) throw new FrameError('an unknown log level');
   return head as LogLevel;
+}
+
+export function readHarm(head: string): Harm {
+  if (head !== 'overran' && head !== 'crashed') throw new FrameError('an unknown harm');
+  return head;
 }
 
 export function readLine(bytes: Buffer): string {
