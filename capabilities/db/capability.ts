@@ -3,8 +3,8 @@ import { type JsonSchema, NoaError, defineCapability } from '@noa/sdk/host';
 
 /** Most rows of one answer. */
 export const MAX_ROWS = 10_000;
-/** Most bytes of one answer as PostgreSQL sends it. */
-export const MAX_BYTES = 16 << 20;
+/** Most bytes of one answer: as PostgreSQL sends it, and the names of its columns in each row. */
+export const MAX_BYTES = 4 << 20;
 /** Most statements of one transaction. */
 export const MAX_STATEMENTS = 100;
 const MAX_SQL_LENGTH = 256 << 10;

@@ -139,12 +139,21 @@ export class Step implements pg.Submittable {
 export class StatementStep extends Step {
   readonly #statement: Statement;
   readonly #holdsCommit: boolean;
+  readonly #count: (bytes: number) => void;
   #columns: { name: string; parse: (text: string) => Json }[] = [];
+  /** What the names take in each row; PostgreSQL sends them once. */
+  #rowBytes = 0;
   #ended: boolean;
   #described: ((message: { dataTypeIDs: readonly number[] }) => void) | undefined;
   #connection: pg.Connection | undefined;
 
-  constructor(statement: Statement, client: pg.Client, holdsCommit: boolean) {
+  /** `count` takes note of bytes of the answer that were not seen on the wire; it may throw. */
+  constructor(
+    statement: Statement,
+    client: pg.Client,
+    holdsCommit: boolean,
+    count: (bytes: number) => void,
+  ) {
     const head = Buffer.concat([parse(refuseNul(statement.sql, 'sql')), DESCRIBE_STATEMENT]);
     const ambiguous = statement.params.some(isAmbiguous);
     const tail = holdsCommit ? FLUSH : SYNC;
@@ -152,6 +161,7 @@ export class StatementStep extends Step {
     super(Buffer.concat(bytes), ambiguous || holdsCommit);
     this.#statement = statement;
     this.#holdsCommit = holdsCommit;
+    this.#count = count;
     this.#ended = !this.holds;
     if (ambiguous) {
       this.#connection = client.connection;
@@ -180,18 +190,21 @@ export class StatementStep extends Step {
 
   override handleRowDescription({ fields }: { fields: readonly pg.FieldDef[] }): void {
     this.#columns = fields.map(({ name, dataTypeID }) => ({ name, parse: parserOf(dataTypeID) }));
+    const texts = fields.map(({ name }) => JSON.stringify(name));
+    this.#rowBytes = texts.reduce((sum, text) => sum + text.length, 0);
   }
 
   override handleDataRow({ fields }: { fields: readonly (string | null)[] }): void {
-    this.rows.push(
-      // Own properties whatever the column is called, `__proto__` included.
-      Object.fromEntries(
-        this.#columns.map(({ name, parse: read }, index) => {
-          const text = fields[index];
-          return [name, text === null || text === undefined ? null : read(text)];
-        }),
-      ),
-    );
+    this.#count(this.#rowBytes);
+    const row: Result['rows'][number] = {};
+    for (const [index, { name, parse: read }] of this.#columns.entries()) {
+      const text = fields[index];
+      const value = text === null || text === undefined ? null : read(text);
+      // Own properties whatever the column is called.
+      if (name !== '__proto__') row[name] = value;
+      else Object.defineProperty(row, name, { value, enumerable: true, configurable: true });
+    }
+    this.rows.push(row);
   }
 
   override handleCommandComplete(message: { text: string }): void {
@@ -226,8 +239,8 @@ function run(params: readonly Json[], types: readonly number[] = []): Buffer {
 
 export function tooMuch(bound: string): NoaError {
   return new NoaError(
-    'RESOURCE_EXHAUSTED',
-    `db: the answer is over ${bound}; read less at a time, with LIMIT`,
+    'PAYLOAD_TOO_LARGE',
+    `db: the answer is over ${bound}; read less at a time, with LIMIT or fewer columns`,
   );
 }
 

@@ -20,6 +20,9 @@ const CONTROL = new Set([
   'PREPARE TRANSACTION',
 ]);
 
+/** Bytes after which the host's other work gets a turn. */
+const PAUSE_BYTES = 32 << 10;
+
 export class Session {
   readonly role: string;
   /** The server process behind this connection. */
@@ -29,7 +32,8 @@ export class Session {
   readonly #client: pg.Client;
   readonly #onBroken: (session: Session) => void;
   #steps: readonly Step[] = [];
-  #received = 0;
+  /** Of the answer that comes in. */
+  #size = 0;
   #broken = false;
 
   private constructor(
@@ -59,14 +63,23 @@ export class Session {
       if (this.#broken) return;
       try {
         // Counted on the wire: a single value may be larger than all that is allowed.
-        this.#received += chunk.length;
-        if (this.#received > MAX_BYTES) throw tooMuch(`${MAX_BYTES >> 20} MiB`);
+        this.#count(chunk.length);
         for (const read of readers) read(chunk);
+        // Reads follow each other without a pause for others as long as there is something to read.
+        if (chunk.length >= PAUSE_BYTES) {
+          stream.pause();
+          setImmediate(() => stream.resume());
+        }
       } catch (error) {
         this.abort(error instanceof NoaError ? error : away(error));
       }
     });
   }
+
+  readonly #count = (bytes: number): void => {
+    this.#size += bytes;
+    if (this.#size > MAX_BYTES) throw tooMuch(`${MAX_BYTES >> 20} MiB`);
+  };
 
   /** Logs in. `onBroken` is called once, when the connection is lost or aborted. */
   static async open(
@@ -96,10 +109,10 @@ export class Session {
 
   /** Reads: the transaction is read-only and is rolled back. */
   async query(statement: Statement): Promise<Result> {
-    this.#received = 0;
+    this.#size = 0;
     // The snapshot is taken at once: from then on nothing can make this transaction writable.
     const begin = Step.simple('BEGIN READ ONLY; SELECT');
-    const step = new StatementStep(statement, this.#client, false);
+    const step = new StatementStep(statement, this.#client, false, this.#count);
     this.#exchange([begin, step, ...this.#cleaning()]);
     await begin.result;
     return step.result;
@@ -107,8 +120,8 @@ export class Session {
 
   /** Runs one statement by itself; committed only when its whole answer is within the bounds. */
   async execute(statement: Statement): Promise<Result> {
-    this.#received = 0;
-    const step = new StatementStep(statement, this.#client, true);
+    this.#size = 0;
+    const step = new StatementStep(statement, this.#client, true, this.#count);
     this.#exchange([step, ...this.#cleaning()]);
     const result = await step.result;
     if (step.status === 'I') return result;
@@ -120,11 +133,11 @@ export class Session {
 
   /** Runs statements in one transaction. */
   async transaction(statements: readonly Statement[]): Promise<Result[]> {
-    this.#received = 0;
+    this.#size = 0;
     return this.#inTransaction(async () => {
       const results: Result[] = [];
       for (const [index, statement] of statements.entries()) {
-        const step = new StatementStep(statement, this.#client, false);
+        const step = new StatementStep(statement, this.#client, false, this.#count);
         this.#exchange([step]);
         results.push(await step.result);
         if (CONTROL.has(step.command)) throw ownControl(`statements[${index}]`);
@@ -138,10 +151,10 @@ export class Session {
    * the script starts: with it `pg_xact_status` tells later, after any crash, whether it was committed.
    */
   async script(sql: string, announce: (xid: string) => Promise<void>): Promise<void> {
-    this.#received = 0;
+    this.#size = 0;
     await this.#inTransaction(async () => {
       const sent = 'SELECT pg_current_xact_id()::text AS xid';
-      const xid = new StatementStep({ sql: sent, params: [] }, this.#client, false);
+      const xid = new StatementStep({ sql: sent, params: [] }, this.#client, false, this.#count);
       this.#exchange([xid]);
       const [row] = (await xid.result).rows;
       await announce(typeof row?.['xid'] === 'string' ? row['xid'] : '');

@@ -1,5 +1,5 @@
 /** Values between JSON and PostgreSQL's text format; session settings make dates ISO and bytea hex. */
-import { type Json, NoaError, parseJson } from '@noa/sdk/host';
+import { JSON_BOUNDS, type Json, NoaError, parseJson } from '@noa/sdk/host';
 import type { Parameter } from './frontend.ts';
 
 const JSON_TYPES = new Set([114, 3802]);
@@ -52,11 +52,14 @@ function asText(text: string): Json {
 /** Reads the text form of an array: `{1,NULL,"a \\"b\\""}`, nested, with or without bounds in front. */
 function fromArray(text: string, parse: FromText): Json[] {
   let at = text.indexOf('{');
+  let left = JSON_BOUNDS.values;
   const list = (dimension: number): Json[] => {
     if (dimension > MAX_DIMENSIONS) throw new SyntaxError('an array has too many dimensions');
     const items: Json[] = [];
     at += 1;
     while (text[at] !== '}') {
+      left -= 1;
+      if (left < 0) throw new RangeError(`the array holds more than ${JSON_BOUNDS.values} values`);
       if (text[at] === '{') {
         items.push(list(dimension + 1));
       } else if (text[at] === '"') {

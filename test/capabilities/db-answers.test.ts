@@ -1,5 +1,6 @@
 /** Whatever a server session sends fails the call that it belongs to; it never throws outside of it. */
 import { type AddressInfo, type Socket, createServer } from 'node:net';
+import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { NoaError } from '@noa/sdk/host';
 import fc from 'fast-check';
 import t from 'tap';
@@ -156,6 +157,41 @@ async function server(answer: () => Uint8Array) {
     },
   };
 }
+
+t.test('a hostile answer is refused before it is large, and others get their turn', async (t) => {
+  const database = await testDatabase(process.env['NOA_TEST_DATABASE_URL']);
+  const driver = new TestDriver(database.url);
+  t.teardown(async () => {
+    await driver.driver.close();
+    await database.stop();
+  });
+  await driver.provisionOwn('notes');
+  const columns = (name: (index: number) => string) =>
+    Array.from({ length: 1600 }, (_, index) => `null::int AS "${name(index)}"`).join(',');
+  const long = columns((index) => String(index).padStart(4, '0') + '\u0001'.repeat(56));
+  const short = columns((index) => index.toString(36));
+  const lists = '(SELECT array_agg(n) FROM generate_series(1, 30000) AS n)';
+  for (const [sql, code] of [
+    [`SELECT ${long} FROM generate_series(1, 2400)`, 'PAYLOAD_TOO_LARGE'],
+    [`SELECT ${short} FROM generate_series(1, 2400)`, 'PAYLOAD_TOO_LARGE'],
+    ["SELECT repeat('x', 1 << 20) FROM generate_series(1, 1000)", 'PAYLOAD_TOO_LARGE'],
+    [`SELECT ${lists} FROM generate_series(1, 100)`, 'PAYLOAD_TOO_LARGE'],
+    ['SELECT array_agg(1) FROM generate_series(1, 1900000)', 'INVALID_ARGUMENT'],
+    [`SELECT ('[' || repeat('[],', 1000000) || '1]')::json`, 'INVALID_ARGUMENT'],
+  ] as const) {
+    const lag = monitorEventLoopDelay({ resolution: 1 });
+    lag.enable();
+    const error = await failure(driver.query('notes', sql));
+    lag.disable();
+    t.equal(error.code, code, `${sql.slice(0, 60)}: ${error.message}`);
+    t.match(error.message, /LIMIT|select it as text/);
+    t.ok(lag.max < 150e6, `${sql.slice(0, 60)}: the loop stood for ${lag.max / 1e6} ms`);
+  }
+  const statements = Array.from({ length: 20 }, () => ({ sql: "SELECT repeat('x', 300000)" }));
+  t.match(await failure(driver.invoke('notes', 'transaction', { statements })), {
+    code: 'PAYLOAD_TOO_LARGE',
+  });
+});
 
 t.test('a session whose server sends anything at all is dropped', async (t) => {
   let answer: Uint8Array = Buffer.alloc(0);
