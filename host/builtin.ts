@@ -10,8 +10,12 @@ import { plugin } from '../capabilities/plugin/capability.ts';
 import { random } from '../capabilities/random/capability.ts';
 import { secrets } from '../capabilities/secrets/capability.ts';
 import type { CapabilityEntry } from './kernel/broker.ts';
+import { bytesTable } from './loaders/wasm/attachment.ts';
 
 const CAPABILITIES = { db, cache, blob, secrets, http, plugin, log, clock, random } as const;
+
+/** Where guests may put bytes beside a call's JSON. */
+export const builtinBytes = bytesTable(Object.values(CAPABILITIES));
 
 /** The driver of each capability, chosen by configuration in main.ts. */
 export type Drivers = { readonly [name in keyof typeof CAPABILITIES]: Driver };

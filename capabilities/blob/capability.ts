@@ -37,7 +37,7 @@ export const blob = defineCapability({
       summary:
         'The content of a blob from offset on, at most length bytes; size is that of the whole',
       input: object({ path }, { offset: size, length: size }),
-      output: object({ base64: { type: 'string' }, size, etag }),
+      output: object({ base64: { type: 'string', contentEncoding: 'base64' }, size, etag }),
       idempotent: true,
       resources,
       usage: (_input: never, output: { base64: string }) => ({
@@ -51,7 +51,11 @@ export const blob = defineCapability({
           object(
             {
               path,
-              base64: { type: 'string', maxLength: Math.ceil(MAX_BLOB_BYTES / 3) * 4 },
+              base64: {
+                type: 'string',
+                contentEncoding: 'base64',
+                maxLength: Math.ceil(MAX_BLOB_BYTES / 3) * 4,
+              },
             },
             conditions,
           ),

@@ -44,7 +44,11 @@ export const http = defineCapability({
           url: { type: 'string', minLength: 1, maxLength: MAX_URL_LENGTH },
           headers: { ...headers, maxProperties: MAX_HEADERS },
           body: { type: 'string', maxLength: MAX_REQUEST_BYTES, description: 'Sent as UTF-8.' },
-          bodyBase64: { type: 'string', maxLength: Math.ceil(MAX_REQUEST_BYTES / 3) * 4 },
+          bodyBase64: {
+            type: 'string',
+            contentEncoding: 'base64',
+            maxLength: Math.ceil(MAX_REQUEST_BYTES / 3) * 4,
+          },
           timeoutMs: {
             type: 'integer',
             minimum: 1,
@@ -67,7 +71,7 @@ export const http = defineCapability({
           headers,
           setCookie: { type: 'array', items: { type: 'string' } },
           body: { type: 'string' },
-          bodyBase64: { type: 'string' },
+          bodyBase64: { type: 'string', contentEncoding: 'base64' },
           url: { type: 'string', description: 'Where the answer came from, after redirects.' },
         },
         required: ['status', 'headers', 'url'],

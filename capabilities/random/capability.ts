@@ -20,7 +20,7 @@ export const random = defineCapability({
       },
       output: {
         type: 'object',
-        properties: { base64: { type: 'string' } },
+        properties: { base64: { type: 'string', contentEncoding: 'base64' } },
         required: ['base64'],
       },
       idempotent: true,

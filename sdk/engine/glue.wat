@@ -40,10 +40,6 @@
   (import "extism:host/env" "alloc" (func $x_alloc (param i64) (result i64)))
   (import "extism:host/env" "free" (func $x_free (param i64)))
   (import "extism:host/env" "length" (func $x_length (param i64) (result i64)))
-  (import "extism:host/env" "load_u64" (func $x_load_u64 (param i64) (result i64)))
-  (import "extism:host/env" "load_u8" (func $x_load_u8 (param i64) (result i32)))
-  (import "extism:host/env" "store_u64" (func $x_store_u64 (param i64 i64)))
-  (import "extism:host/env" "store_u8" (func $x_store_u8 (param i64 i32)))
   (import "extism:host/env" "output_set" (func $x_output_set (param i64 i64)))
   (import "extism:host/env" "error_set" (func $x_error_set (param i64)))
   (import "extism:host/env" "config_get" (func $x_config_get (param i64) (result i64)))
@@ -52,6 +48,10 @@
   (import "extism:host/env" "log_warn" (func $x_log_warn (param i64)))
   (import "extism:host/env" "log_error" (func $x_log_error (param i64)))
   (import "extism:host/user" "noa_call" (func $noa_call (param i64) (result i64)))
+  (import "extism:host/user" "noa_call_bytes" (func $noa_call_bytes (param i64 i64) (result i64)))
+  (import "extism:host/user" "noa_reply_bytes" (func $noa_reply_bytes (result i64)))
+  (import "extism:host/user" "noa_read" (func $noa_read (param i64 i32 i32)))
+  (import "extism:host/user" "noa_write" (func $noa_write (param i64 i32 i32)))
   (import "extism:host/user" "noa_clock" (func $noa_clock (result i64)))
   (import "extism:host/user" "noa_random" (func $noa_random (result i64)))
 
@@ -79,54 +79,20 @@
 
   ;; A host block of the $n bytes at $p; 0 when the host refuses it.
   (func $store (param $p i32) (param $n i32) (result i64)
-    (local $block i64) (local $i i32)
+    (local $block i64)
     (local.set $block (call $x_alloc (i64.extend_i32_u (local.get $n))))
-    (if (i64.eqz (local.get $block)) (then (return (i64.const 0))))
-    (if (i32.ge_u (local.get $n) (i32.const 8)) (then
-      (loop $words
-        (call $x_store_u64 (i64.add (local.get $block) (i64.extend_i32_u (local.get $i)))
-          (i64.load align=1 (i32.add (local.get $p) (local.get $i))))
-        (local.set $i (i32.add (local.get $i) (i32.const 8)))
-        (br_if $words (i32.le_u (local.get $i) (i32.sub (local.get $n) (i32.const 8)))))
-      ;; the rest by one word that overlaps the last
-      (if (i32.lt_u (local.get $i) (local.get $n)) (then
-        (local.set $i (i32.sub (local.get $n) (i32.const 8)))
-        (call $x_store_u64 (i64.add (local.get $block) (i64.extend_i32_u (local.get $i)))
-          (i64.load align=1 (i32.add (local.get $p) (local.get $i))))))
-      (return (local.get $block))))
-    (block $done (loop $bytes
-      (br_if $done (i32.ge_u (local.get $i) (local.get $n)))
-      (call $x_store_u8 (i64.add (local.get $block) (i64.extend_i32_u (local.get $i)))
-        (i32.load8_u (i32.add (local.get $p) (local.get $i))))
-      (local.set $i (i32.add (local.get $i) (i32.const 1)))
-      (br $bytes)))
+    (if (i64.ne (local.get $block) (i64.const 0)) (then
+      (call $noa_write (local.get $block) (local.get $p) (local.get $n))))
     (local.get $block))
 
   ;; A copy of $n bytes of a block, ended by a zero byte; 0 when memory is out. Give it to $release.
   (func $load (param $block i64) (param $n i32) (result i32)
-    (local $p i32) (local $i i32)
+    (local $p i32)
     (local.set $p (global.get $low))
     (if (i32.ge_u (local.get $n) (i32.sub (global.get $low_end) (global.get $low))) (then
       (local.set $p (call $malloc (i32.add (local.get $n) (i32.const 1))))
       (if (i32.eqz (local.get $p)) (then (return (i32.const 0))))))
-    (if (i32.ge_u (local.get $n) (i32.const 8))
-      (then
-        (loop $words
-          (i64.store align=1 (i32.add (local.get $p) (local.get $i))
-            (call $x_load_u64 (i64.add (local.get $block) (i64.extend_i32_u (local.get $i)))))
-          (local.set $i (i32.add (local.get $i) (i32.const 8)))
-          (br_if $words (i32.le_u (local.get $i) (i32.sub (local.get $n) (i32.const 8)))))
-        (if (i32.lt_u (local.get $i) (local.get $n)) (then
-          (local.set $i (i32.sub (local.get $n) (i32.const 8)))
-          (i64.store align=1 (i32.add (local.get $p) (local.get $i))
-            (call $x_load_u64 (i64.add (local.get $block) (i64.extend_i32_u (local.get $i))))))))
-      (else
-        (block $done (loop $bytes
-          (br_if $done (i32.ge_u (local.get $i) (local.get $n)))
-          (i32.store8 (i32.add (local.get $p) (local.get $i))
-            (call $x_load_u8 (i64.add (local.get $block) (i64.extend_i32_u (local.get $i)))))
-          (local.set $i (i32.add (local.get $i) (i32.const 1)))
-          (br $bytes)))))
+    (call $noa_read (local.get $block) (local.get $p) (local.get $n))
     (i32.store8 (i32.add (local.get $p) (local.get $n)) (i32.const 0))
     (local.get $p))
 
@@ -202,11 +168,12 @@
     (if (i32.le_u (local.get $op) (i32.const 6)) (then
       (local.set $block (call $text (local.get $argument)))
       (if (i64.eqz (local.get $block)) (then (return (global.get $exception))))))
-    (block $parse (block $bind (block $decode (block $encode (block $fill (block $number (block $clock
+    (block $reply_bytes (block $call_bytes (block $parse (block $bind (block $decode (block $encode (block $fill (block $number (block $clock
     (block $config (block $log_error (block $log_warn (block $log_info (block $log_debug
     (block $error (block $output (block $call
       (br_table $call $output $error $log_debug $log_info $log_warn $log_error
-        $config $clock $number $fill $encode $decode $bind $parse (local.get $op)))
+        $config $clock $number $fill $encode $decode $bind $parse $call_bytes $reply_bytes
+        (local.get $op)))
       ;; 0 call(request) -> reply
       (return (call $take_reply (call $noa_call (local.get $block)) (local.get $block))))
       ;; 1 output(text)
@@ -250,7 +217,12 @@
       (call $js_dup (call $ctx) (call $argument (local.get $argv) (i32.const 3))))
     (return (global.get $undefined)))
     ;; 14 parse(text) -> value
-    (call $parse_value (local.get $argument)))
+    (return (call $parse_value (local.get $argument))))
+    ;; 15 callBytes(request, bytes) -> reply
+    (return (call $take_reply_beside (local.get $argument)
+      (call $argument (local.get $argv) (i32.const 2)))))
+    ;; 16 replyBytes() -> bytes, undefined when there are none
+    (call $take_bytes (call $noa_reply_bytes)))
 
   (func $parse_value (param $text i64) (result i64)
     (local $p i32) (local $v i64)
@@ -272,6 +244,33 @@
   (func $take_reply (param $block i64) (param $request i64) (result i64)
     (call $x_free (local.get $request))
     (call $reply (local.get $block)))
+
+  (func $take_reply_beside (param $text i64) (param $bytes i64) (result i64)
+    (local $request i64) (local $beside i64) (local $p i32) (local $n i32) (local $reply i64)
+    (local.set $request (call $text (local.get $text)))
+    (if (i64.eqz (local.get $request)) (then (return (global.get $exception))))
+    (local.set $p (call $js_bytes (call $ctx) (i32.const 8) (local.get $bytes)))
+    (local.set $n (i32.load (i32.const 8)))
+    (if (local.get $n) (then
+      (local.set $beside (call $store (local.get $p) (local.get $n)))
+      (if (i64.eqz (local.get $beside)) (then
+        (call $x_free (local.get $request))
+        (return (call $js_throw_range (call $ctx) (i32.const 384) (i32.const 0)))))))
+    (local.set $reply (call $noa_call_bytes (local.get $request) (local.get $beside)))
+    (if (local.get $n) (then (call $x_free (local.get $beside))))
+    (call $take_reply (local.get $reply) (local.get $request)))
+
+  ;; The bytes in an answer of the host, undefined for none; frees the answer.
+  (func $take_bytes (param $block i64) (result i64)
+    (local $p i32) (local $n i32) (local $bytes i64)
+    (if (i64.eqz (local.get $block)) (then (return (global.get $undefined))))
+    (local.set $n (i32.wrap_i64 (call $x_length (local.get $block))))
+    (local.set $p (call $load (local.get $block) (local.get $n)))
+    (call $x_free (local.get $block))
+    (if (i32.eqz (local.get $p)) (then (return (call $js_throw_oom (call $ctx)))))
+    (local.set $bytes (call $js_new_bytes (call $ctx) (local.get $p) (local.get $n)))
+    (call $release (local.get $p))
+    (local.get $bytes))
 
   (func $encode_text (param $v i64) (result i64)
     (local $p i32) (local $bytes i64)

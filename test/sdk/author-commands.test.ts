@@ -98,7 +98,17 @@ void t.test('a new plugin builds, tests, packs and inspects as it is', async (t)
   t.match(report, {
     module: {
       sha256: built?.['sha256'],
-      imports: { 'extism:host/user': ['noa_call', 'noa_clock', 'noa_random'] },
+      imports: {
+        'extism:host/user': [
+          'noa_call',
+          'noa_call_bytes',
+          'noa_clock',
+          'noa_random',
+          'noa_read',
+          'noa_reply_bytes',
+          'noa_write',
+        ],
+      },
     },
   });
 });

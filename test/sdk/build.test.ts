@@ -47,7 +47,15 @@ void t.test(
     );
     t.strictSame(
       [...new Set(user.map(({ module: space, name }) => `${space} ${name}`))].toSorted(),
-      ['extism:host/user noa_call', 'extism:host/user noa_clock', 'extism:host/user noa_random'],
+      [
+        'extism:host/user noa_call',
+        'extism:host/user noa_call_bytes',
+        'extism:host/user noa_clock',
+        'extism:host/user noa_random',
+        'extism:host/user noa_read',
+        'extism:host/user noa_reply_bytes',
+        'extism:host/user noa_write',
+      ],
     );
     t.strictSame(built.warnings, []);
     t.equal(built.bytes, built.wasm.length);

@@ -8,6 +8,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { NoaError, effectiveLimits, parseManifest } from '@noa/sdk/host';
 import type { ErrorCode, Json } from '@noa/sdk/host';
 import type { Test } from 'tap';
+import { builtinBytes } from '../../host/builtin.ts';
 import type { LoadRequest, Runtime, RuntimeCall } from '../../host/kernel/loader.ts';
 import { createWasmLoader } from '../../host/loaders/wasm/loader.ts';
 
@@ -73,7 +74,7 @@ async function runVectors(t: Test, folder: string): Promise<void> {
   const manifest = parseManifest(readFileSync(join(folder, 'plugin.json'), 'utf8'));
   const wasm = readFileSync(join(folder, manifest.runtime.file));
   const limits = effectiveLimits(manifest);
-  const loader = createWasmLoader({ threads: 1 });
+  const loader = createWasmLoader({ threads: 1, bytes: builtinBytes });
   const lines: Line[] = [];
   const log: LoadRequest['log'] = (level, message) => lines.push({ level, message });
   const load = (config: Json, generation: number): Promise<Runtime> =>

@@ -8,6 +8,8 @@ export interface GuestOptions {
   readonly config?: unknown;
   /** Answers capability calls; throws the NoaError that the guest is to see. */
   answer?(call: Call): unknown;
+  /** Stands beside every reply that can have something there. */
+  readonly reply?: Uint8Array;
 }
 
 /** How an export ended. */
@@ -23,6 +25,8 @@ export type Ending =
 export class GuestInstance {
   readonly logs: string[] = [];
   readonly calls: Call[] = [];
+  /** What came beside each call that can have something there; undefined where nothing did. */
+  readonly attachments: (Uint8Array | undefined)[] = [];
   readonly exports: Readonly<Record<string, unknown>>;
   #blocks = new Map<bigint, Uint8Array>();
   #next = 8n;
@@ -38,6 +42,20 @@ export class GuestInstance {
       'extism:host/env': this.#env(),
       'extism:host/user': {
         noa_call: new WebAssembly.Suspending((block: bigint) => this.#call(block)),
+        noa_call_bytes: new WebAssembly.Suspending((block: bigint, attachment: bigint) => {
+          this.attachments.push(this.#blocks.get(attachment)?.slice());
+          return this.#call(block);
+        }),
+        noa_reply_bytes: () => {
+          const bytes = this.#options.reply ?? new Uint8Array();
+          const address = this.#alloc(bytes.length);
+          this.#blocks.get(address)?.set(bytes);
+          return address;
+        },
+        noa_read: (address: bigint, pointer: number, length: number) =>
+          this.#own(pointer, length).set(this.#bytes(address, length)),
+        noa_write: (address: bigint, pointer: number, length: number) =>
+          this.#bytes(address, length).set(this.#own(pointer, length)),
         noa_clock: () => BigInt(Date.now()) * 1_000_000n,
         noa_random: () => randomBytes(8).readBigUInt64LE(),
       },
@@ -104,15 +122,25 @@ export class GuestInstance {
     return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
   }
 
-  /** The block that holds an address, and where in it; strict, so that a wrong access fails a test. */
-  #at(address: bigint, size: number): [DataView, number] {
+  /** The bytes at an address; strict, so that a wrong access fails a test. */
+  #bytes(address: bigint, size: number): Uint8Array {
     for (const [start, bytes] of this.#blocks) {
       const offset = Number(address - start);
       if (offset >= 0 && offset + size <= bytes.length) {
-        return [new DataView(bytes.buffer, bytes.byteOffset, bytes.length), offset];
+        return bytes.subarray(offset, offset + size);
       }
     }
     throw new Error(`${size} bytes at ${address} are in no block`);
+  }
+
+  #view(address: bigint, size: number): DataView {
+    const bytes = this.#bytes(address, size);
+    return new DataView(bytes.buffer, bytes.byteOffset, size);
+  }
+
+  #own(pointer: number, length: number): Uint8Array {
+    const { buffer } = this.exports['memory'] as WebAssembly.Memory;
+    return new Uint8Array(buffer, pointer, length);
   }
 
   #env(): Record<string, (...values: never[]) => unknown> {
@@ -126,22 +154,11 @@ export class GuestInstance {
       alloc: (length: bigint) => this.#alloc(Number(length)),
       free: (address: bigint) => this.#drop(address),
       length: (address: bigint) => BigInt(this.#blocks.get(address)?.length ?? 0),
-      load_u8: (address: bigint) => {
-        const [view, offset] = this.#at(address, 1);
-        return view.getUint8(offset);
-      },
-      load_u64: (address: bigint) => {
-        const [view, offset] = this.#at(address, 8);
-        return view.getBigUint64(offset, true);
-      },
-      store_u8: (address: bigint, value: number) => {
-        const [view, offset] = this.#at(address, 1);
-        view.setUint8(offset, value);
-      },
-      store_u64: (address: bigint, value: bigint) => {
-        const [view, offset] = this.#at(address, 8);
-        view.setBigUint64(offset, value, true);
-      },
+      load_u8: (address: bigint) => this.#view(address, 1).getUint8(0),
+      load_u64: (address: bigint) => this.#view(address, 8).getBigUint64(0, true),
+      store_u8: (address: bigint, value: number) => this.#view(address, 1).setUint8(0, value),
+      store_u64: (address: bigint, value: bigint) =>
+        this.#view(address, 8).setBigUint64(0, value, true),
       output_set: (address: bigint, length: bigint) => {
         this.#output = this.#text(address).slice(0, Number(length));
       },

@@ -46,7 +46,7 @@ export function manifest(name: string): Manifest {
     name,
     version: '0.1.0',
     description: 'Counts hits of pages.',
-    noa: '^1.0.0',
+    noa: '^1.1.0',
     runtime: { kind: 'wasm', file: `dist/${name}.wasm` },
     exports: {
       hit: { input: page, output: hits },

@@ -3,6 +3,7 @@
  * loader, with one sandbox thread, because a test makes one call at a time.
  */
 import { provideLoader } from '@noa/sdk/testing';
+import { builtinBytes } from '../../builtin.ts';
 import { createWasmLoader } from '../../loaders/wasm/loader.ts';
 
-provideLoader(() => createWasmLoader({ threads: 1 }));
+provideLoader(() => createWasmLoader({ threads: 1, bytes: builtinBytes }));

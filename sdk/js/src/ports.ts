@@ -133,9 +133,8 @@ export interface HttpRequest {
   /** Absolute, http or https, without credentials. */
   readonly url: string;
   readonly headers?: Readonly<Record<string, string>>;
-  /** Text, sent as UTF-8; or `bodyBase64`, not both. */
-  readonly body?: string;
-  readonly bodyBase64?: string;
+  /** Text is sent as UTF-8. */
+  readonly body?: string | Uint8Array;
   /** Milliseconds for all of it, within the call's own deadline; 30,000 when absent. */
   readonly timeoutMs?: number;
   /** `follow` when absent: at most five steps, each within the plugin's grants. */
@@ -147,9 +146,9 @@ export interface HttpAnswer {
   /** Names in lower case; values of one name are joined by commas. */
   headers: Record<string, string>;
   setCookie?: string[];
-  /** The body when it is UTF-8; otherwise `bodyBase64` is there. */
+  /** The body when it is UTF-8; otherwise `bytes` is there. */
   body?: string;
-  bodyBase64?: string;
+  bytes?: Uint8Array<ArrayBuffer>;
   /** Where the answer came from, after redirects. */
   url: string;
 }

@@ -133,21 +133,19 @@ export class Machine {
       space[entry.name] = (): bigint | number => this.#attempt(entry.name);
     }
     // Logging and nothing else needs its text: one block, kept here, at the only address there is.
-    const block = new DataView(new ArrayBuffer(MAX_LOG_BYTES + 8));
-    let length = 0;
+    let block = new Uint8Array();
     const log = (): void => {
-      const bytes = new Uint8Array(block.buffer, 0, Math.min(length, MAX_LOG_BYTES));
-      this.#attempt('log', new TextDecoder().decode(bytes));
+      this.#attempt('log', new TextDecoder().decode(block.subarray(0, MAX_LOG_BYTES)));
     };
-    const at = (address: bigint): number => Math.min(Number(address) - 1, MAX_LOG_BYTES);
-    Object.assign((imports['extism:host/env'] ??= {}), {
-      alloc: (bytes: bigint) => {
-        length = Number(bytes);
-        return 1n;
+    Object.assign((imports['extism:host/user'] ??= {}), {
+      noa_write: (_address: bigint, at: number, length: number) => {
+        block = this.#view(at, length).slice();
       },
+      noa_reply_bytes: () => 0n,
+    });
+    Object.assign((imports['extism:host/env'] ??= {}), {
+      alloc: () => 1n,
       free: () => undefined,
-      store_u8: (address: bigint, value: number) => block.setUint8(at(address), value),
-      store_u64: (address: bigint, value: bigint) => block.setBigUint64(at(address), value, true),
       log_debug: log,
       log_info: log,
       log_warn: log,

@@ -9,20 +9,42 @@ import type {
   Capabilities,
   Clock,
   Db,
-  Http,
   Log,
   PluginPort,
   Random,
 } from '../ports.ts';
-import { blobPort, type Codec, secretsPort } from '../storage-ports.ts';
+import { type Answered, blobPort, httpPort, secretsPort } from '../storage-ports.ts';
 import { randomUUID } from './crypto.ts';
 import * as engine from './engine.ts';
 
 function invoke<Value>(capability: string, operation: string, args: object): Value {
-  const reply = engine.call(JSON.stringify({ capability, operation, arguments: args }));
+  return valueOf(engine.call(JSON.stringify({ capability, operation, arguments: args })));
+}
+
+function valueOf<Value>(reply: engine.Reply): Value {
   if (reply.ok) return reply.value as Value;
   const { code, message, details } = reply.error;
   throw new NoaError(code, message, { details });
+}
+
+/** The bytes of the member go beside the request and come beside the reply. */
+function invokeBytes<Value>(
+  capability: string,
+  operation: string,
+  args: object,
+  member: string,
+  content?: Uint8Array,
+): Answered<Value> {
+  const place = content && { [member]: { $bytes: [0, content.length] } };
+  const request = { capability, operation, arguments: { ...args, ...place } };
+  const { reply, bytes } = engine.callBytes(JSON.stringify(request), content);
+  const value = valueOf<Value & { [name: string]: { $bytes?: [number, number] } | undefined }>(
+    reply,
+  );
+  const [offset, length] = value[member]?.$bytes ?? [];
+  if (offset === undefined || length === undefined) return { value };
+  const whole = offset === 0 && length === bytes.length;
+  return { value, bytes: whole ? bytes : bytes.slice(offset, offset + length) };
 }
 
 const db: Db = {
@@ -62,24 +84,6 @@ const cache: Cache = {
       release: async () =>
         invoke<{ released: boolean }>('cache', 'lock', { key, release: token }).released,
     };
-  },
-};
-
-// The engine has them, the type library of this version does not.
-const toBase64 = Reflect.get(Uint8Array.prototype, 'toBase64') as () => string;
-const fromBase64 = Reflect.get(Uint8Array, 'fromBase64') as Codec['fromBase64'];
-
-export const codec: Codec = {
-  toBase64: (bytes) => Reflect.apply(toBase64, bytes, []),
-  fromBase64: (base64) => fromBase64(base64),
-  toText: engine.decode,
-};
-
-const blob = blobPort(invoke, codec);
-
-const http: Http = {
-  async request(request) {
-    return invoke('http', 'request', request);
   },
 };
 
@@ -141,9 +145,9 @@ export const context: Capabilities & {
 } = {
   db,
   cache,
-  blob,
+  blob: blobPort(invoke, invokeBytes, engine.decode),
   secrets: secretsPort(invoke),
-  http,
+  http: httpPort(invokeBytes),
   plugin,
   log,
   clock,

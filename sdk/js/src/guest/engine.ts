@@ -14,6 +14,17 @@ Reflect.deleteProperty(globalThis, '__noa_host');
 
 /** Asks the host; the whole instance waits for the answer. */
 export const call = (request: string): Reply => door(0, request) as Reply;
+/**
+ * The same with bytes beside the request, which it names by `$bytes`, and beside the reply, which names
+ * its own in the same way (sdk/abi.md, "Attachments").
+ */
+export const callBytes = (
+  request: string,
+  bytes: Uint8Array = new Uint8Array(),
+): { reply: Reply; bytes: Uint8Array<ArrayBuffer> } => {
+  const reply = door(15, request, bytes) as Reply;
+  return { reply, bytes: (door(16) as Uint8Array<ArrayBuffer> | undefined) ?? new Uint8Array() };
+};
 /** Sets the output of this export to a JSON text. */
 export const output = (json: string): void => void door(1, json);
 /** Sets the error of this export to a JSON text. */

@@ -4,7 +4,7 @@
  * NoaError, whose code says whether a grant is missing or the other side is away.
  */
 import type { HttpRequest } from '../ports.ts';
-import { codec, context } from './context.ts';
+import { context } from './context.ts';
 import { TextDecoder, TextEncoder } from './encoding.ts';
 import type { AbortSignal } from './events.ts';
 import { Headers, type Pairs } from './headers.ts';
@@ -114,12 +114,12 @@ export async function fetch(
     url: typeof input === 'string' ? input : input.href,
     headers: Object.fromEntries(Array.from(headers)),
     ...(redirect && { redirect }),
-    ...(typeof content === 'string' && { body: content.toWellFormed() }),
-    ...(content instanceof Uint8Array && { bodyBase64: codec.toBase64(content) }),
+    ...(content !== undefined && {
+      body: typeof content === 'string' ? content.toWellFormed() : content,
+    }),
   });
-  const bytes = answer.bodyBase64 === undefined ? undefined : codec.fromBase64(answer.bodyBase64);
   const bodiless = BODILESS.includes(answer.status);
-  const response = new Response(bodiless ? null : (bytes ?? answer.body ?? null));
+  const response = new Response(bodiless ? null : (answer.bytes ?? answer.body ?? null));
   response.headers.delete('content-type');
   for (const [name, value] of Object.entries(answer.headers)) response.headers.set(name, value);
   for (const cookie of answer.setCookie ?? []) response.headers.append('set-cookie', cookie);

@@ -36,11 +36,10 @@ async function throughPort(
     url: request.url,
     headers: Object.fromEntries(request.headers),
     ...(redirect && { redirect }),
-    ...(given != null &&
-      (isText ? { body: bytes.toString() } : { bodyBase64: bytes.toString('base64') })),
+    ...(given != null && { body: isText ? bytes.toString() : bytes }),
   });
-  const { status, headers, setCookie = [], body, bodyBase64, url } = answer;
-  const content = bodyBase64 === undefined ? (body ?? '') : Buffer.from(bodyBase64, 'base64');
+  const { status, headers, setCookie = [], body = '', bytes: binary, url } = answer;
+  const content = binary ?? body;
   const response = new Response([204, 205, 304].includes(status) ? null : content, {
     status,
     headers: [

@@ -3,8 +3,8 @@ import { createHash } from 'node:crypto';
 import { NoaError } from '../errors.ts';
 import type { Context, PluginContract, PluginDefinition } from '../guest/define.ts';
 import type { Json } from '../json.ts';
-import type { Cache, Capabilities, Db, Http, Log, PluginPort, Random } from '../ports.ts';
-import { blobPort, secretsPort } from '../storage-ports.ts';
+import type { Cache, Capabilities, Db, Log, PluginPort, Random } from '../ports.ts';
+import { blobPort, httpPort, type InvokeBytes, secretsPort } from '../storage-ports.ts';
 import type { FakeDoor } from './door.ts';
 import { copy } from './fakes.ts';
 import { withFetch } from './native-fetch.ts';
@@ -91,6 +91,20 @@ function ports(door: FakeDoor): Capabilities {
     operation: string,
     args: object,
   ): Promise<Value> => (await door.invoke(capability, operation, args)) as Value;
+  /** The fakes know bytes as base64, as the host's drivers do. */
+  const invokeBytes: InvokeBytes = async <Value>(
+    capability: string,
+    operation: string,
+    args: object,
+    member: string,
+    bytes?: Uint8Array,
+  ) => {
+    const given = bytes && { [member]: Buffer.from(bytes).toString('base64') };
+    const value = await invoke<Value & object>(capability, operation, { ...args, ...given });
+    const held: unknown = Reflect.get(value, member);
+    if (typeof held !== 'string') return { value };
+    return { value, bytes: new Uint8Array(Buffer.from(held, 'base64')) };
+  };
   const db: Db = {
     query: async <Row>(sql: string, params: readonly unknown[] = []) =>
       (await invoke<{ rows: Row[] }>('db', 'query', { sql, params })).rows,
@@ -125,13 +139,8 @@ function ports(door: FakeDoor): Capabilities {
       return (await invoke<{ output: Output }>('plugin', 'call', args)).output;
     },
   };
-  const blob = blobPort(invoke, {
-    toBase64: (bytes) => Buffer.from(bytes).toString('base64'),
-    fromBase64: (base64) => Uint8Array.from(Buffer.from(base64, 'base64')),
-    toText: (bytes) => Buffer.from(bytes).toString(),
-  });
-  const http: Http = { request: (request) => invoke('http', 'request', request) };
-  return { db, cache, blob, secrets: secretsPort(invoke), http, plugin };
+  const blob = blobPort(invoke, invokeBytes, (bytes) => Buffer.from(bytes).toString());
+  return { db, cache, blob, secrets: secretsPort(invoke), http: httpPort(invokeBytes), plugin };
 }
 
 function makeLog(door: FakeDoor): Log {
