@@ -3,30 +3,22 @@
  * one transaction with its audit record, so a crash leaves either both or neither; then the supervisor
  * follows. Who may call this is decided by the transport that calls it.
  */
-import { type Json, type Manifest, NoaError } from '@noa/sdk/host';
+import { type Manifest, NoaError } from '@noa/sdk/host';
 import { type Audit, type AuditEvent, type Verification, verifyRecords } from './audit.ts';
 import type { CapabilityEntry } from './broker.ts';
-import { type Grant, undecided } from './grants.ts';
+import { type Grant, type GrantRequest, undecided } from './grants.ts';
 import type { Judge } from './judge.ts';
+import { event, grantEvent, mustHave, mustMove, noGrant, versionOf } from './records.ts';
 import { activate, openRequests, promote, type Unfit } from './requests.ts';
-import type { AuditPage, PluginRecord, Store, StoreTx } from './store.ts';
+import type { AuditPage, Store, StoreTx } from './store.ts';
 import type { Supervisor } from './supervisor.ts';
 import {
-  noPlugin,
   type PluginDetail,
   type PluginView,
   viewDetail,
   viewPlugin,
   viewPlugins,
 } from './views.ts';
-
-export interface GrantRequest {
-  readonly plugin: string;
-  readonly capability: string;
-  readonly operations: readonly string[];
-  readonly resources: readonly string[];
-  readonly reason?: string;
-}
 
 export interface AdministrationOptions {
   readonly store: Store;
@@ -47,9 +39,12 @@ export class Administration {
     this.#options = options;
   }
 
-  /** Installs a new plugin from its bundle; it asks for grants and gets none. CONFLICT when the name is taken. */
-  async install(bundle: Uint8Array, actor: string): Promise<PluginView> {
-    const { version, requests } = await this.#judge('plugin.install', bundle, null, actor);
+  /**
+   * Installs a new plugin from its bundle; it asks for grants and gets none. CONFLICT when the name is
+   * taken, INVALID_ARGUMENT when the bundle is not the one of `digest` (SHA-256 in hex).
+   */
+  async install(bundle: Uint8Array, actor: string, digest?: string): Promise<PluginView> {
+    const { version, requests } = await this.#judge('plugin.install', bundle, null, actor, digest);
     const { plugin } = version;
     await this.dropLeftovers(plugin);
     await this.#change(plugin, async (tx, note) => {
@@ -65,6 +60,7 @@ export class Administration {
         active: version.digest,
         candidate: null,
         previous: null,
+        pinned: false,
       });
       await tx.putVersion(version, bundle);
       await openRequests(tx, plugin, requests, this.#options);
@@ -80,12 +76,17 @@ export class Administration {
 
   /**
    * Installs another version of a plugin. It takes over at once when all that it requires is granted;
-   * otherwise it waits as the candidate while the present version serves.
+   * otherwise it waits as the candidate while the present version serves. CONFLICT when it is pinned.
    */
-  async upgrade(name: string, bundle: Uint8Array, actor: string): Promise<PluginView> {
-    const { version, requests } = await this.#judge('plugin.upgrade', bundle, name, actor);
+  async upgrade(
+    name: string,
+    bundle: Uint8Array,
+    actor: string,
+    digest?: string,
+  ): Promise<PluginView> {
+    const { version, requests } = await this.#judge('plugin.upgrade', bundle, name, actor, digest);
     await this.#change(name, async (tx, note) => {
-      const record = await mustHave(tx, name);
+      const record = await mustMove(tx, name);
       await tx.putVersion(version, bundle);
       await openRequests(tx, name, requests, this.#options);
       const waits =
@@ -113,9 +114,10 @@ export class Administration {
     bundle: Uint8Array,
     name: string | null,
     actor: string,
+    digest: string | undefined,
   ): Promise<Awaited<ReturnType<Judge['bundle']>>> {
     try {
-      const judged = await this.#options.judge.bundle(bundle);
+      const judged = await this.#options.judge.bundle(bundle, digest);
       const { plugin } = judged.version;
       if (name === null || plugin === name) return judged;
       throw new NoaError(
@@ -135,7 +137,7 @@ export class Administration {
   /** Returns to the version that served before. CONFLICT when there is none. */
   async rollback(name: string, actor: string): Promise<PluginView> {
     await this.#change(name, async (tx, note) => {
-      const record = await mustHave(tx, name);
+      const record = await mustMove(tx, name);
       if (record.previous === null) {
         throw new NoaError('CONFLICT', `plugin ${name} has no earlier version to return to`);
       }
@@ -158,6 +160,36 @@ export class Administration {
       await tx.putPlugin({ ...(await mustHave(tx, name)), enabled });
       note(event(enabled ? 'plugin.enable' : 'plugin.disable', actor, name, {}));
       if (enabled) this.#options.supervisor.forgive(name);
+    });
+    return this.#shown(name);
+  }
+
+  /**
+   * Keeps the plugin at the version that serves; until `unpin` nothing replaces it. CONFLICT when
+   * `version` is given and is another one.
+   */
+  async pin(name: string, version: string | undefined, actor: string): Promise<PluginView> {
+    await this.#change(name, async (tx, note) => {
+      const record = await mustHave(tx, name);
+      const active = await versionOf(tx, record);
+      if (version !== undefined && version !== active) {
+        throw new NoaError(
+          'CONFLICT',
+          `plugin ${name} is at ${active}, not ${version}: upgrade or roll back first, then pin`,
+        );
+      }
+      await tx.putPlugin({ ...record, pinned: true });
+      note(event('plugin.pin', actor, name, { version: active, digest: record.active }));
+    });
+    return this.#shown(name);
+  }
+
+  /** Lets the plugin change its version again; a candidate that may serve takes over. */
+  async unpin(name: string, actor: string): Promise<PluginView> {
+    await this.#change(name, async (tx, note) => {
+      await tx.putPlugin({ ...(await mustHave(tx, name)), pinned: false });
+      await this.#promote(tx, name);
+      note(event('plugin.unpin', actor, name, {}));
     });
     return this.#shown(name);
   }
@@ -312,36 +344,4 @@ export class Administration {
   #timestamp(): string {
     return new Date(this.#options.now()).toISOString();
   }
-}
-
-async function mustHave(tx: StoreTx, name: string): Promise<PluginRecord> {
-  const record = await tx.plugin(name);
-  if (record === undefined) throw noPlugin(name);
-  return record;
-}
-
-function noGrant(id: string): NoaError {
-  return new NoaError(
-    'NOT_FOUND',
-    `there is no grant ${JSON.stringify(id.slice(0, 64))}: noa grant list`,
-  );
-}
-
-function event(kind: string, actor: string, plugin: string | null, details: Json): AuditEvent {
-  const none = { capability: null, operation: null, resources: [], code: null };
-  return { kind, actor, plugin, ...none, outcome: 'ok', details };
-}
-
-function grantEvent(kind: string, actor: string, grant: Grant): AuditEvent {
-  return {
-    kind,
-    actor,
-    plugin: grant.plugin,
-    capability: grant.capability,
-    operation: grant.operations.join(','),
-    resources: grant.resources,
-    outcome: 'ok',
-    code: null,
-    details: { grant: grant.id },
-  };
 }

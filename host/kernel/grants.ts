@@ -28,6 +28,15 @@ export interface Grant {
   readonly decidedBy: string | null;
 }
 
+/** What an administrator grants ahead of or beyond a request. */
+export interface GrantRequest {
+  readonly plugin: string;
+  readonly capability: string;
+  readonly operations: readonly string[];
+  readonly resources: readonly string[];
+  readonly reason?: string;
+}
+
 /** One line of a token: operations on resources, valid only while every grant named is approved. */
 export interface Right {
   readonly capability: string;

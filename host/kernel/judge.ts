@@ -34,10 +34,21 @@ export class Judge {
     this.#options = options;
   }
 
-  /** The version that a bundle holds, with its requests in canonical form. Throws INVALID_ARGUMENT. */
+  /**
+   * The version that a bundle holds, with its requests in canonical form. Throws INVALID_ARGUMENT, also
+   * when `wanted` is given and is not the SHA-256 (hex) of the bytes.
+   */
   async bundle(
     bytes: Uint8Array,
+    wanted?: string,
   ): Promise<{ version: PluginVersion; requests: CapabilityRequest[] }> {
+    const digest = createHash('sha256').update(bytes).digest('hex');
+    if (wanted !== undefined && wanted !== digest) {
+      throw new NoaError(
+        'INVALID_ARGUMENT',
+        `digest: the bundle's is sha256:${digest}, not sha256:${wanted}; it is not the bundle that was meant`,
+      );
+    }
     const { manifest: given, wasm } = await this.#options.readBundle(bytes);
     const range = given.noa;
     if (range !== undefined && !satisfies(ABI_VERSION, range)) {
@@ -57,7 +68,6 @@ export class Judge {
     });
     const manifest = { ...given, ...(requests.length > 0 ? { capabilities: requests } : {}) };
     await this.#options.loader.inspect(manifest, effectiveLimits(manifest), wasm);
-    const digest = createHash('sha256').update(bytes).digest('hex');
     const installedAt = new Date(this.#options.now()).toISOString();
     const { name: plugin, version } = manifest;
     return { version: { plugin, version, digest, manifest, installedAt }, requests };

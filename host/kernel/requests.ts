@@ -20,8 +20,8 @@ export function activate(record: PluginRecord, digest: string, served?: string):
 }
 
 /**
- * Makes the candidate the active version once nothing that it requires is undecided and it accepts the
- * configuration: `unfit` says why it does not.
+ * Makes the candidate the active version once nothing that it requires is undecided, it accepts the
+ * configuration (`unfit` says why it does not) and the plugin is not pinned.
  */
 export async function promote(
   tx: StoreTx,
@@ -29,7 +29,7 @@ export async function promote(
   unfit: (manifest: Manifest) => string | undefined,
 ): Promise<void> {
   const record = await tx.plugin(name);
-  if (record?.candidate == null) return;
+  if (record?.candidate == null || record.pinned) return;
   const versions = await tx.versions(name);
   const candidate = versions.find(({ digest }) => digest === record.candidate);
   if (candidate === undefined) return;

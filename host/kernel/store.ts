@@ -28,6 +28,8 @@ export interface PluginRecord {
   readonly candidate: string | null;
   /** Digest to which `rollback` returns. */
   readonly previous: string | null;
+  /** No upgrade, rollback or approved candidate replaces the active version. */
+  readonly pinned: boolean;
 }
 
 export interface Snapshot {

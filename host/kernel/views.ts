@@ -23,6 +23,8 @@ export interface PluginView {
   readonly digest: string;
   readonly state: State;
   readonly enabled: boolean;
+  /** It keeps its version until it is unpinned. */
+  readonly pinned: boolean;
   /** Why it stands where it stands. */
   readonly reason: string | null;
   /** An upgrade that waits for grants or for a configuration that it accepts. */
@@ -114,11 +116,14 @@ function view(world: World, record: PluginRecord): PluginView {
     digest: serving?.digest ?? active.digest,
     state: unit?.life.state ?? 'discovered',
     enabled: record.enabled,
+    pinned: record.pinned,
     reason: unit?.life.reason ?? null,
     candidate: candidate && {
       version: candidate.version,
       digest: candidate.digest,
-      reason: world.unfit(candidate.manifest) ?? 'it asks for grants that are not decided',
+      reason: record.pinned
+        ? `the plugin is pinned; noa plugin unpin ${record.name}`
+        : (world.unfit(candidate.manifest) ?? 'it asks for grants that are not decided'),
     },
     requested: ((candidate ?? active).manifest.capabilities ?? []).map((request) =>
       requestView(request, grants),

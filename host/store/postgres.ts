@@ -48,7 +48,7 @@ interface KeyRow {
 }
 
 const VERSION_COLUMNS = 'plugin, version, digest, manifest, installed_at';
-const PLUGIN_COLUMNS = 'name, enabled, active, candidate, previous';
+const PLUGIN_COLUMNS = 'name, enabled, active, candidate, previous, pinned';
 
 export class PostgresStore implements Store {
   readonly #pool: Pool;
@@ -213,10 +213,17 @@ class PostgresTx implements StoreTx {
 
   async putPlugin(record: PluginRecord): Promise<void> {
     await this.#client.query(
-      `insert into noa.plugins (${PLUGIN_COLUMNS}) values ($1, $2, $3, $4, $5)
+      `insert into noa.plugins (${PLUGIN_COLUMNS}) values ($1, $2, $3, $4, $5, $6)
        on conflict (name) do update set enabled = excluded.enabled, active = excluded.active,
-         candidate = excluded.candidate, previous = excluded.previous`,
-      [record.name, record.enabled, record.active, record.candidate, record.previous],
+         candidate = excluded.candidate, previous = excluded.previous, pinned = excluded.pinned`,
+      [
+        record.name,
+        record.enabled,
+        record.active,
+        record.candidate,
+        record.previous,
+        record.pinned,
+      ],
     );
   }
 

@@ -51,6 +51,14 @@ export const SECRET = object({ value: { type: 'string' } }, ['value']);
 
 export const GRANTS_QUERY = object({ plugin });
 
+/** The bundle that is meant: any other is refused. */
+export const BUNDLE_QUERY = object({
+  digest: { type: 'string', pattern: '^sha256:[0-9a-f]{64}$' },
+});
+
+/** Without a body, or a version in it, the plugin is pinned to what serves. */
+export const PIN: JsonSchema = { ...object({ version: text(64) }), type: ['object', 'null'] };
+
 export const REMOVE_QUERY = object({
   data: { type: 'string', enum: ['keep', 'drop'], default: 'drop' },
 });

@@ -5,14 +5,17 @@
  */
 import { NoaError } from '@noa/sdk/host';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
-import type { Administration, GrantRequest } from '../kernel/administration.ts';
+import type { Administration } from '../kernel/administration.ts';
+import type { GrantRequest } from '../kernel/grants.ts';
 import type { Secrets } from '../kernel/secrets.ts';
 import {
   APPROVAL,
   AUDIT_QUERY,
+  BUNDLE_QUERY,
   GRANT,
   GRANTS_QUERY,
   LOGS_QUERY,
+  PIN,
   REMOVE_QUERY,
   SECRET,
 } from './admin-schemas.ts';
@@ -60,8 +63,10 @@ function plugins(scope: FastifyInstance, { administration, logs }: AdminOptions)
     GET: { run: () => ({ plugins: administration.plugins() }) },
     POST: {
       bundle: true,
+      query: BUNDLE_QUERY,
       run: async (request, reply) => {
-        const view = await administration.install(bundleOf(request), actor(request));
+        const bundle = bundleOf(request);
+        const view = await administration.install(bundle, actor(request), digestOf(request));
         return created(reply, `/v1/plugins/${view.name}`, view);
       },
     },
@@ -70,8 +75,14 @@ function plugins(scope: FastifyInstance, { administration, logs }: AdminOptions)
     GET: { run: (request) => administration.plugin(param(request, 'name')) },
     PUT: {
       bundle: true,
+      query: BUNDLE_QUERY,
       run: (request) =>
-        administration.upgrade(param(request, 'name'), bundleOf(request), actor(request)),
+        administration.upgrade(
+          param(request, 'name'),
+          bundleOf(request),
+          actor(request),
+          digestOf(request),
+        ),
     },
     DELETE: {
       query: REMOVE_QUERY,
@@ -94,6 +105,18 @@ function plugins(scope: FastifyInstance, { administration, logs }: AdminOptions)
   });
   resource(scope, '/v1/plugins/:name/rollback', {
     POST: { run: (request) => administration.rollback(param(request, 'name'), actor(request)) },
+  });
+  resource(scope, '/v1/plugins/:name/pin', {
+    POST: {
+      body: PIN,
+      run: (request) => {
+        const { version } = (request.body ?? {}) as { version?: string };
+        return administration.pin(param(request, 'name'), version, actor(request));
+      },
+    },
+  });
+  resource(scope, '/v1/plugins/:name/unpin', {
+    POST: { run: (request) => administration.unpin(param(request, 'name'), actor(request)) },
   });
   resource(scope, '/v1/plugins/:name/logs', {
     GET: {
@@ -174,6 +197,11 @@ function audit(scope: FastifyInstance, administration: Administration): void {
 
 function actor(request: FastifyRequest): string {
   return principalOf(request).subject;
+}
+
+/** The SHA-256, in hex, of the bundle that is meant. */
+function digestOf(request: FastifyRequest): string | undefined {
+  return (request.query as { digest?: string }).digest?.slice('sha256:'.length);
 }
 
 /** Part of the path. Throws INVALID_ARGUMENT for what nothing here is ever called. */
