@@ -1,6 +1,7 @@
 /** What hosts and capability authors import. Plugins import `@noa/sdk`; this entry carries no guest code. */
 export * from './capability.ts';
 export type { CloudEvent } from './cloud-event.ts';
+export { nextCronTime } from './cron.ts';
 export * from './errors.ts';
 export * from './json.ts';
 export { JSON_BOUNDS, jsonExcess, parseJson } from './json-text.ts';

@@ -9,6 +9,7 @@ import { NoaError } from './errors.ts';
 import type { JsonSchema } from './json.ts';
 import { effectiveLimits, type Manifest } from './manifest.ts';
 import { MANIFEST_SCHEMA, PLAIN_TEXT } from './manifest-schema.ts';
+import { scheduleInputs, triggers } from './manifest-triggers.ts';
 import { checkSchema, patternBudget, type Finding } from './schema-check.ts';
 import { strictAjv, violation } from './schema.ts';
 import { isSchema, pointerToken } from './schema-walk.ts';
@@ -32,11 +33,14 @@ export function parseManifest(source: unknown): Manifest {
   const broken = [
     ...ranges(value),
     ...routes(value),
+    ...triggers(value),
     ...requests(value),
     ...timeouts(value),
     ...schemas(value),
   ];
   if (broken.length > 0) throw refusal(broken);
+  const refused = [...scheduleInputs(value)];
+  if (refused.length > 0) throw refusal(refused);
   return value;
 }
 

@@ -6,6 +6,7 @@
  */
 import type { JsonSchema } from './json.ts';
 import type { Limits } from './manifest.ts';
+import { SCHEDULES, SUBSCRIPTIONS } from './manifest-triggers.ts';
 
 /** Least and greatest value that a manifest may ask for. */
 export const LIMIT_RANGES: { readonly [key in keyof Limits]: readonly [number, number] } = {
@@ -258,7 +259,7 @@ export const MANIFEST_SCHEMA: JsonSchema = {
     contributes: {
       title: 'Contributes',
       type: 'object',
-      description: 'What the plugin adds to the host: {"routes": […]}.',
+      description: 'What the plugin adds to the host: routes, subscriptions and schedules.',
       additionalProperties: false,
       properties: {
         routes: {
@@ -268,6 +269,8 @@ export const MANIFEST_SCHEMA: JsonSchema = {
           items: route,
           description: 'HTTP routes below /plugins/<name>, at most 256.',
         },
+        subscriptions: SUBSCRIPTIONS,
+        schedules: SCHEDULES,
       },
     },
     capabilities: {

@@ -1,5 +1,5 @@
 /** The manifest `plugin.json`: its type, and the limits that hold where it says nothing. */
-import type { JsonSchema } from './json.ts';
+import type { Json, JsonSchema } from './json.ts';
 
 /** Version of the contract between host and plugin; a manifest's `noa` range is matched against it. */
 export const ABI_VERSION = '1.1.0';
@@ -20,6 +20,24 @@ export interface RouteSpec {
   export: string;
   /** Status of a successful answer; 200 when absent. */
   status?: number;
+}
+
+/** Events that are delivered to an export, whose input is the CloudEvent. Asks for `events.subscribe`. */
+export interface SubscriptionSpec {
+  /** Exact, or a prefix that ends in `*`. */
+  subject: string;
+  export: string;
+}
+
+/** Times at which an export is called: `cron` or `everyMs`. */
+export interface ScheduleSpec {
+  name: string;
+  cron?: string;
+  everyMs?: number;
+  /** Of `cron`, an IANA name; UTC when absent. */
+  timezone?: string;
+  export: string;
+  input?: Json;
 }
 
 export interface CapabilityRequest {
@@ -63,7 +81,11 @@ export interface Manifest {
   /** Names that other plugins may need, with the version provided; the plugin's own name is implied. */
   provides?: { [name: string]: string };
   exports: { [name: string]: ExportSpec };
-  contributes?: { routes?: RouteSpec[] };
+  contributes?: {
+    routes?: RouteSpec[];
+    subscriptions?: SubscriptionSpec[];
+    schedules?: ScheduleSpec[];
+  };
   capabilities?: CapabilityRequest[];
   /** JSON Schema of the plugin's configuration; a property with `secret: true` is never shown. */
   config?: JsonSchema;
