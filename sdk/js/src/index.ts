@@ -7,6 +7,7 @@ export {
   type PluginContract,
   type PluginDefinition,
 } from './guest/define.ts';
+export type { CloudEvent } from './cloud-event.ts';
 export type { Json } from './json.ts';
 export type {
   BlobEntry,
@@ -16,6 +17,7 @@ export type {
   Capabilities,
   Clock,
   Db,
+  EventsPort,
   Http,
   HttpAnswer,
   HttpRequest,

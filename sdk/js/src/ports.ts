@@ -9,6 +9,7 @@
  *
  * A value called "JSON-able" is one that `JSON.stringify` accepts; what comes back is its JSON form.
  */
+import type { CloudEvent } from './cloud-event.ts';
 import type { Json } from './json.ts';
 
 /** A value bound to `$1`, `$2` … of a statement. */
@@ -159,6 +160,24 @@ export interface Http {
   request(request: HttpRequest): Promise<HttpAnswer>;
 }
 
+/** The log of events that all plugins share: kept for a time, in one order for everybody. */
+export interface EventsPort {
+  /**
+   * Appends an event with JSON-able data of at most 256 KiB; it is durable when this resolves. A subject
+   * is like `orders.created`; the type says what happened. Rejects with RATE_LIMITED.
+   */
+  publish(subject: string, type: string, data?: unknown): Promise<{ id: string; time: string }>;
+  /**
+   * Reads events after an id, oldest first, 100 at most: of one subject, or of a prefix that ends in `*`.
+   * `next` is the `after` of the next read. To have them delivered to an export instead, name it under
+   * `contributes.subscriptions` of the manifest.
+   */
+  subscribe<Data = Json>(
+    subject: string,
+    options?: { readonly after?: string; readonly limit?: number },
+  ): Promise<{ events: CloudEvent<Data>[]; next: string }>;
+}
+
 /** All ports that a manifest can ask for; a generated `Plugin` picks from it. */
 export interface Capabilities {
   db: Db;
@@ -166,6 +185,7 @@ export interface Capabilities {
   blob: BlobPort;
   secrets: Secrets;
   http: Http;
+  events: EventsPort;
   plugin: PluginPort;
 }
 

@@ -1,8 +1,8 @@
 /**
- * The ports `blob`, `http` and `secrets` over any way of calling a capability: inside the sandbox and in a
+ * The ports `blob`, `events`, `http` and `secrets` over any way of calling a capability: inside the sandbox and in a
  * test of natively run handlers they are the same.
  */
-import type { BlobPort, Http, HttpAnswer, Secrets } from './ports.ts';
+import type { BlobPort, EventsPort, Http, HttpAnswer, Secrets } from './ports.ts';
 
 type Invoke = <Value>(
   capability: string,
@@ -72,5 +72,14 @@ export function httpPort(invokeBytes: InvokeBytes): Http {
 export function secretsPort(invoke: Invoke): Secrets {
   return {
     read: async (name) => (await invoke<{ value: string }>('secrets', 'read', { name })).value,
+  };
+}
+
+export function eventsPort(invoke: Invoke): EventsPort {
+  return {
+    publish: async (subject, type, data = null) =>
+      invoke('events', 'publish', { subject, type, data }),
+    subscribe: async (subject, options = {}) =>
+      invoke('events', 'subscribe', { subject, ...options }),
   };
 }

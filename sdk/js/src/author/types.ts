@@ -11,6 +11,7 @@ const PORTS: { readonly [Port in keyof Capabilities]: readonly (keyof Capabiliti
   blob: ['read', 'write', 'list', 'delete'],
   secrets: ['read'],
   http: ['request'],
+  events: ['publish', 'subscribe'],
   plugin: ['call'],
 };
 /** Methods beside the one that has the operation's name. */
@@ -23,6 +24,7 @@ const INTERFACES: { readonly [Port in keyof Capabilities]: string } = {
   blob: 'BlobPort',
   secrets: 'Secrets',
   http: 'Http',
+  events: 'EventsPort',
   plugin: 'PluginPort',
 };
 
@@ -35,7 +37,8 @@ export function generateTypes(manifest: Manifest): string {
   const types = new TypeWriter();
   const exports = Object.entries(manifest.exports).map(([name, { input, output }]) => {
     const prefix = name.charAt(0).toUpperCase() + name.slice(1);
-    const from = input === undefined ? 'Json' : types.declare(`${prefix}Input`, input, 'Json');
+    const from =
+      input === undefined ? absent(manifest, name) : types.declare(`${prefix}Input`, input, 'Json');
     const to =
       output === undefined ? 'unknown' : types.declare(`${prefix}Output`, output, 'unknown');
     return `    ${name}(input: ${from}): ${to};`;
@@ -66,11 +69,21 @@ export function generateTypes(manifest: Manifest): string {
   ].join('\n');
   const imports = ports.map(({ port }) => INTERFACES[port]);
   if (/\bJson\b/.test(body)) imports.push('Json');
+  if (/: CloudEvent\b/.test(body)) imports.push('CloudEvent');
   const from =
     imports.length === 0
       ? ''
       : `import type { ${imports.toSorted().join(', ')} } from '@noa/sdk';\n\n`;
   return `// Written by \`noa plugin types\` from plugin.json; changes are lost.\n${from}${body.trimStart()}`;
+}
+
+/** The input of an export without a schema of it: the event when only events reach it. */
+function absent({ contributes }: Manifest, name: string): string {
+  const takes = ({ export: target }: { readonly export: string }): boolean => target === name;
+  const { subscriptions = [], schedules = [], routes = [] } = contributes ?? {};
+  return subscriptions.some(takes) && ![...schedules, ...routes].some(takes)
+    ? 'CloudEvent'
+    : 'Json';
 }
 
 interface RequestedPort {
@@ -88,12 +101,14 @@ function requestedPorts(requests: readonly CapabilityRequest[]): RequestedPort[]
     const missing = operations.find((operation) => !known.includes(operation));
     if (missing !== undefined) throw noPort(`/capabilities/${i}/operations`, missing, known);
   }
-  return (['db', 'cache', 'blob', 'secrets', 'http', 'plugin'] as const).flatMap((port) => {
-    const asked = requests.filter(({ capability }) => capability === port);
-    const wanted = new Set(asked.flatMap(({ operations }) => operations));
-    const operations = PORTS[port].filter((operation) => wanted.has(operation));
-    return operations.length === 0 ? [] : [{ port, operations }];
-  });
+  return (['db', 'cache', 'blob', 'secrets', 'http', 'events', 'plugin'] as const).flatMap(
+    (port) => {
+      const asked = requests.filter(({ capability }) => capability === port);
+      const wanted = new Set(asked.flatMap(({ operations }) => operations));
+      const operations = PORTS[port].filter((operation) => wanted.has(operation));
+      return operations.length === 0 ? [] : [{ port, operations }];
+    },
+  );
 }
 
 function noPort(path: string, name: string, known: readonly string[]): NoaError {

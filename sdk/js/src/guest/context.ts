@@ -13,7 +13,7 @@ import type {
   PluginPort,
   Random,
 } from '../ports.ts';
-import { type Answered, blobPort, httpPort, secretsPort } from '../storage-ports.ts';
+import { type Answered, blobPort, eventsPort, httpPort, secretsPort } from '../storage-ports.ts';
 import { randomUUID } from './crypto.ts';
 import * as engine from './engine.ts';
 
@@ -148,6 +148,7 @@ export const context: Capabilities & {
   blob: blobPort(invoke, invokeBytes, engine.decode),
   secrets: secretsPort(invoke),
   http: httpPort(invokeBytes),
+  events: eventsPort(invoke),
   plugin,
   log,
   clock,

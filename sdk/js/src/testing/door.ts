@@ -6,6 +6,7 @@ import { covers } from '../capability.ts';
 import { NoaError } from '../errors.ts';
 import type { Json } from '../json.ts';
 import type { CapabilityRequest, Manifest } from '../manifest.ts';
+import { FakeEvents } from './fake-events.ts';
 import { FakeHttp, httpResource } from './fake-http.ts';
 import { FakeBlob, FakeSecrets, prefixOf } from './fake-storage.ts';
 import { FakeCache, FakeDb, FakePlugins, copy, isObject, text } from './fakes.ts';
@@ -29,6 +30,7 @@ export class FakeDoor {
   readonly blob: FakeBlob;
   readonly secrets: FakeSecrets = new FakeSecrets();
   readonly http: FakeHttp = new FakeHttp();
+  readonly events: FakeEvents;
   readonly plugin: FakePlugins = new FakePlugins();
   readonly calls: CapabilityCall[] = [];
   readonly lines: LogLine[] = [];
@@ -38,6 +40,7 @@ export class FakeDoor {
   constructor(manifest: Manifest, now: () => number) {
     this.cache = new FakeCache(now);
     this.blob = new FakeBlob(now);
+    this.events = new FakeEvents(manifest.name, now);
     this.#requests = manifest.capabilities ?? [];
   }
 
@@ -66,6 +69,7 @@ export class FakeDoor {
     if (capability === 'blob') return copy(this.blob.invoke(operation, fields));
     if (capability === 'secrets') return this.secrets.invoke(operation, fields);
     if (capability === 'http') return this.http.invoke(operation, fields);
+    if (capability === 'events') return this.events.invoke(operation, fields);
     if (capability === 'plugin') return this.plugin.invoke(operation, fields);
     throw new NoaError(
       'INVALID_ARGUMENT',
@@ -111,5 +115,6 @@ function resourceOf(
   if (capability === 'secrets') return text(args, 'name');
   if (capability === 'http') return httpResource(`${text(args, 'method')} ${text(args, 'url')}`);
   if (capability === 'cache') return text(args, 'key');
+  if (capability === 'events') return text(args, 'subject');
   return capability === 'plugin' ? `${text(args, 'plugin')}/${text(args, 'export')}` : undefined;
 }

@@ -16,11 +16,13 @@ import { compileSchema, type CompiledSchema } from '../schema.ts';
 import { FakeDoor, type CapabilityCall, type LogLine } from './door.ts';
 import type { FakeBlob, FakeSecrets } from './fake-storage.ts';
 import { copy, type FakeCache, type FakeDb, type FakePlugins } from './fakes.ts';
+import type { FakeEvents } from './fake-events.ts';
 import type { FakeHttp } from './fake-http.ts';
 import { moduleRunner } from './module.ts';
 import { nativeRunner, type Run } from './native.ts';
 
 export { provideLoader, type LoaderFactory, type TestLoader, type TestRuntime } from './loader.ts';
+export type { FakeEvents } from './fake-events.ts';
 export type { FakeAnswer, FakeHttp, SentRequest } from './fake-http.ts';
 export type { CapabilityCall, LogLine } from './door.ts';
 export type { FakeBlob, FakeSecrets } from './fake-storage.ts';
@@ -54,6 +56,7 @@ export interface TestHost<Plugin extends PluginContract> {
   readonly blob: FakeBlob;
   readonly secrets: FakeSecrets;
   readonly http: FakeHttp;
+  readonly events: FakeEvents;
   readonly plugin: FakePlugins;
   /** Every capability call of the plugin so far, logs apart. */
   readonly calls: readonly CapabilityCall[];
@@ -106,6 +109,7 @@ export async function createTestHost<Plugin extends PluginContract>(
     blob: door.blob,
     secrets: door.secrets,
     http: door.http,
+    events: door.events,
     plugin: door.plugin,
     calls: door.calls,
     log: door.lines,

@@ -4,7 +4,7 @@ import { NoaError } from '../errors.ts';
 import type { Context, PluginContract, PluginDefinition } from '../guest/define.ts';
 import type { Json } from '../json.ts';
 import type { Cache, Capabilities, Db, Log, PluginPort, Random } from '../ports.ts';
-import { blobPort, httpPort, type InvokeBytes, secretsPort } from '../storage-ports.ts';
+import { blobPort, eventsPort, httpPort, type InvokeBytes, secretsPort } from '../storage-ports.ts';
 import type { FakeDoor } from './door.ts';
 import { copy } from './fakes.ts';
 import { withFetch } from './native-fetch.ts';
@@ -140,7 +140,15 @@ function ports(door: FakeDoor): Capabilities {
     },
   };
   const blob = blobPort(invoke, invokeBytes, (bytes) => Buffer.from(bytes).toString());
-  return { db, cache, blob, secrets: secretsPort(invoke), http: httpPort(invokeBytes), plugin };
+  return {
+    db,
+    cache,
+    blob,
+    secrets: secretsPort(invoke),
+    http: httpPort(invokeBytes),
+    events: eventsPort(invoke),
+    plugin,
+  };
 }
 
 function makeLog(door: FakeDoor): Log {
