@@ -133,11 +133,12 @@ export class Dispatcher {
         export: invocation.export,
         input: invocation.text ?? JSON.stringify(invocation.input),
         deadline,
+        idempotent: target.spec.idempotent === true,
         signal,
         invoke: (capability, operation, input, callSignal) =>
           this.#options.broker.invoke(frame, capability, operation, input, callSignal),
       };
-      const text = await this.#call(serving, target, call);
+      const text = await serving.runtime.call(call);
       const value = parse(text);
       check(
         target.checkOutput,
@@ -149,22 +150,6 @@ export class Dispatcher {
     } finally {
       token?.end();
       serving.gate.leave();
-    }
-  }
-
-  /** An idempotent export that fell with its worker through no fault of its own is tried once more. */
-  async #call(serving: Serving, target: ServedExport, call: RuntimeCall): Promise<string> {
-    try {
-      return await serving.runtime.call(call);
-    } catch (error) {
-      const again =
-        error instanceof NoaError &&
-        error.code === 'UNAVAILABLE' &&
-        target.spec.idempotent === true &&
-        this.#options.now() < call.deadline &&
-        !call.signal.aborted;
-      if (!again) throw error;
-      return serving.runtime.call(call);
     }
   }
 }

@@ -100,6 +100,7 @@ export class Kernel {
     const why: Unfit = (manifest, stored) => unfit(seal, manifest, stored);
     this.supervisor = new Supervisor({
       ...powers,
+      onTransition: (transition) => this.#noteTransition(transition),
       configure: (manifest, stored) => configure(seal, manifest, stored),
       unfit: why,
       capabilities: this.capabilities,
@@ -180,6 +181,25 @@ export class Kernel {
         chain: [...(chain?.plugins ?? []), plugin],
         message: message.slice(0, 500),
       },
+    });
+  }
+
+  /** A plugin that the host itself takes out of service while it serves is a matter for the audit. */
+  #noteTransition(transition: Transition): void {
+    this.#powers.onTransition(transition);
+    const { plugin, from, to, reason = '' } = transition;
+    const isQuarantine = to === 'quarantined';
+    if (!isQuarantine && !(from === 'serving' && to === 'failed')) return;
+    this.audit.record({
+      kind: isQuarantine ? 'plugin.quarantine' : 'plugin.pause',
+      actor: 'host',
+      plugin,
+      capability: null,
+      operation: null,
+      resources: [],
+      outcome: 'failed',
+      code: isQuarantine ? 'PLUGIN_QUARANTINED' : 'UNAVAILABLE',
+      details: { reason: reason.slice(0, 500) },
     });
   }
 

@@ -70,8 +70,13 @@ export class Life {
   }
 }
 
-/** The error that a caller gets from a plugin that is not serving. */
-export function notServing(plugin: string, state: State, reason: string | undefined): NoaError {
+/** The error that a caller gets from a plugin that is not serving, and may be in so many ms. */
+export function notServing(
+  plugin: string,
+  state: State,
+  reason: string | undefined,
+  retryAfterMs: number,
+): NoaError {
   const why = reason === undefined ? '' : `: ${reason}`;
   switch (state) {
     case 'pending':
@@ -85,7 +90,7 @@ export function notServing(plugin: string, state: State, reason: string | undefi
       return new NoaError('PLUGIN_QUARANTINED', `plugin ${plugin} is in quarantine${why}`);
     default:
       return new NoaError('UNAVAILABLE', `plugin ${plugin} is ${state}${why}`, {
-        retryAfterMs: 1000,
+        retryAfterMs,
       });
   }
 }

@@ -3,22 +3,19 @@
  * from that moment, and then each plugin is brought to where it belongs, in a turn of its own: one that
  * fails or is slow harms no other. Invariant: only a plugin in state `serving` takes calls.
  */
-import {
-  type DriverGrant,
-  effectiveLimits,
-  type Json,
-  type Manifest,
-  NoaError,
-} from '@noa/sdk/host';
+import { effectiveLimits, type Json, type Manifest, NoaError } from '@noa/sdk/host';
 import type { CapabilityEntry } from './broker.ts';
-import { effectiveRights, type Grant, type Right, undecided } from './grants.ts';
-import { Life, notServing, type Transition } from './lifecycle.ts';
-import type { Loader, LogLevel } from './loader.ts';
+import { Conduct } from './conduct.ts';
+import { effectiveRights, undecided } from './grants.ts';
+import type { Transition } from './lifecycle.ts';
+import type { Harm, Loader, LogLevel } from './loader.ts';
 import { type Plan, plansOf } from './plans.ts';
+import { provision } from './provision.ts';
 import { Serving } from './serving.ts';
 import type { Unfit } from './requests.ts';
 import type { Bundle, Snapshot, Store, StoredConfiguration } from './store.ts';
 import type { TokenService } from './tokens.ts';
+import { Unit } from './unit.ts';
 
 /** A failed start is tried again after 1, 2, 4 … seconds, this many times, then quarantined. */
 const MAX_STARTS = 5;
@@ -45,23 +42,6 @@ export interface SupervisorOptions {
   readonly onRemoved: (plugin: string) => void;
   readonly onError: (message: string, error: unknown) => void;
   readonly pluginLog: (plugin: string, level: LogLevel, message: string) => void;
-}
-
-/** One plugin in this host. */
-export class Unit {
-  readonly life: Life;
-  serving: Serving | undefined;
-  /** What the unit was last brought to; nothing is done while that is unchanged. */
-  applied = '';
-  /** Resolves when the last of its moves has ended; never rejects. */
-  turn: Promise<void> = Promise.resolve();
-  failures = 0;
-  retry: NodeJS.Timeout | undefined;
-  restarts = 0;
-
-  constructor(name: string, onTransition: (transition: Transition) => void) {
-    this.life = new Life(name, onTransition);
-  }
 }
 
 export class Supervisor {
@@ -92,6 +72,11 @@ export class Supervisor {
     return this.#units;
   }
 
+  /** The versions that serve in this host now. */
+  *running(): Generator<Serving> {
+    for (const { serving } of this.#units.values()) if (serving !== undefined) yield serving;
+  }
+
   /** Asked by the door at every call. */
   isApproved(grant: string): boolean {
     return this.#approved.has(grant);
@@ -106,8 +91,7 @@ export class Supervisor {
         `no plugin ${JSON.stringify(plugin.slice(0, 64))} is installed`,
       );
     }
-    if (unit.serving === undefined) throw notServing(plugin, unit.life.state, unit.life.reason);
-    return unit.serving;
+    return unit.running;
   }
 
   /**
@@ -169,7 +153,7 @@ export class Supervisor {
       plan && [plan.record, plan.grants, plan.stored?.version, plan.problem],
     );
     if (unit.applied === goal) return;
-    clearTimeout(unit.retry);
+    unit.endRetry();
     unit.applied = goal;
     try {
       if (plan === undefined) {
@@ -209,7 +193,7 @@ export class Supervisor {
     }
     const rights = effectiveRights(requests, grants);
     const bundle = await this.#options.readBundle(await this.#options.store.bundle(record.active));
-    await this.#provision(life.plugin, rights, grants, bundle);
+    await provision(this.#options.capabilities, life.plugin, rights, grants, bundle);
     const { serving } = unit;
     if (serving?.digest !== record.active || serving.configuration !== (stored?.version ?? 0)) {
       await this.#load(unit, plan, bundle);
@@ -228,6 +212,8 @@ export class Supervisor {
     const generation = this.#generation;
     const config = this.#options.configure(manifest, stored);
     const log = (level: LogLevel, message: string) => pluginLog(plugin, level, message);
+    if (unit.digest !== record.active) unit.conduct = new Conduct();
+    unit.digest = record.active;
     const runtime = await loader.load({
       plugin,
       generation,
@@ -236,6 +222,7 @@ export class Supervisor {
       wasm: bundle.wasm,
       config,
       log,
+      harmed: (what) => this.#harmed(unit, generation, what),
     });
     const next = new Serving({
       manifest,
@@ -259,25 +246,6 @@ export class Supervisor {
     }
   }
 
-  /**
-   * Has each driver prepare the plugin's own area, so that the engine itself enforces the rights. Without
-   * any, nothing of the plugin's runs there: not its migrations either.
-   */
-  async #provision(
-    plugin: string,
-    rights: readonly Right[],
-    decided: readonly Grant[],
-    bundle: Bundle,
-  ): Promise<void> {
-    for (const { capability, driver } of this.#options.capabilities) {
-      const concerns = decided.some((grant) => grant.capability === capability.name);
-      if (driver.provision === undefined || !concerns) continue;
-      const grants: DriverGrant[] = rights.filter((right) => right.capability === capability.name);
-      const migrations = grants.length > 0 ? bundle.migrations : [];
-      await driver.provision({ plugin, grants, migrations });
-    }
-  }
-
   async #retire(serving: Serving): Promise<void> {
     await serving.gate.idle(this.#options.drainMs);
     await serving.runtime.stop();
@@ -285,7 +253,7 @@ export class Supervisor {
   }
 
   async #stop(unit: Unit, reason: string): Promise<void> {
-    clearTimeout(unit.retry);
+    unit.endRetry();
     const { life, serving } = unit;
     unit.serving = undefined;
     if (serving !== undefined) {
@@ -312,13 +280,51 @@ export class Supervisor {
       return life.to('quarantined', advice);
     }
     const delay = Math.min(MAX_BACKOFF_MS, 1000 * 2 ** Math.max(0, unit.failures - 1));
-    unit.retry = setTimeout(() => {
+    this.#retryIn(unit, delay);
+  }
+
+  #retryIn(unit: Unit, ms: number): void {
+    unit.retryIn(ms, () => {
       unit.applied = '';
-      this.sync(life.plugin).catch((cause: unknown) =>
-        this.#options.onError('the state cannot be read', cause),
-      );
-    }, delay);
-    unit.retry.unref();
+      this.sync(unit.life.plugin).catch((cause: unknown) => {
+        this.#options.onError('the state cannot be read', cause);
+        this.#retryIn(unit, MAX_BACKOFF_MS);
+      });
+    });
+  }
+
+  /** Its code brought a worker down: tolerated now and then, else it pauses, or is given up. */
+  #harmed(unit: Unit, generation: number, what: Harm): void {
+    const { onError, now } = this.#options;
+    const { plugin } = unit.life;
+    if (unit.serving?.audience.generation !== generation) return;
+    const verdict = unit.conduct.harmed(now());
+    if (verdict.action === 'tolerate') return;
+    const pauseMs = verdict.action === 'pause' ? verdict.ms : undefined;
+    unit.turn = unit.turn
+      .then(() => this.#suspend(unit, generation, pauseMs, what))
+      .catch((error: unknown) => onError(`plugin ${plugin} cannot be stopped`, error));
+  }
+
+  /** Takes a plugin out of service at once, its calls included, for so long or until it is enabled. */
+  async #suspend(
+    unit: Unit,
+    generation: number,
+    pauseMs: number | undefined,
+    what: Harm,
+  ): Promise<void> {
+    const { life, serving } = unit;
+    if (this.#closed || serving?.audience.generation !== generation) return;
+    unit.serving = undefined;
+    const why = `its code ${what} and brought workers down too often`;
+    if (pauseMs === undefined) {
+      life.to('quarantined', `${why}; after the cause is mended: noa plugin enable ${life.plugin}`);
+    } else {
+      life.to('failed', `${why}; it starts again after ${pauseMs / 1000} s`);
+      this.#retryIn(unit, pauseMs);
+    }
+    await serving.runtime.stop();
+    await serving.revokeTokens();
   }
 
   /** Lets a quarantined or failed plugin start afresh at the next sync. */
@@ -326,6 +332,7 @@ export class Supervisor {
     const unit = this.#units.get(plugin);
     if (unit === undefined) return;
     unit.failures = 0;
+    unit.conduct = new Conduct();
     unit.applied = '';
   }
 
