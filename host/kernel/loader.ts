@@ -40,10 +40,23 @@ export interface RuntimeCall {
   readonly signal: AbortSignal;
   /** The only way out of the sandbox: resolves with the operation's value or rejects with NoaError. */
   invoke(capability: string, operation: string, input: Json, signal: AbortSignal): Promise<unknown>;
+  /**
+   * Told what the call has cost, before each `invoke` and at its end: of a call that was given up, a
+   * moment after its answer, and never when its worker had to be ended.
+   */
+  spent?(cost: CallCost): void;
 }
 
 /** Where a plugin's code runs: in a thread of the host, or in a process of its own. */
 export type Isolation = 'thread' | 'process';
+
+/** What a call has cost the host's processors so far. */
+export interface CallCost {
+  /** About the machine instructions of the plugin's code; the same for the same work on any machine. */
+  readonly fuel: number;
+  /** Time that its code has executed, in milliseconds; waiting is no part of it. */
+  readonly executionMs: number;
+}
 
 export interface RuntimeStats {
   /** Live instances of this plugin. */

@@ -52,8 +52,13 @@ export function useLoaderApart(make: (options: WasmLoaderOptions) => Loader): vo
 }
 
 /** Another plugin that shares the threads of this one or, where none does, this one itself. */
-export async function neighbour(of: Runtime, into: Loader, name: string): Promise<Runtime> {
-  return apart ? of : load(into, { name });
+export async function neighbour(
+  of: Runtime,
+  into: Loader,
+  name: string,
+  setup: Setup = {},
+): Promise<Runtime> {
+  return apart ? of : load(into, { ...setup, name });
 }
 
 /** A loader of one serving thread that is closed with the test. */
@@ -63,7 +68,25 @@ export function loader(test: Test, options: WasmLoaderOptions = {}): Loader {
   return made;
 }
 
+/** The kit with a source map that takes long to read. */
+const STALLING = ((): Uint8Array => {
+  const map = { version: 3, sources: ['a.ts'], names: [], mappings: 'AAAA,'.repeat(1_500_000) };
+  const name = Buffer.from('noa.sourcemap');
+  const content = Buffer.concat([Buffer.of(name.length), name, Buffer.from(JSON.stringify(map))]);
+  const size = Buffer.from(
+    [0, 7, 14, 21].map((by) => ((content.length >> by) & 127) | (by < 21 ? 128 : 0)),
+  );
+  return Buffer.concat([KIT, Buffer.of(0), size, content]);
+})();
+
+/** Holds its worker for some 300 ms in the host's own code, where no guest asks for fuel. */
+export function stall(runtime: Runtime, options: CallOptions = {}): Promise<string> {
+  const error = { message: 'stalled', stack: 'Error: stalled\n    at f (plugin.js:1:9)' };
+  return call(runtime, 'fail', JSON.stringify(error), options);
+}
+
 export interface Setup {
+  readonly wasm?: 'kit' | 'stalling';
   readonly name?: string;
   readonly limits?: Partial<Limits>;
   readonly config?: Json;
@@ -78,7 +101,7 @@ export function load(into: Loader, setup: Setup = {}): Promise<Runtime> {
     generation: 1,
     manifest: manifestOf(KIT_EXPORTS, name),
     limits: { ...DEFAULT_LIMITS, ...setup.limits },
-    wasm: KIT,
+    wasm: setup.wasm === 'stalling' ? STALLING : KIT,
     config: setup.config ?? {},
     log: setup.log ?? (() => undefined),
   });

@@ -7,7 +7,7 @@ import fc from 'fast-check';
 import t from 'tap';
 import type { Runtime } from '../../host/kernel/loader.ts';
 import { Pool } from '../../host/loaders/wasm/pool.ts';
-import { call, hanging, load, loader, neighbour, refusal, request } from './sandbox.ts';
+import { call, hanging, load, loader, neighbour, refusal, request, stall } from './sandbox.ts';
 
 async function timed<T>(promise: Promise<T>): Promise<readonly [T, number]> {
   const start = performance.now();
@@ -90,15 +90,15 @@ await t.test(
   'calls beside an overrun are told to try again, or move when they had not begun',
   async (test) => {
     const sandbox = loader(test);
-    const victim = await load(sandbox, { name: 'victim' });
-    const villain = await neighbour(victim, sandbox, 'villain');
+    const victim = await load(sandbox, { name: 'victim', wasm: 'stalling' });
+    const villain = await neighbour(victim, sandbox, 'villain', { wasm: 'stalling' });
     const work = hanging();
     const begun = refusal(call(victim, 'ask', request(1), { invoke: work.invoke }));
     await work.called;
-    const loop = refusal(call(villain, 'loop', '', { ms: 200 }));
-    await delay(50);
+    const overrun = refusal(stall(villain, { ms: 80 }));
+    await delay(40);
     const queued = Array.from({ length: 20 }, (_, n) => call(victim, 'echo', String(n)));
-    test.equal((await loop).code, 'DEADLINE_EXCEEDED');
+    test.equal((await overrun).code, 'DEADLINE_EXCEEDED');
     test.match(await begun, { code: 'UNAVAILABLE', retryAfterMs: Number });
     test.match(await work.aborted, { code: 'UNAVAILABLE' });
     test.same(

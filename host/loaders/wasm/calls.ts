@@ -8,6 +8,7 @@ import { GuestLimit } from './instance.ts';
 import type { Instance } from './instance.ts';
 import type { InstancePool } from './instance-pool.ts';
 import type { Outbox } from './outbox.ts';
+import type { Cost, Failure } from './protocol.ts';
 import { LARGE_REQUEST_BYTES } from './requests.ts';
 import { printable } from './text.ts';
 import type { Turn } from './turns.ts';
@@ -27,6 +28,10 @@ interface ActiveCall {
   /** Settles the capability call that the guest waits for. */
   pending: Pending | undefined;
   cancelled: boolean;
+  /** What its instance had burned before it, start function included. */
+  readonly burnedBefore: number;
+  /** How long its turns took until now, in ms. */
+  executionMs: number;
 }
 
 export interface CallsOptions {
@@ -43,6 +48,8 @@ export class Calls {
   readonly #options: CallsOptions;
   readonly #active = new Map<number, ActiveCall>();
   #endTurn: () => void = () => undefined;
+  /** When the present turn began. */
+  #since = 0;
 
   constructor(options: CallsOptions) {
     this.#options = options;
@@ -63,6 +70,7 @@ export class Calls {
   begin([, id, , name, input, inputBytes]: CallTurn, unit: Unit): Promise<void> | undefined {
     const { outbox, instances, fibers, enter } = this.#options;
     if (!enter(id, unit)) return undefined;
+    this.#since = performance.now();
     let instance: Instance;
     try {
       instance = instances.take(unit);
@@ -70,7 +78,14 @@ export class Calls {
       outbox.fail(id, ...cause(error));
       return undefined;
     }
-    const call: ActiveCall = { id, instance, pending: undefined, cancelled: false };
+    const call: ActiveCall = {
+      id,
+      instance,
+      pending: undefined,
+      cancelled: false,
+      burnedBefore: instance.burned,
+      executionMs: 0,
+    };
     instance.job = id;
     unit.begun += 1;
     this.#active.set(id, call);
@@ -103,28 +118,40 @@ export class Calls {
 
   #returned(call: ActiveCall, result: number): void {
     if (call.cancelled) {
-      this.#options.outbox.fail(call.id, 'cancelled');
+      this.#fail(call, 'cancelled');
       return this.#end(call, false);
     }
     const verdict = judge(call.instance, result);
     if ('output' in verdict) {
-      this.#options.outbox.add(['done', call.id, verdict.output]);
+      this.#options.outbox.add(['done', call.id, ...this.#cost(call), verdict.output]);
       return this.#end(call, true);
     }
     const { reason, text, reusable } = verdict;
     const { module } = call.instance.unit.spec;
     void (reason === 'error' ? mapGuestStack(text, module) : Promise.resolve(text)).then(
       (shown) => {
-        this.#options.outbox.fail(call.id, reason, shown);
+        this.#fail(call, reason, shown);
         this.#end(call, reusable);
       },
     );
   }
 
   #threw(call: ActiveCall, error: unknown): void {
-    if (call.cancelled) this.#options.outbox.fail(call.id, 'cancelled');
-    else this.#options.outbox.fail(call.id, ...cause(error, call.instance));
+    if (call.cancelled) this.#fail(call, 'cancelled');
+    else this.#fail(call, ...cause(error, call.instance));
     this.#end(call, false);
+  }
+
+  #fail(call: ActiveCall, reason: Failure, text?: string): void {
+    this.#options.outbox.fail(call.id, reason, text, this.#cost(call));
+  }
+
+  /** What the call has cost by now, in one of its turns. */
+  #cost(call: ActiveCall): Cost {
+    const now = performance.now();
+    call.executionMs += now - this.#since;
+    this.#since = now;
+    return [call.instance.burned - call.burnedBefore, call.executionMs];
   }
 
   #end(call: ActiveCall, reusable: boolean): void {
@@ -156,9 +183,10 @@ export class Calls {
       const message = `The ${what} has ${has} bytes; at most ${requestBytes} are allowed.`;
       return this.#deliver(instance, refusal('PAYLOAD_TOO_LARGE', message));
     }
+    const cost = this.#cost(call);
     const send = (): void => {
       const bytes = attachment === undefined ? undefined : (arena.copy(attachment) ?? null);
-      outbox.add(['invoke', call.id, arena.text(request, size) ?? '', bytes]);
+      outbox.add(['invoke', call.id, ...cost, arena.text(request, size) ?? '', bytes]);
     };
     if (size + beside < LARGE_REQUEST_BYTES) send();
     else instance.unit.large.send(call.id, send);
@@ -185,6 +213,7 @@ export class Calls {
     const { resolve, reject } = call.pending;
     call.pending = undefined;
     call.instance.unit.large.settled(id);
+    this.#since = performance.now();
     const turn = this.#turn();
     try {
       resolve(this.#deliver(call.instance, envelope, attachment));
@@ -203,6 +232,7 @@ export class Calls {
     call.pending = undefined;
     call.cancelled = true;
     call.instance.unit.large.settled(id);
+    this.#since = performance.now();
     const turn = this.#turn();
     reject(new Error('cancelled'));
     return turn;

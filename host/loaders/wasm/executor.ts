@@ -10,6 +10,7 @@ import type { LogLevel } from '../../kernel/loader.ts';
 import { Calls } from './calls.ts';
 import type { CallTurn } from './calls.ts';
 import { Fibers } from './fibers.ts';
+import { asking, meter } from './fuel.ts';
 import { InstancePool } from './instance-pool.ts';
 import { Outbox } from './outbox.ts';
 import { BEGUN, PLACES, WORD, wordOf } from './protocol.ts';
@@ -48,6 +49,7 @@ export class Executor {
         invoke: (instance, request, attachment) =>
           this.#calls.invoke(instance, request, attachment),
         log: (unit, level, text) => this.#log(unit, level, text),
+        ask: asking(() => this.#mayGoOn),
       },
       alone: () => this.#alone,
       report: () => this.#report(),
@@ -121,6 +123,12 @@ export class Executor {
     return Atomics.load(this.#words, WORD.plugins) <= 1;
   }
 
+  /** Whether the host still wants what executes now. */
+  get #mayGoOn(): boolean {
+    const end = Atomics.load(this.#words, WORD.end);
+    return end !== Atomics.load(this.#words, WORD.executing);
+  }
+
   /** Beside others, a plugin takes a stack only while it holds fewer than are free. */
   #mayBegin({ unit }: Lane): boolean {
     if (unit?.spec.suspends !== true) return true;
@@ -169,9 +177,12 @@ export class Executor {
   #compile(id: number, bytes: Uint8Array): void {
     if (!this.#enter(id)) return;
     try {
-      this.#outbox.add(['compiled', id, new WebAssembly.Module(bytes)]);
+      // First as it is: what is added must not make its code valid. If not, the engine says why.
+      const metered = WebAssembly.validate(bytes) ? meter(bytes) : bytes;
+      this.#outbox.add(['compiled', id, new WebAssembly.Module(metered)]);
     } catch (error) {
-      this.#outbox.fail(id, 'invalid', printable(error instanceof Error ? error.message : '', 300));
+      const words = printable(error instanceof Error ? error.message : '', 300);
+      this.#outbox.fail(id, 'invalid', `runtime.file: ${words}`);
     }
   }
 
@@ -181,7 +192,7 @@ export class Executor {
     if (!this.#enter(id, unit)) return;
     try {
       this.#instances.give(this.#instances.take(unit));
-      this.#outbox.add(['done', id, '']);
+      this.#outbox.add(['done', id, 0, 0, '']);
     } catch (error) {
       this.#outbox.fail(id, ...cause(error));
     }

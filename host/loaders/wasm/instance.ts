@@ -7,6 +7,7 @@ import { webcrypto } from 'node:crypto';
 import type { LogLevel } from '../../kernel/loader.ts';
 import { ENV_MODULE, MEMORY_EXPORT, USER_MODULE } from './admission.ts';
 import { Arena } from './arena.ts';
+import { FUEL_EXPORT, Fuel } from './fuel.ts';
 import type { Unit } from './unit.ts';
 
 const MAX_KEY_BYTES = 1024;
@@ -14,6 +15,8 @@ const MAX_LOG_BYTES = 8192;
 /** All variables of one instance: bytes of keys and values. */
 const MAX_VAR_BYTES = 1 << 20;
 const MAX_VARS = 1024;
+/** A log line costs as much fuel as so many bytes copied, and its own. */
+const LOG_WEIGHT_BYTES = 16 << 10;
 /** Blocks of one call beyond its input and output: capability requests and replies, logs, copies. */
 const ARENA_SLACK_BYTES = 8 << 20;
 
@@ -25,6 +28,8 @@ export interface InstanceHost {
    */
   invoke(instance: Instance, request: number, attachment?: number): bigint | Promise<bigint>;
   log(unit: Unit, level: LogLevel, text: string): void;
+  /** Answers a guest that asks whether it may go on: of `asking`. */
+  readonly ask: WebAssembly.ExportedFunction;
 }
 
 export class Instance {
@@ -38,6 +43,7 @@ export class Instance {
   counted = 0;
   readonly #exports: Readonly<Record<string, unknown>>;
   readonly #memory: WebAssembly.Memory | undefined;
+  readonly #fuel: Fuel;
 
   /** Runs the module's start function and `_initialize`; throws what they throw. */
   constructor(unit: Unit, arena: WebAssembly.Module, host: InstanceHost) {
@@ -60,7 +66,14 @@ export class Instance {
     this.#exports = new WebAssembly.Instance(module, imports).exports;
     const memory = this.#exports[MEMORY_EXPORT];
     this.#memory = memory instanceof WebAssembly.Memory ? memory : undefined;
+    this.#fuel = new Fuel(this.#exports, host.ask);
+    this.export(FUEL_EXPORT.start)?.();
     this.export('_initialize')?.();
+  }
+
+  /** Fuel that its code has burned so far. */
+  get burned(): number {
+    return this.#fuel.burned;
   }
 
   /** Linear memory of the guest and of its blocks. */
@@ -93,6 +106,7 @@ export class Instance {
           `${name} was given ${size} bytes at ${at}, outside of the module's memory`,
         );
       }
+      this.#fuel.charge(size);
       const block = this.arena.range(address, size);
       if (block === undefined) {
         throw new GuestTrap(
@@ -127,15 +141,18 @@ export class Instance {
     const log = (level: LogLevel) => (block: bigint) => {
       const text = arena.text(Number(block), MAX_LOG_BYTES) ?? '';
       arena.drop(Number(block));
+      this.#fuel.charge(LOG_WEIGHT_BYTES + text.length);
       host.log(unit, level, text);
     };
     return {
       config_get: (block: bigint) => {
         const value = unit.config.get(takeKey(block) ?? '');
+        this.#fuel.charge(value?.length ?? 0);
         return BigInt(value === undefined ? 0 : arena.put(value));
       },
       var_get: (block: bigint) => {
         const value = variables.get(takeKey(block) ?? '');
+        this.#fuel.charge(value?.length ?? 0);
         return BigInt(value === undefined ? 0 : arena.putBytes(value));
       },
       var_set: (block: bigint, valueBlock: bigint) => {
@@ -146,6 +163,7 @@ export class Instance {
         variables.delete(key);
         if (valueBlock === 0n) return;
         const size = arena.size(Number(valueBlock));
+        this.#fuel.charge(size);
         if (used + key.length + size > MAX_VAR_BYTES || variables.size >= MAX_VARS) {
           throw new GuestLimit(
             `The plugin's variables are over their limit of ${MAX_VAR_BYTES} bytes or ${MAX_VARS} names.`,

@@ -1,6 +1,6 @@
 /** What a sandbox thread has to say, sent in batches: a message of its own costs more than its content. */
 import type { MessagePort } from 'node:worker_threads';
-import type { Failure, FromThread } from './protocol.ts';
+import type { Cost, Failure, FromThread } from './protocol.ts';
 
 /** A message waits at most this long, in ms, for others to share its batch. */
 const HOLD_MS = 0.25;
@@ -21,8 +21,8 @@ export class Outbox {
     this.#messages.push(message);
   }
 
-  fail(id: number, reason: Failure, text = ''): void {
-    this.#messages.push(['failed', id, reason, text]);
+  fail(id: number, reason: Failure, text = '', cost: Cost = [0, 0]): void {
+    this.#messages.push(['failed', id, ...cost, reason, text]);
   }
 
   /** `now` is the monotonic time in ms. */

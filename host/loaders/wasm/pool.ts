@@ -3,8 +3,9 @@
  * when its thread falls.
  *
  * A job that is past its deadline or whose caller has gone is answered at once. If it waits, its thread
- * is told to drop it; if it executes, and its turn has lasted for some time, the thread is ended, the
- * spare takes its place, and the plugin is a suspect for a while: its calls run apart. Of the other jobs
+ * is told to drop it; if it executes, its guest is told so where it next asks for fuel, and traps. When
+ * it does not ask, and its turn has lasted for some time, the thread is ended, the spare takes its
+ * place, and the plugin is a suspect for a while: its calls run apart. Of the other jobs
  * on that thread, those that had not begun move, those that may be repeated begin anew, both unnoticed,
  * and the rest are answered UNAVAILABLE.
  */
@@ -26,7 +27,7 @@ import { Thread } from './thread.ts';
 import type { Owner } from './thread.ts';
 
 const TICK_MS = 5;
-/** How long a job that waited may take to end after it was told to. */
+/** How long a job may take to end after it was told to: a guest asks several times a millisecond. */
 const CANCEL_GRACE_MS = 25;
 /** How long a job whose caller has gone may go on executing: most end sooner, and no thread is lost. */
 const ABORT_GRACE_MS = 100;
@@ -137,13 +138,16 @@ export class Pool implements Owner {
     }
     const job = thread.jobs.get(message[1]);
     if (job === undefined) return;
-    if (message[0] === 'invoke') return this.#invoke(thread, job, message[2], message[3]);
+    if (message[0] !== 'compiled') {
+      job.spec.call?.spent?.({ fuel: message[2], executionMs: message[3] });
+    }
+    if (message[0] === 'invoke') return this.#invoke(thread, job, message[4], message[5]);
     thread.jobs.delete(job);
     if (job.reapAt === undefined) {
-      if (message[0] === 'done') job.spec.done?.(message[2]);
+      if (message[0] === 'done') job.spec.done?.(message[4]);
       else if (message[0] === 'compiled') job.spec.compiled?.(message[2]);
-      else job.spec.failed(failure(message[2], message[3]));
-    }
+      else job.spec.failed(failure(message[4], message[5]));
+    } else if (message[0] === 'failed' && isOverrun(job, message[3])) this.#harmed(job, 'overran');
     job.spec.plugin?.ended();
   }
 
@@ -228,15 +232,15 @@ export class Pool implements Owner {
       if (now >= spec.expires) {
         thread.collect(); // It may have ended in time, and the answer waits behind this tick.
         if (thread.jobs.get(job.id) !== job) return true;
-        const executes = thread.executing === wordOf(job.id);
         const error = new NoaError('DEADLINE_EXCEEDED', spec.expired);
-        this.#cancel(thread, job, error, executes ? 0 : CANCEL_GRACE_MS);
+        this.#cancel(thread, job, error, CANCEL_GRACE_MS);
       } else if (spec.call?.signal.aborted === true) {
         this.#cancel(thread, job, gone(), ABORT_GRACE_MS);
       }
     }
-    if (job.reapAt === undefined || now < job.reapAt) return true;
-    if (thread.executing !== wordOf(job.id) || thread.lasted(now) < TURN_GRACE_MS) return true;
+    if (job.reapAt === undefined || thread.executing !== wordOf(job.id)) return true;
+    thread.endGuest(job.id);
+    if (now < job.reapAt || thread.lasted(now) < TURN_GRACE_MS) return true;
     this.#replace(thread, job, 'overran');
     return false;
   }
@@ -273,15 +277,18 @@ export class Pool implements Owner {
 
   /** The plugin whose job brought a thread down runs apart for a while. */
   #blame(thread: Thread, job: Job, what: Harm, lasted: number): void {
-    const { plugin, allowanceMs } = job.spec;
+    const { plugin } = job.spec;
     if (plugin === undefined || !this.#plugins.has(plugin)) return;
     if (thread.droppedLines > 0)
       plugin.log('warn', `${thread.droppedLines} log lines were dropped`);
     const now = performance.now();
     for (const [name, until] of this.#suspects) if (until <= now) this.#suspects.delete(name);
     this.#suspects.set(plugin.name, now + SUSPECT_MS);
-    // A short turn may be that of a call which its caller gave up, or which had to wait for long.
-    if (what === 'crashed' || lasted >= allowanceMs / 2) plugin.harmed(what);
+    if (what === 'crashed' || isOverrun(job, lasted)) this.#harmed(job, what);
+  }
+
+  #harmed({ spec: { plugin } }: Job, what: Harm): void {
+    if (plugin !== undefined && this.#plugins.has(plugin)) plugin.harmed(what);
   }
 
   #finish(thread: Thread, job: Job, error: NoaError): void {
@@ -289,6 +296,11 @@ export class Pool implements Owner {
     if (job.reapAt === undefined) job.giveUp(error);
     job.spec.plugin?.ended();
   }
+}
+
+/** Whether it executed for long: a short turn may be of a call that had to wait, or was given up. */
+function isOverrun({ spec: { allowanceMs } }: Job, executedMs: number): boolean {
+  return executedMs >= allowanceMs / 2;
 }
 
 /** The error of a call whose caller no longer waits. */

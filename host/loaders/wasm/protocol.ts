@@ -23,15 +23,24 @@ export type ToThread =
   /** Ends a job that is queued or waits for a reply; answered by `failed`. */
   | readonly ['cancel', id: number];
 
+/** What a job has cost so far: fuel, and the time in ms that its turns took. */
+export type Cost = readonly [fuel: number, executionMs: number];
+
 export type FromThread =
   | readonly ['compiled', id: number, module: WebAssembly.Module]
-  | readonly ['done', id: number, output: string]
-  | readonly ['failed', id: number, reason: Failure, text: string]
+  | readonly ['done', id: number, ...Cost, output: string]
+  | readonly ['failed', id: number, ...Cost, reason: Failure, text: string]
   /**
    * A capability call: the guest of this job waits for one `reply`. `attachment` stands beside the
    * request; null for none, absent when the guest does not speak of attachments.
    */
-  | readonly ['invoke', id: number, request: string, attachment?: Uint8Array | null | undefined]
+  | readonly [
+      'invoke',
+      id: number,
+      ...Cost,
+      request: string,
+      attachment?: Uint8Array | null | undefined,
+    ]
   | readonly ['log', unit: number, level: LogLevel, text: string]
   | readonly ['usage', unit: number, instances: number, bytes: number];
 
@@ -90,6 +99,8 @@ export const WORD = {
   stop: 3,
   /** Plugins loaded in this host, on whichever thread; set by the host. */
   plugins: 4,
+  /** The job that the host has given up: its code ends where it next asks whether it may go on. */
+  end: 5,
 } as const;
 
 /** From this index on, one word for each place: the last job of that place that has begun. */

@@ -106,6 +106,11 @@ export class Thread {
     return Atomics.load(this.#words, BEGUN + (id % PLACES)) === wordOf(id);
   }
 
+  /** The job's code, should it execute, ends where it next asks whether it may go on. */
+  endGuest(id: number): void {
+    Atomics.store(this.#words, WORD.end, wordOf(id));
+  }
+
   /** Tells the thread how many plugins this host has loaded. */
   set neighbours(count: number) {
     Atomics.store(this.#words, WORD.plugins, count);
