@@ -194,6 +194,7 @@ export async function startHost(
     onError,
     observeCall: metrics.call,
     observeCapability: metrics.capability,
+    observeCost: metrics.cost,
     pluginLog: logs.plugin,
   });
   parts.defer(() => kernel.close());

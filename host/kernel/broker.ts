@@ -17,6 +17,7 @@ import type { AuditEvent } from './audit.ts';
 import type { Budgets } from './budgets.ts';
 import type { Chain } from './chain.ts';
 import type { Right } from './grants.ts';
+import type { CallCost } from './loader.ts';
 import { RateLimiter } from './rate.ts';
 import { Sampler } from './sampler.ts';
 import type { Audience, Claims, TokenService } from './tokens.ts';
@@ -57,6 +58,8 @@ export interface BrokerOptions {
 /** The frame that a call runs in; made by the dispatcher, never by the plugin. */
 export interface CallFrame extends Chain {
   readonly audience: Audience;
+  /** Of the call of the export, until its present capability call. */
+  readonly spending: CallCost;
 }
 
 interface Entry {
@@ -234,6 +237,8 @@ export class Broker {
         principal: frame.principal.subject,
         request: frame.requestId,
         chain: [...frame.plugins],
+        fuel: frame.spending.fuel,
+        executionMs: Math.round(frame.spending.executionMs * 1000) / 1000,
         ...(suppressed > 0 ? { suppressed } : {}),
       },
     });

@@ -13,8 +13,9 @@ import {
 import type { Broker, CallFrame } from './broker.ts';
 import type { Chain } from './chain.ts';
 import type { Invocation, Outcome } from './invocation.ts';
-import type { RuntimeCall } from './loader.ts';
+import type { CallCost, RuntimeCall } from './loader.ts';
 import type { ServedExport, Serving } from './serving.ts';
+import { Spending } from './spending.ts';
 import type { Budget, Token } from './tokens.ts';
 
 /** Plugins in one chain of calls. */
@@ -35,11 +36,18 @@ export interface CallObservation {
   readonly seconds: number;
 }
 
+/** Processor time that a plugin has used since it was last told. */
+export interface CostObservation extends CallCost {
+  readonly plugin: string;
+}
+
 export interface DispatcherOptions {
   /** The running version of a plugin. Throws NoaError when there is none, saying why. */
   readonly serving: (plugin: string) => Serving;
   readonly broker: Broker;
   readonly observe: (observation: CallObservation) => void;
+  /** May be told of a call a moment after its answer. */
+  readonly observeCost: (observation: CostObservation) => void;
   /** Told of calls that ended by the plugin's own fault. */
   readonly onFailure: (invocation: Invocation, error: NoaError) => void;
   readonly now: () => number;
@@ -119,7 +127,11 @@ export class Dispatcher {
     const perCall = chain !== undefined && (chain.perCall || budget !== undefined);
     const token = perCall ? onlyToken(serving, chain, budget) : undefined;
     try {
+      const spending = new Spending((more) =>
+        this.#options.observeCost({ plugin: invocation.plugin, ...more }),
+      );
       const frame: CallFrame = {
+        spending,
         audience: serving.audience,
         token: token ?? presentToken(serving, chain),
         perCall,
@@ -137,6 +149,7 @@ export class Dispatcher {
         signal,
         invoke: (capability, operation, input, callSignal) =>
           this.#options.broker.invoke(frame, capability, operation, input, callSignal),
+        spent: (cost) => spending.note(cost),
       };
       const text = await serving.runtime.call(call);
       const value = parse(text);

@@ -8,7 +8,7 @@ import { Audit } from './audit.ts';
 import { Broker, type CapabilityEntry, type CapabilityObservation } from './broker.ts';
 import { Budgets } from './budgets.ts';
 import { Configuration, configure, unfit } from './configuration.ts';
-import { type CallObservation, Dispatcher } from './dispatcher.ts';
+import { type CallObservation, type CostObservation, Dispatcher } from './dispatcher.ts';
 import type { Chain } from './chain.ts';
 import type { Invocation } from './invocation.ts';
 import { Judge } from './judge.ts';
@@ -61,6 +61,7 @@ export interface KernelPowers {
   readonly onError: (message: string, error: unknown) => void;
   readonly observeCall: (observation: CallObservation) => void;
   readonly observeCapability: (observation: CapabilityObservation) => void;
+  readonly observeCost: (observation: CostObservation) => void;
   readonly pluginLog: (plugin: string, level: LogLevel, message: string) => void;
 }
 
@@ -130,6 +131,7 @@ export class Kernel {
       serving: (plugin) => this.supervisor.serving(plugin),
       broker,
       observe: powers.observeCall,
+      observeCost: powers.observeCost,
       onFailure: (invocation, error) => this.#noteFailure(invocation, error),
       now,
     });

@@ -37,6 +37,12 @@ export interface Metrics {
     readonly outcome: 'ok' | 'denied' | 'failed';
     readonly seconds: number;
   }) => void;
+  /** Of the code of a plugin's calls. */
+  readonly cost: (observation: {
+    readonly plugin: string;
+    readonly fuel: number;
+    readonly executionMs: number;
+  }) => void;
   readonly restart: (plugin: string) => void;
   readonly cacheLookup: (hit: boolean) => void;
   /** Drops the series of a removed plugin. */
@@ -93,6 +99,24 @@ export function createMetrics(sources: MetricSources): Metrics {
   const restarts = counter('noa_plugin_restarts_total', 'Starts of a plugin after a failure.', [
     'plugin',
   ]);
+  const costs = new Map<string, { fuel: number; seconds: number }>();
+  const sums = (name: string, help: string, pick: 'fuel' | 'seconds') =>
+    new Counter({
+      name,
+      help,
+      labelNames: ['plugin'],
+      registers,
+      collect() {
+        this.reset();
+        for (const [plugin, cost] of costs) this.inc({ plugin }, cost[pick]);
+      },
+    });
+  sums('noa_plugin_fuel_total', "Fuel that the code of a plugin's calls has burned.", 'fuel');
+  sums(
+    'noa_plugin_cpu_seconds_total',
+    "Time that the code of a plugin's calls has executed in the sandbox.",
+    'seconds',
+  );
   const hits = counter('cache_hits_total', 'Cache reads that found a value.');
   const misses = counter('cache_misses_total', 'Cache reads that found none.');
   const closeGauges = gauges(registry, sources);
@@ -110,12 +134,19 @@ export function createMetrics(sources: MetricSources): Metrics {
       denials.inc({ plugin, capability });
       denied.set(plugin, (denied.get(plugin) ?? new Set()).add(capability));
     },
+    cost: ({ plugin, fuel, executionMs }) => {
+      const cost = costs.get(plugin) ?? { fuel: 0, seconds: 0 };
+      costs.set(plugin, cost);
+      cost.fuel += fuel;
+      cost.seconds += executionMs / 1000;
+    },
     restart: (plugin) => restarts.inc({ plugin }),
     cacheLookup: (hit) => (hit ? hits : misses).inc(),
     forget: (plugin) => {
       calls.forget('plugin', plugin);
       capabilities.forget('plugin', plugin);
       restarts.remove({ plugin });
+      costs.delete(plugin);
       for (const capability of denied.get(plugin) ?? []) denials.remove({ plugin, capability });
       denied.delete(plugin);
     },

@@ -143,6 +143,7 @@ async function start() {
     onError: () => undefined,
     observeCall: () => undefined,
     observeCapability: () => undefined,
+    observeCost: () => undefined,
     pluginLog: () => undefined,
   });
   await kernel.start();

@@ -50,6 +50,7 @@ async function start(test: Test) {
     onError: () => undefined,
     observeCall: () => undefined,
     observeCapability: () => undefined,
+    observeCost: () => undefined,
     pluginLog: () => undefined,
   });
   await kernel.start();

@@ -155,6 +155,8 @@ t.test('what is observed is exposed', async (t) => {
   } as const;
   m.capability(denied);
   m.capability({ ...denied, outcome: 'ok' });
+  m.cost({ plugin: 'p', fuel: 1000, executionMs: 1.5 });
+  m.cost({ plugin: 'p', fuel: 234, executionMs: 0.5 });
   m.restart('p');
   m.cacheLookup(true);
   m.cacheLookup(true);
@@ -174,6 +176,8 @@ t.test('what is observed is exposed', async (t) => {
     'noa_plugin_denials_total{plugin="p",capability="db"} 1',
     'noa_capability_calls_total{plugin="p",capability="db",operation="query",outcome="ok"} 1',
     'noa_plugin_restarts_total{plugin="p"} 1',
+    'noa_plugin_fuel_total{plugin="p"} 1234',
+    'noa_plugin_cpu_seconds_total{plugin="p"} 0.002',
     'noa_plugin_memory_bytes{plugin="p"} 65536',
     'db_connections_active 3',
     'cache_hits_total 2',

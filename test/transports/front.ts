@@ -123,6 +123,7 @@ export async function startFront(
     onError: (message, error) => errors.push({ message, error }),
     observeCall: () => undefined,
     observeCapability: () => undefined,
+    observeCost: () => undefined,
     pluginLog: () => undefined,
   });
   await kernel.start();

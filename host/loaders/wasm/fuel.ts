@@ -170,13 +170,13 @@ class Parts {
   #refuelBody(): number[] {
     const [left, taken] = [this.#left, this.#taken];
     const { types, tables } = this.#counts;
-    return body([
-      ...[OP.i32Const, 0, OP.callIndirect, ...leb(types), ...leb(tables)],
-      ...[OP.if, EMPTY, OP.else, OP.unreachable, OP.end],
-      ...[OP.globalGet, ...taken, ...constant(SLICE), OP.i64Add],
-      ...[OP.globalGet, ...left, OP.i64Sub, OP.globalSet, ...taken],
-      ...[...constant(SLICE), OP.globalSet, ...left],
-    ]);
+    const ask = [OP.i32Const, 0, OP.callIndirect, ...leb(types), ...leb(tables)];
+    const obey = [OP.if, EMPTY, OP.else, OP.unreachable, OP.end];
+    const slice = constant(SLICE);
+    const more = [OP.globalGet, ...taken, ...slice, OP.i64Add];
+    const note = [OP.globalGet, ...left, OP.i64Sub, OP.globalSet, ...taken];
+    const fill = [...slice, OP.globalSet, ...left];
+    return body([...ask, ...obey, ...more, ...note, ...fill]);
   }
 
   /** (amount, weight) -> amount, both unsigned: takes amount * weight / 16. */
