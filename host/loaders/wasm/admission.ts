@@ -7,6 +7,7 @@ import { NoaError } from '@noa/sdk/host';
 import { ModuleError, clamp, readOutline } from './binary.ts';
 import type { ImportEntry, Outline } from './binary.ts';
 import { printable } from './text.ts';
+import { WASI_MODULE, WASI_TYPES } from './wasi.ts';
 
 export const ENV_MODULE = 'extism:host/env';
 export const USER_MODULE = 'extism:host/user';
@@ -47,6 +48,9 @@ const PROVIDED: { readonly [module: string]: { readonly [name: string]: string }
     log_warn: LOG,
     log_error: LOG,
     get_log_level: '() -> i32',
+    http_request: '(i64, i64) -> i64',
+    http_status_code: '() -> i32',
+    http_headers: '() -> i64',
   },
   [USER_MODULE]: {
     noa_call: '(i64) -> i64',
@@ -57,10 +61,11 @@ const PROVIDED: { readonly [module: string]: { readonly [name: string]: string }
     noa_read: '(i64, i32, i32) -> nothing',
     noa_write: '(i64, i32, i32) -> nothing',
   },
+  [WASI_MODULE]: WASI_TYPES,
 };
 
 /** Imports that wait for the host. */
-const SUSPENDING: ReadonlySet<string> = new Set(['noa_call', 'noa_call_bytes']);
+const SUSPENDING: ReadonlySet<string> = new Set(['noa_call', 'noa_call_bytes', 'http_request']);
 
 export interface Admitted {
   /** The module to compile: the installed bytes with clamped limits. */
@@ -78,14 +83,9 @@ function checkImport(entry: ImportEntry): void {
   if (entry.kind !== 'function') {
     refuse(`The module imports the ${entry.kind} ${name}; it must define its own.`);
   }
-  if (entry.module.startsWith('wasi')) {
+  if (entry.module.startsWith('wasi') && PROVIDED[entry.module] === undefined) {
     refuse(
-      `The module imports ${name}: there is no WASI here. Build for a freestanding target (Rust: wasm32-unknown-unknown; C: no libc input or output) and use capabilities instead.`,
-    );
-  }
-  if (entry.module === ENV_MODULE && entry.name.startsWith('http_')) {
-    refuse(
-      `The module imports ${name}: the network is a capability. Request "http" in the manifest and call it through noa_call.`,
+      `The module imports ${name}: of WASI there is only preview 1 here ("${WASI_MODULE}"). Build for wasm32-wasip1 or for a freestanding target (Rust: wasm32-unknown-unknown).`,
     );
   }
   const provided = PROVIDED[entry.module];

@@ -108,9 +108,10 @@ function placeOf(member: unknown): readonly [offset: number, length: number] | u
   if (typeof member !== 'object' || member === null) return undefined;
   const [[key, place] = ['', null], ...more] = Object.entries(member);
   if (key !== '$bytes' || more.length > 0 || !Array.isArray(place)) return undefined;
-  const [offset, length]: unknown[] = place;
-  const counts = [offset, length].every((each) => Number.isSafeInteger(each) && Number(each) >= 0);
-  return place.length === 2 && counts ? [Number(offset), Number(length)] : undefined;
+  const numbers: readonly unknown[] = place;
+  const [offset, length] = numbers;
+  const counts = numbers.every((each) => Number.isSafeInteger(each) && Number(each) >= 0);
+  return numbers.length === 2 && counts ? [Number(offset), Number(length)] : undefined;
 }
 
 /** A copy along the paths; what is on none of them is shared with the original. */

@@ -159,6 +159,7 @@ export class Calls {
     this.#active.delete(call.id);
     unit.begun -= 1;
     unit.large.settled(call.id);
+    call.instance.flush();
     if (reusable) this.#options.instances.give(call.instance);
     else this.#options.instances.drop(call.instance);
     this.#endTurn();

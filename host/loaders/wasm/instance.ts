@@ -8,7 +8,9 @@ import type { LogLevel } from '../../kernel/loader.ts';
 import { ENV_MODULE, MEMORY_EXPORT, USER_MODULE } from './admission.ts';
 import { Arena } from './arena.ts';
 import { FUEL_EXPORT, Fuel } from './fuel.ts';
+import { ExtismHttp } from './extism-http.ts';
 import type { Unit } from './unit.ts';
+import { WASI_MODULE, Wasi } from './wasi.ts';
 
 const MAX_KEY_BYTES = 1024;
 const MAX_LOG_BYTES = 8192;
@@ -43,6 +45,7 @@ export class Instance {
   counted = 0;
   readonly #exports: Readonly<Record<string, unknown>>;
   readonly #memory: WebAssembly.Memory | undefined;
+  readonly #wasi: Wasi;
   readonly #fuel: Fuel;
 
   /** Runs the module's start function and `_initialize`; throws what they throw. */
@@ -50,8 +53,17 @@ export class Instance {
     const { limits, module } = unit.spec;
     this.unit = unit;
     this.arena = new Arena(arena, limits.maxInputBytes + limits.maxOutputBytes + ARENA_SLACK_BYTES);
+    this.#wasi = new Wasi({
+      memory: () => this.#memory?.buffer,
+      charge: (bytes) => this.#fuel.charge(bytes),
+      line: (level, text) => host.log(unit, level, text),
+      trap: (words) => {
+        throw new GuestTrap(words);
+      },
+    });
     const imports = {
-      [ENV_MODULE]: { ...this.arena.exports, ...this.#environment(host) },
+      [ENV_MODULE]: { ...this.arena.exports, ...this.#environment(host), ...this.#http(host) },
+      [WASI_MODULE]: this.#wasi.imports,
       [USER_MODULE]: {
         noa_call: new WebAssembly.Suspending((block: bigint) => host.invoke(this, Number(block))),
         noa_call_bytes: new WebAssembly.Suspending((block: bigint, attachment: bigint) =>
@@ -68,7 +80,7 @@ export class Instance {
     this.#memory = memory instanceof WebAssembly.Memory ? memory : undefined;
     this.#fuel = new Fuel(this.#exports, host.ask);
     this.export(FUEL_EXPORT.start)?.();
-    this.export('_initialize')?.();
+    this.#initialize();
   }
 
   /** Fuel that its code has burned so far. */
@@ -89,6 +101,29 @@ export class Instance {
   export(name: string): WebAssembly.ExportedFunction | undefined {
     const value = Object.hasOwn(this.#exports, name) ? this.#exports[name] : undefined;
     return typeof value === 'function' ? (value as WebAssembly.ExportedFunction) : undefined;
+  }
+
+  /** Writes what the guest's standard output and error hold of unfinished lines. */
+  flush(): void {
+    this.#wasi.flush();
+  }
+
+  /** As Extism starts its guests: a reactor by `_initialize`, Haskell's runtime by `hs_init`. */
+  #initialize(): void {
+    this.export('_initialize')?.();
+    this.export('hs_init')?.(0, 0);
+    this.flush();
+  }
+
+  #http(host: InstanceHost): Record<string, unknown> {
+    const http = new ExtismHttp(this.arena, (request, body) => host.invoke(this, request, body));
+    return {
+      http_request: new WebAssembly.Suspending((request: bigint, body: bigint) =>
+        http.request(Number(request), Number(body)),
+      ),
+      http_status_code: () => http.status,
+      http_headers: () => http.headers(),
+    };
   }
 
   /** Whole ranges between blocks and the guest's memory, in one copy. Lengths and pointers are unsigned. */

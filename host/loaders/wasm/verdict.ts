@@ -1,4 +1,5 @@
 /** Judges how a guest has ended, from what it left in its blocks or from what was thrown. */
+import { GuestFailure } from './extism-http.ts';
 import { GuestLimit, GuestTrap } from './instance.ts';
 import type { Instance } from './instance.ts';
 import type { Failure } from './protocol.ts';
@@ -35,6 +36,7 @@ export function judge({ arena, unit }: Instance, result: number): Verdict {
 /** A guest, or its start function when there is no instance yet, that trapped or threw. */
 export function cause(error: unknown, instance?: Instance): [Failure, string] {
   if (error instanceof GuestLimit) return ['exhausted', error.message];
+  if (error instanceof GuestFailure) return ['error', JSON.stringify(error.body)];
   return error instanceof GuestTrap
     ? ['trap', `The plugin trapped: ${error.message}.`]
     : ['trap', describeTrap(error, instance)];
