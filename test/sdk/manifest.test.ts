@@ -113,6 +113,11 @@ function crowd(size: number): object {
   return { patternProperties: Object.fromEntries(patterns) as object };
 }
 
+function members(count: number, schema: object): { properties: object } {
+  const names = Array.from({ length: count }, (_, i) => [`p${i}`, schema] as const);
+  return { properties: Object.fromEntries(names) };
+}
+
 function ref(name: string): { $ref: string } {
   return { $ref: `#/$defs/${name}` };
 }
@@ -220,6 +225,50 @@ const WRONG: [string, unknown, (string | undefined)?, string?][] = [
     'bounded',
   ],
   ['/exports/read/input', { type: 'object', ...crowd(300) }, undefined, 'bounded'],
+  ['/exports/read/input', { type: 'object', ...members(600, {}) }, undefined, 'bounded'],
+  [
+    '/exports/read/input',
+    {
+      type: 'object',
+      ...members(480, { type: 'string', maxLength: 3, minLength: 1, enum: ['a'], default: 'a' }),
+    },
+    undefined,
+    'bounded',
+  ],
+  [
+    '/exports/read/input',
+    { type: 'object', required: Array.from({ length: 2000 }, (_, i) => `p${i}`) },
+    undefined,
+    'bounded',
+  ],
+  [
+    '/exports/read/input',
+    { type: 'object', dependentRequired: { a: Array.from({ length: 600 }, (_, i) => `p${i}`) } },
+    undefined,
+    'bounded',
+  ],
+  [
+    '/exports',
+    Object.fromEntries(
+      Array.from({ length: 60 }, (_, i) => [
+        `e${i}`,
+        { input: { type: 'object', ...members(400, { type: 'string' }) } },
+      ]),
+    ),
+    '/exports/e',
+    'bounded',
+  ],
+  [
+    '/capabilities',
+    Array.from({ length: 6 }, (_, i) => ({
+      capability: 'cache',
+      operations: ['get'],
+      resources: Array.from({ length: 50 }, (_each, j) => `k${i}.${j}:*`),
+      reason: 'x',
+    })),
+    '/capabilities',
+    'bounded',
+  ],
   ['/exports/read/input', { type: 'object', allOf: Array.from({ length: 40 }, () => crowd(40)) }],
   ['/exports/read/input', { enum: Array.from({ length: 3e5 }, (_, i) => i) }, '', 'bounded'],
   ['/contributes/routes/0/method', 'TRACE'],
@@ -577,6 +626,41 @@ void t.test('text parameters are read as the types the schema wants, and no furt
   const poisoned = read(JSON.parse('{"__proto__":"x"}') as Record<string, string>);
   t.same(Object.keys(poisoned), ['__proto__']);
   t.equal(Object.getPrototypeOf(poisoned), Object.prototype);
+});
+
+void t.test('the largest schemas that are taken compile and check in bounded time', (t) => {
+  const text = { type: 'string', format: 'date-time', maxLength: 30 };
+  const of = <T>(count: number, value: T): { [name: string]: T } =>
+    Object.fromEntries(Array.from({ length: count }, (_, i) => [`p${i}`, value]));
+  const time = '2026-01-01T00:00:00Z';
+  for (const [what, schema, value] of [
+    ['many members', { type: 'object', ...members(490, text) }, of(490, time)],
+    [
+      'one shared part in many places',
+      {
+        type: 'object',
+        $defs: { part: { type: 'object', ...members(100, text) } },
+        ...members(380, ref('part')),
+      },
+      of(380, of(100, time)),
+    ],
+    ['many required names', { type: 'object', required: Object.keys(of(1900, 0)) }, of(1900, 0)],
+    [
+      'names that require others',
+      { type: 'object', dependentRequired: of(200, ['p0']) },
+      of(200, 0),
+    ],
+  ] as const) {
+    const started = process.threadCpuUsage();
+    const input = parseManifest(changed('/exports/read/input', schema)).exports['read']?.input;
+    const check = compileSchema(input ?? {});
+    const compiled = process.threadCpuUsage(started);
+    const millis = (compiled.user + compiled.system) / 1000;
+    t.ok(millis < 5_000, `${what}: compiled in ${millis} ms`);
+    t.same(check(value), [], what);
+    t.same(check(value), [], 'and again');
+  }
+  t.end();
 });
 
 void t.test('the published schema is the schema, and it compiles strictly', async (t) => {

@@ -10,7 +10,7 @@ import type { JsonSchema } from './json.ts';
 import { effectiveLimits, type Manifest } from './manifest.ts';
 import { MANIFEST_SCHEMA, PLAIN_TEXT } from './manifest-schema.ts';
 import { scheduleInputs, triggers } from './manifest-triggers.ts';
-import { checkSchema, patternBudget, type Finding } from './schema-check.ts';
+import { checkSchema, schemaBudget, type Finding } from './schema-check.ts';
 import { strictAjv, violation } from './schema.ts';
 import { isSchema, pointerToken } from './schema-walk.ts';
 import { nearest } from './nearest.ts';
@@ -19,6 +19,8 @@ import { nearest } from './nearest.ts';
 export const MAX_MANIFEST_CHARS: number = 1 << 20;
 const MAX_DEPTH = 64;
 const SHOWN = 20;
+/** Resources of all requests: each is compared with each of a caller's. */
+const MAX_RESOURCES = 256;
 
 /**
  * The manifest in `source`, which is JSON text or an already parsed value. Throws NoaError
@@ -208,6 +210,12 @@ function* routeInput(
 }
 
 function* requests({ capabilities = [] }: Manifest): Generator<Finding> {
+  const total = capabilities.reduce((sum, { resources }) => sum + resources.length, 0);
+  if (total > MAX_RESOURCES) {
+    const message = `names ${total} resources, over the ${MAX_RESOURCES} that all requests may together`;
+    const fix = 'Use prefixes that end in *.';
+    yield { path: '/capabilities', rule: 'bounded', message, fix };
+  }
   const first = new Map<string, number>();
   for (const [i, { capability, operations, resources }] of capabilities.entries()) {
     const rights = operations.flatMap((operation) =>
@@ -240,15 +248,15 @@ function* timeouts(manifest: Manifest): Generator<Finding> {
 }
 
 function* schemas({ exports, config }: Manifest): Generator<Finding> {
-  const patterns = patternBudget();
+  const budget = schemaBudget();
   for (const [name, { input, output }] of Object.entries(exports)) {
     for (const [part, schema] of Object.entries({ input, output })) {
       if (schema !== undefined)
-        yield* checkSchema(schema, `/exports/${name}/${part}`, { secrets: false, patterns });
+        yield* checkSchema(schema, `/exports/${name}/${part}`, { secrets: false, budget });
     }
   }
   if (config === undefined) return;
-  yield* checkSchema(config, '/config', { secrets: true, patterns });
+  yield* checkSchema(config, '/config', { secrets: true, budget });
   if (config['type'] !== 'object') {
     const fix = 'Write "type": "object" with the settings as properties.';
     yield { path: '/config/type', rule: 'config', message: 'must be "object"', fix };

@@ -21,32 +21,46 @@ export interface Finding {
 }
 
 export const SCHEMA_BOUNDS = {
-  /** Schemas inside one schema, itself included. */
-  nodes: 2000,
+  /** Schemas inside one schema, itself included: each member of an object is a level of the check's code. */
+  nodes: 500,
+  /** Keywords and names that a schema tells a check to look at: what its code grows by. */
+  rules: 2000,
   /** Elements that `uniqueItems` compares pair by pair when they are not all scalars. */
   uniqueItems: 200,
   /** Instructions of one pattern, as estimated before it is compiled. */
   patternSize: 2500,
   /** The same of all patterns of one manifest. */
   patternTotal: 20_000,
+  /** Rules of all schemas of one manifest. */
+  rulesTotal: 20_000,
 };
 
-/** What the patterns of the schemas that are judged with it may still take. */
-export interface PatternBudget {
-  left: number;
+/** What the schemas that are judged with it may still take together. */
+export interface SchemaBudget {
+  patterns: number;
+  rules: number;
 }
 
-export function patternBudget(): PatternBudget {
-  return { left: SCHEMA_BOUNDS.patternTotal };
+export function schemaBudget(): SchemaBudget {
+  return { patterns: SCHEMA_BOUNDS.patternTotal, rules: SCHEMA_BOUNDS.rulesTotal };
 }
 
 const DIALECT = 'https://json-schema.org/draft/2020-12/schema';
+/** Keywords that add nothing to a check. */
+const ANNOTATIONS = new Set([
+  'title',
+  'description',
+  'examples',
+  '$comment',
+  'deprecated',
+  '$defs',
+]);
 const NAMING = ['$id', '$anchor', '$dynamicAnchor', '$dynamicRef', '$recursiveRef', '$vocabulary'];
 
 interface CheckOptions {
   readonly secrets: boolean;
   /** Shared by the schemas of one manifest. */
-  readonly patterns: PatternBudget;
+  readonly budget: SchemaBudget;
 }
 
 /** Answers every finding in `schema`, whose JSON Pointer in its document is `at`; none when it is sound. */
@@ -105,9 +119,11 @@ function rules(root: JsonSchema, at: string, options: CheckOptions): Finding[] {
   };
   const visited = new Set<JsonSchema>();
   const references: { path: string; target: unknown }[] = [];
+  let size = 0;
   const visit = (schema: JsonSchema, path: string): void => {
     if (visited.size > SCHEMA_BOUNDS.nodes) return;
     visited.add(schema);
+    size += rulesOf(schema);
     for (const keyword of NAMING) {
       if (Object.hasOwn(schema, keyword)) {
         add(
@@ -140,8 +156,8 @@ function rules(root: JsonSchema, at: string, options: CheckOptions): Finding[] {
     }
     for (const { where, pattern } of patternsOf(schema)) {
       const size = patternSize(pattern);
-      const left = Math.min(options.patterns.left, SCHEMA_BOUNDS.patternSize);
-      if (size <= left) options.patterns.left -= size;
+      const left = Math.min(options.budget.patterns, SCHEMA_BOUNDS.patternSize);
+      if (size <= left) options.budget.patterns -= size;
       else add(path + where, 'bounded', ...tooLarge(size, left));
     }
     if (Object.hasOwn(schema, 'secret') && !options.secrets) {
@@ -177,7 +193,21 @@ function rules(root: JsonSchema, at: string, options: CheckOptions): Finding[] {
   if (visited.size > SCHEMA_BOUNDS.nodes) {
     add(at, 'bounded', `holds more than ${SCHEMA_BOUNDS.nodes} schemas`, 'Make it smaller.');
   }
+  if (size > SCHEMA_BOUNDS.rules) {
+    const message = `holds more than ${SCHEMA_BOUNDS.rules} keywords and required names`;
+    add(at, 'bounded', message, 'Make it smaller.');
+  } else if (size > options.budget.rules) {
+    const message = `makes the schemas hold more than ${SCHEMA_BOUNDS.rulesTotal} keywords together`;
+    add(at, 'bounded', message, 'Make them smaller, or split the plugin.');
+  } else options.budget.rules -= size;
   return findings;
+}
+
+function rulesOf(schema: JsonSchema): number {
+  const { required, dependentRequired } = schema;
+  const keywords = Object.keys(schema).filter((key) => !ANNOTATIONS.has(key)).length;
+  const dependents = Object.entries(dependentRequired ?? {}).flat(2).length;
+  return keywords + (Array.isArray(required) ? required.length : 0) + 4 * dependents;
 }
 
 function patternsOf({ pattern, patternProperties }: JsonSchema): {

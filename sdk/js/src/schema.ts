@@ -76,6 +76,7 @@ export function strictAjv(options: Options, meter: Meter = new Meter()): Ajv2020
     strictRequired: false, // `anyOf: [{required: …}]` beside the properties is common
     allowUnionTypes: true,
     ownProperties: true,
+    inlineRefs: false, // one function for a shared part, not its code at each of its places
     meta: false,
     validateSchema: false,
     logger: false,
