@@ -108,7 +108,7 @@ async function compile(
   for (const warning of built.warnings) io.note(warning);
   const lines = [
     `${path.relative('.', built.file)}  ${size(built.bytes)}, built in ${built.milliseconds} ms`,
-    `sha256  ${built.sha256}`,
+    `module  sha256:${built.sha256}`,
   ];
   io.result(built, lines.join('\n'));
 }
@@ -131,6 +131,6 @@ async function pack(dir: string, io: AuthorIo): Promise<void> {
   const { file, bytes, sha256 } = await packPlugin(dir);
   const target = path.resolve(file);
   await replaceFile(target, bytes);
-  const text = `${path.relative('.', target)}  ${size(bytes.length)}\nsha256  ${sha256}`;
+  const text = `${path.relative('.', target)}  ${size(bytes.length)}\nbundle  sha256:${sha256}`;
   io.result({ file: target, bytes: bytes.length, sha256 }, text);
 }

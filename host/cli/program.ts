@@ -16,7 +16,7 @@ import { DEFAULT_URL, type Session } from './session.ts';
 /** Usage errors are thrown (CommanderError) and written by `writeError`, never by an exit. */
 export function buildProgram(session: Session, writeError: (text: string) => void): Command {
   const program = new Command('noa')
-    .description('one server for gateway, orchestration, inference, retrieval and plugins')
+    .description('a host for plugins that you do not have to trust: sandbox, grants, audit')
     .version(VERSION, '-V, --version', 'print the version')
     .helpOption('-h, --help', 'print help')
     .helpCommand(false)

@@ -7,6 +7,7 @@ import type { AuthorIo } from './author/io.ts';
 import { AdminClient } from './client.ts';
 import { describeFailure, type Failure } from './failure.ts';
 import type { ProcessIo } from './io.ts';
+import { visible } from './terminal.ts';
 
 export const DEFAULT_URL = 'http://127.0.0.1:8080';
 
@@ -41,16 +42,16 @@ export class Session implements AuthorIo {
   }
 
   result(value: unknown, text: string): void {
-    this.io.stdout.write(this.#json ? `${JSON.stringify(value)}\n` : `${text}\n`);
+    this.io.stdout.write(`${visible(this.#json ? JSON.stringify(value) : text)}\n`);
   }
 
   note(text: string): void {
-    if (!this.#json) this.io.stderr.write(`${text}\n`);
+    if (!this.#json) this.io.stderr.write(`${visible(text)}\n`);
   }
 
   fail(failure: Failure, exitCode: number): void {
     this.exitCode = exitCode;
-    if (this.#json) this.io.stdout.write(`${JSON.stringify({ error: failure })}\n`);
+    if (this.#json) this.io.stdout.write(`${visible(JSON.stringify({ error: failure }))}\n`);
     else this.io.stderr.write(`${describeFailure(failure)}\n`);
   }
 

@@ -96,7 +96,7 @@ t.test(
     await write('1.0.0', 'counted');
     const { code, stdout, stderr } = await noa('plugin', 'install', 'tally');
     t.match({ code, stderr }, { code: 0, stderr: /building tally/ });
-    t.match(stdout, /^installed tally 1\.0\.0 {2}sha256 [0-9a-f]{64}\n/);
+    t.match(stdout, /^installed tally 1\.0\.0 {2}bundle sha256:[0-9a-f]{64}\n/);
     t.match(stdout, /\ncache +get,increment +tally:\* +pending +Keeps the total\.\n/);
     t.match(stdout, /\ndb +query +tally\.\* +pending \(optional\) +Later reports\.\n/);
     t.match(stdout, /\ntally 1\.0\.0 is pending.*\nnext: noa grant approve tally --all\n$/);
@@ -114,9 +114,9 @@ t.test('refusals of the host keep their code, and end with 1', async (t) => {
   });
   t.match(await noa('plugin', 'show', 'none'), { code: 1, stderr: /^error: NOT_FOUND / });
   t.match(await noa('plugin', 'install', 'tally'), { code: 1, stderr: /^error: CONFLICT / });
-  t.match(await noa('plugin', 'install', 'absent'), {
+  t.match(await noa('plugin', 'install', './absent'), {
     code: 1,
-    stderr: /NOT_FOUND there is no file or folder absent/,
+    stderr: /NOT_FOUND there is no file or folder \.\/absent/,
   });
   await writeFile(join(cwd, 'not-a-bundle.tgz'), 'hello');
   t.match(await noa('plugin', 'install', 'not-a-bundle.tgz'), {

@@ -303,7 +303,7 @@ void t.test('as processes: exit codes, text and JSON', { timeout: 60_000 }, asyn
   t.match(shown, { code: 0, out: /✔ hit counts, read does not[^]*6 passed, 0 failed\n$/ });
   t.match(await noaProcess(['pack', 'hits'], cwd), {
     code: 0,
-    out: /^hits-0\.1\.0\.tgz {2}\d+ KiB\nsha256 {2}[0-9a-f]{64}\n$/,
+    out: /^hits-0\.1\.0\.tgz {2}\d+ KiB\nbundle {2}sha256:[0-9a-f]{64}\n$/,
   });
   t.match(await noaProcess(['inspect', 'hits-0.1.0.tgz'], cwd), {
     code: 0,

@@ -87,7 +87,7 @@ export function describe({ bundle, module }: Report): string {
   const lines: string[] = [];
   if (bundle !== undefined) lines.push(...describeBundle(bundle));
   lines.push(
-    `module     ${size(module.bytes)}, sha256 ${module.sha256}`,
+    `module     ${size(module.bytes)}, sha256:${module.sha256}`,
     `functions  ${module.exports.join(', ')}`,
     ...section(
       'imports',
@@ -127,7 +127,7 @@ function describeBundle({ manifest, limits, files, digest }: BundleReport): stri
   return [
     `${name} ${version}${license === undefined ? '' : `, ${license}`}`,
     ...(description === undefined ? [] : [description]),
-    ...(digest === undefined ? [] : [`bundle     sha256 ${digest}`]),
+    ...(digest === undefined ? [] : [`bundle     sha256:${digest}`]),
     `limits     ${Object.entries(limits)
       .map(([key, value]) => `${key} ${value}`)
       .join(', ')}`,

@@ -56,7 +56,32 @@ export async function readBundle(
   limits: BundleLimits = BUNDLE_LIMITS,
 ): Promise<Bundle> {
   if (bytes.length > limits.maxBytes) throw tooLarge('is', `${limits.maxBytes} bytes`);
-  return checkFiles(entries(await unzip(bytes, limits), limits));
+  return checkFiles(entries(await unzip(bytes, limits), limits, safePath));
+}
+
+/**
+ * Reads the tarball of an npm package that holds a plugin: `plugin.json` and its module, at the top or
+ * below `package/`. What does not belong in a bundle, such as package.json and sources, is left out.
+ * Throws as `readBundle`.
+ */
+export async function readPackage(
+  bytes: Uint8Array,
+  limits: BundleLimits = BUNDLE_LIMITS,
+): Promise<Bundle> {
+  if (bytes.length > limits.maxBytes) throw tooLarge('is', `${limits.maxBytes} bytes`);
+  const plain = (name: string): string | undefined => (isSafe(trim(name)) ? trim(name) : undefined);
+  const all = entries(await unzip(bytes, limits), limits, plain);
+  const below = all.has(MANIFEST_FILE) ? '' : 'package/';
+  const text = all.get(below + MANIFEST_FILE);
+  if (text === undefined) {
+    const problem = `holds no ${MANIFEST_FILE}, neither at the top nor below package/`;
+    throw refused(problem, 'It is no plugin, or its package.json leaves the file out');
+  }
+  const manifest = parseManifest(decode(text));
+  const inside = [...all]
+    .filter(([name]) => name.startsWith(below))
+    .map(([name, content]) => [name.slice(below.length), content] as const);
+  return checkFiles(new Map(inside.filter(([name]) => belongs(manifest, name))));
 }
 
 /**
@@ -106,14 +131,19 @@ async function unzip(bytes: Uint8Array, limits: BundleLimits): Promise<Uint8Arra
   }
 }
 
-function entries(archive: Uint8Array, limits: BundleLimits): Map<string, Uint8Array> {
+/** `pathOf` answers the path of an entry, undefined for one to leave out. */
+function entries(
+  archive: Uint8Array,
+  limits: BundleLimits,
+  pathOf: (name: string) => string | undefined,
+): Map<string, Uint8Array> {
   const files = new Map<string, Uint8Array>();
   let count = 0;
   const visit = (name: string, content: Uint8Array | undefined): void => {
     count += 1;
     if (count > limits.maxEntries) throw tooLarge('holds', `${limits.maxEntries} entries`);
-    const path = safePath(name);
-    if (content === undefined) return;
+    const path = pathOf(name);
+    if (content === undefined || path === undefined) return;
     if (files.has(path)) throw refused(`holds ${show(name)} twice`, 'Keep one');
     files.set(path, content);
   };
@@ -128,14 +158,19 @@ function entries(archive: Uint8Array, limits: BundleLimits): Map<string, Uint8Ar
 
 /** The name without `./` before and `/` after it. Refuses what could lead outside. */
 function safePath(name: string): string {
-  const path = name.replace(/^(\.\/)+/, '').replace(/\/$/, '');
-  if (path === '') return path;
+  const path = trim(name);
+  if (path === '' || isSafe(path)) return path;
+  const fix = 'Use relative paths of letters, digits and . _ -';
+  throw refused(`holds ${show(name)}, which is not a safe path`, fix);
+}
+
+function trim(name: string): string {
+  return name.replace(/^(\.\/)+/, '').replace(/\/$/, '');
+}
+
+function isSafe(path: string): boolean {
   const plain = /^[A-Za-z0-9._-]+(\/[A-Za-z0-9._-]+)*$/.test(path) && path.length <= 200;
-  if (!plain || path.split('/').some((segment) => segment === '..' || segment === '.')) {
-    const fix = 'Use relative paths of letters, digits and . _ -';
-    throw refused(`holds ${show(name)}, which is not a safe path`, fix);
-  }
-  return path;
+  return plain && path.split('/').every((segment) => segment !== '..' && segment !== '.');
 }
 
 function decode(bytes: Uint8Array): string {

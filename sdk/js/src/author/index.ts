@@ -3,6 +3,7 @@ export { packPlugin, readPluginFolder, type PackedPlugin } from './folder.ts';
 export {
   BUNDLE_LIMITS,
   readBundle,
+  readPackage,
   writeBundle,
   type Bundle,
   type BundleLimits,

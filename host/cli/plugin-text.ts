@@ -1,0 +1,71 @@
+/** Plugins as people read them. */
+import type { PluginDetail, PluginView } from '../kernel/views.ts';
+import { table } from './table.ts';
+
+export function pluginPath(name: string): string {
+  return `/v1/plugins/${encodeURIComponent(name)}`;
+}
+
+export function standing({ name, version, state, pinned, reason }: PluginView): string {
+  const where = `${name} ${version} is ${state}${pinned ? ', pinned' : ''}`;
+  return reason === null ? where : `${where}: ${reason}`;
+}
+
+/** The version that waits, and why. */
+function waiting({ candidate }: PluginView): string {
+  return candidate === null ? '' : `${candidate.version} waits: ${candidate.reason}`;
+}
+
+function requests({ requested }: PluginView, columns: number): string {
+  const rows = requested.map(({ capability, operations, resources, optional, reason, status }) => [
+    capability,
+    operations.join(','),
+    resources.join(','),
+    optional ? `${status} (optional)` : status,
+    reason,
+  ]);
+  return table(['CAPABILITY', 'OPERATIONS', 'RESOURCES', 'STATUS', 'REASON'], rows, columns);
+}
+
+export function installed(view: PluginView, columns: number): string {
+  const { name, version, digest, candidate, requested } = view;
+  const lines = [
+    `installed ${name} ${candidate?.version ?? version}  bundle sha256:${candidate?.digest ?? digest}`,
+  ];
+  if (candidate !== null) lines.push(`${version} goes on serving: ${candidate.reason}`);
+  if (requested.length > 0) lines.push('', 'it asks for:', requests(view, columns));
+  const waits = requested.some(({ status }) => status === 'pending');
+  const next = waits ? `noa grant approve ${name} --all` : `noa plugin show ${name}`;
+  return [...lines, '', standing(view), `next: ${next}`].join('\n');
+}
+
+export function list(plugins: readonly PluginView[], columns: number): string {
+  if (plugins.length === 0) return 'no plugin is installed\nnext: noa plugin new hello';
+  const rows = plugins.map((view) => [
+    view.name,
+    view.version,
+    view.pinned ? `${view.state}, pinned` : view.state,
+    [view.reason ?? '', waiting(view)].filter((text) => text !== '').join('; '),
+  ]);
+  return table(['NAME', 'VERSION', 'STATE', ''], rows, columns);
+}
+
+export function describe(detail: PluginDetail, columns: number): string {
+  const { manifest, routes, versions, instances, memoryBytes, isolation, restarts } = detail;
+  const lines = [standing(detail)];
+  if (manifest.description !== undefined) lines.push(manifest.description);
+  const rows = [
+    ['bundle', `sha256:${detail.digest}`],
+    ['module', `sha256:${manifest.runtime.sha256 ?? ''}`],
+    ...(detail.candidate === null ? [] : [['candidate', waiting(detail)]]),
+    ['exports', Object.keys(manifest.exports).join(', ')],
+    ['routes', routes.join(', ')],
+    ['versions', versions.map(({ version }) => version).join(', ')],
+    ['instances', `${instances}, ${Math.round(memoryBytes / 1024)} KiB`],
+    ['isolation', isolation ?? ''],
+    ['restarts', String(restarts)],
+  ];
+  lines.push('', table(['', ''], rows, columns).trimStart());
+  if (detail.requested.length > 0) lines.push('', 'it asks for:', requests(detail, columns));
+  return lines.join('\n');
+}
