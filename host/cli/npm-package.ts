@@ -87,7 +87,8 @@ async function npm(args: readonly string[], session: Session): Promise<unknown> 
   }
   const { code = '', summary = '' } = errorOf(printed);
   const known = code === 'E404' || code === 'ETARGET' || code === 'ENOVERSIONS';
-  const why = summary.split('\n')[0] || failure?.message.split('\n')[0] || 'it printed nothing';
+  const told = summary === '' ? (failure?.message ?? 'it printed nothing') : summary;
+  const why = told.split('\n')[0];
   throw new NoaError(known ? 'NOT_FOUND' : 'UNAVAILABLE', `npm: ${code} ${why}`, {
     cause: failure,
   });

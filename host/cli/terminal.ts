@@ -3,8 +3,7 @@ import { createInterface } from 'node:readline/promises';
 import type { ProcessIo } from './io.ts';
 
 /** All that moves the cursor, begins a sequence, ends a line or turns its direction, save \n and \t. */
-const UNSEEN =
-  /[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g;
+const UNSEEN = /(?![\n\t])[\p{Cc}\p{Zl}\p{Zp}\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu;
 
 /** Shows such characters as `\u001b`: in JSON that is the same text. */
 export function visible(text: string): string {
