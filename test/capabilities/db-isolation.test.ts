@@ -451,6 +451,51 @@ t.test('grants: what is given, on which tables, and taken back at once', async (
   t.match(await failure(driver.query('guest', 'SELECT * FROM shop.youngest')), denied);
 });
 
+t.test('a grant to read all of another schema is read by PostgreSQL as just that', async (t) => {
+  await driver.provisionOwn('lender', {
+    '001.sql': `CREATE TABLE t (n serial PRIMARY KEY, v text); INSERT INTO t (v) VALUES ('a');
+      CREATE FUNCTION add() RETURNS void LANGUAGE sql AS 'INSERT INTO lender.t (v) VALUES (1)'`,
+  });
+  const own = ['borrower.*'];
+  await driver.provision('borrower', {
+    query: ['lender.*', ...own],
+    execute: own,
+    transaction: own,
+  });
+  t.same(await driver.query('borrower', 'SELECT * FROM lender.t'), [{ n: 1, v: 'a' }]);
+  await driver.execute('borrower', 'CREATE TABLE copy AS SELECT * FROM lender.t');
+  for (const sql of [
+    "INSERT INTO lender.t (v) VALUES ('b')",
+    "INSERT INTO lender.t VALUES (2, 'b') ON CONFLICT DO NOTHING",
+    "UPDATE lender.t SET v = 'b'",
+    'DELETE FROM lender.t',
+    'TRUNCATE lender.t',
+    'WITH gone AS (DELETE FROM lender.t RETURNING n) SELECT * FROM gone',
+    'SELECT lender.add()',
+    'SELECT * FROM lender.t FOR UPDATE',
+    "SELECT nextval('lender.t_n_seq')",
+    'DROP TABLE lender.t',
+    'CREATE INDEX ON lender.t (v)',
+    'CREATE TABLE lender.mine (n int)',
+    'CREATE TABLE refers (n int REFERENCES lender.t)',
+    'COMMENT ON TABLE lender.t IS NULL',
+  ]) {
+    for (const operation of ['execute', 'transaction']) {
+      const input = operation === 'execute' ? { sql } : { statements: [{ sql }] };
+      t.match(
+        await failure(driver.invoke('borrower', operation, input)),
+        { code: 'CAPABILITY_DENIED', details: { sqlstate: '42501' } },
+        `${operation} ${sql}`,
+      );
+    }
+  }
+  const lock = driver.transaction('borrower', 'LOCK TABLE lender.t IN EXCLUSIVE MODE');
+  t.match(await failure(lock), { details: { sqlstate: '42501' } });
+  t.same(await driver.query('lender', 'SELECT * FROM t'), [{ n: 1, v: 'a' }]);
+  await driver.driver.drop?.('borrower');
+  await driver.driver.drop?.('lender');
+});
+
 t.test('a plugin whose own grant was narrowed keeps no way back', async (t) => {
   const all = ['narrow.*'];
   const full = { query: all, execute: all, transaction: all };
