@@ -33,11 +33,14 @@ export function judge({ arena, unit }: Instance, result: number): Verdict {
   return { output, reusable: true };
 }
 
-/** A guest, or its start function when there is no instance yet, that trapped or threw. */
+/**
+ * A guest, or its start function when there is no instance yet, that trapped or threw. What it reported
+ * before it trapped, as a panic or an abort does, says more than the trap.
+ */
 export function cause(error: unknown, instance?: Instance): [Failure, string] {
   if (error instanceof GuestLimit) return ['exhausted', error.message];
   if (error instanceof GuestFailure) return ['error', JSON.stringify(error.body)];
-  return error instanceof GuestTrap
-    ? ['trap', `The plugin trapped: ${error.message}.`]
-    : ['trap', describeTrap(error, instance)];
+  if (error instanceof GuestTrap) return ['trap', `The plugin trapped: ${error.message}.`];
+  const reported = instance?.arena.text(instance.arena.error, MAX_ERROR_BYTES);
+  return reported === undefined ? ['trap', describeTrap(error, instance)] : ['error', reported];
 }
