@@ -4,10 +4,10 @@
  *
  * A job that is past its deadline or whose caller has gone is answered at once. If it waits, its thread
  * is told to drop it; if it executes, its guest is told so where it next asks for fuel, and traps. When
- * it does not ask, and its turn has lasted for some time, the thread is ended, the spare takes its
- * place, and the plugin is a suspect for a while: its calls run apart. Of the other jobs
- * on that thread, those that had not begun move, those that may be repeated begin anew, both unnoticed,
- * and the rest are answered UNAVAILABLE.
+ * it does not ask, and its turn has lasted for some time, the thread is ended and the spare takes its
+ * place. Of the other jobs on that thread, those that had not begun move, those that may be repeated begin
+ * anew, both unnoticed, and the rest are answered UNAVAILABLE. Either way the plugin is a suspect for a
+ * while, and its calls run apart.
  */
 import { randomInt } from 'node:crypto';
 import { NoaError } from '@noa/sdk/host';
@@ -147,7 +147,7 @@ export class Pool implements Owner {
       if (message[0] === 'done') job.spec.done?.(message[4]);
       else if (message[0] === 'compiled') job.spec.compiled?.(message[2]);
       else job.spec.failed(failure(message[4], message[5]));
-    } else if (message[0] === 'failed' && isOverrun(job, message[3])) this.#harmed(job, 'overran');
+    } else if (message[0] === 'failed') this.#blame(job, 'overran', message[3]);
     job.spec.plugin?.ended();
   }
 
@@ -258,7 +258,12 @@ export class Pool implements Owner {
     thread.collect();
     const lasted = thread.lasted(performance.now());
     this.#crew.replace(thread, what === 'crashed' ? CRASH_DELAY_MS : 0);
-    if (culprit !== undefined) this.#blame(thread, culprit, what, lasted);
+    if (culprit !== undefined) {
+      this.#blame(culprit, what, lasted);
+      const { droppedLines } = thread;
+      const { plugin } = culprit.spec;
+      if (droppedLines > 0) plugin?.log('warn', `${droppedLines} log lines were dropped`);
+    }
     const words = `Another call on the same worker ${what}, and this one was lost with it; try again.`;
     const lost = new NoaError('UNAVAILABLE', words, { retryAfterMs: 50 });
     for (const job of thread.jobs.all()) {
@@ -275,20 +280,19 @@ export class Pool implements Owner {
     }
   }
 
-  /** The plugin whose job brought a thread down runs apart for a while. */
-  #blame(thread: Thread, job: Job, what: Harm, lasted: number): void {
-    const { plugin } = job.spec;
+  /**
+   * The plugin whose job crashed a thread, or had to be ended after it had kept one for long, runs apart
+   * for a while. It is harm of its own doing when the job had taken half of what it may: one that took
+   * less had to wait, or its caller gave it little time.
+   */
+  #blame({ spec: { plugin, allowanceMs } }: Job, what: Harm, executedMs: number): void {
     if (plugin === undefined || !this.#plugins.has(plugin)) return;
-    if (thread.droppedLines > 0)
-      plugin.log('warn', `${thread.droppedLines} log lines were dropped`);
+    const isHarm = what === 'crashed' || executedMs >= allowanceMs / 2;
+    if (!isHarm && executedMs < TURN_GRACE_MS) return;
     const now = performance.now();
     for (const [name, until] of this.#suspects) if (until <= now) this.#suspects.delete(name);
     this.#suspects.set(plugin.name, now + SUSPECT_MS);
-    if (what === 'crashed' || isOverrun(job, lasted)) this.#harmed(job, what);
-  }
-
-  #harmed({ spec: { plugin } }: Job, what: Harm): void {
-    if (plugin !== undefined && this.#plugins.has(plugin)) plugin.harmed(what);
+    if (isHarm) plugin.harmed(what);
   }
 
   #finish(thread: Thread, job: Job, error: NoaError): void {
@@ -296,11 +300,6 @@ export class Pool implements Owner {
     if (job.reapAt === undefined) job.giveUp(error);
     job.spec.plugin?.ended();
   }
-}
-
-/** Whether it executed for long: a short turn may be of a call that had to wait, or was given up. */
-function isOverrun({ spec: { allowanceMs } }: Job, executedMs: number): boolean {
-  return executedMs >= allowanceMs / 2;
 }
 
 /** The error of a call whose caller no longer waits. */
