@@ -4,6 +4,7 @@ import { blob } from '../capabilities/blob/capability.ts';
 import { cache } from '../capabilities/cache/capability.ts';
 import { clock } from '../capabilities/clock/capability.ts';
 import { db } from '../capabilities/db/capability.ts';
+import { events } from '../capabilities/events/capability.ts';
 import { http } from '../capabilities/http/capability.ts';
 import { log } from '../capabilities/log/capability.ts';
 import { plugin } from '../capabilities/plugin/capability.ts';
@@ -12,7 +13,18 @@ import { secrets } from '../capabilities/secrets/capability.ts';
 import type { CapabilityEntry } from './kernel/broker.ts';
 import { bytesTable } from './loaders/wasm/attachment.ts';
 
-const CAPABILITIES = { db, cache, blob, secrets, http, plugin, log, clock, random } as const;
+const CAPABILITIES = {
+  db,
+  cache,
+  blob,
+  secrets,
+  http,
+  events,
+  plugin,
+  log,
+  clock,
+  random,
+} as const;
 
 /** Where guests may put bytes beside a call's JSON. */
 export const builtinBytes = bytesTable(Object.values(CAPABILITIES));
@@ -27,6 +39,7 @@ export function builtinCapabilities(drivers: Drivers): readonly CapabilityEntry[
     { capability: blob, driver: drivers.blob },
     { capability: secrets, driver: drivers.secrets },
     { capability: http, driver: drivers.http },
+    { capability: events, driver: drivers.events },
     { capability: plugin, driver: drivers.plugin },
     { capability: log, driver: drivers.log },
     { capability: clock, driver: drivers.clock },

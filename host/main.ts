@@ -12,6 +12,7 @@ import { createClockDriver } from '../capabilities/clock/system.ts';
 import { connectionConfig } from '../capabilities/db/connection.ts';
 import { startPostgres } from '../capabilities/db/embedded.ts';
 import { createPostgresDriver } from '../capabilities/db/postgres.ts';
+import { createEventsDriver } from '../capabilities/events/log.ts';
 import { createHttpDriver } from '../capabilities/http/fetch.ts';
 import { createLogDriver } from '../capabilities/log/host.ts';
 import { createLocalDriver } from '../capabilities/plugin/local.ts';
@@ -21,6 +22,7 @@ import { builtinBytes, builtinCapabilities } from './builtin.ts';
 import type { Config } from './config.ts';
 import { openDataFolder } from './data-folder.ts';
 import type { AuditEvent } from './kernel/audit.ts';
+import { openEventLog, startDelivery } from './events.ts';
 import { isChain } from './kernel/chain.ts';
 import { Kernel, type PluginCall } from './kernel/kernel.ts';
 import type { Bundle } from './kernel/store.ts';
@@ -107,6 +109,9 @@ export async function startHost(
       onError('a connection to the database was lost', error),
     ),
   );
+  const { events } = parts.use(
+    openEventLog(pool, connectionConfig(databaseUrl), config.events, onError),
+  );
   const db = createPostgresDriver({
     url: databaseUrl,
     rolePassword: (role) => derive(rootKey, `noa/db-role/${role}`),
@@ -168,6 +173,11 @@ export async function startHost(
         blob,
         secrets: createSecretsDriver((name) => kernel.secrets.read(name)),
         http: egress,
+        events: createEventsDriver({
+          log: events,
+          ratePerSecond: config.events.max_per_second,
+          now: Date.now,
+        }),
         plugin: pluginDriver(call),
         log: createLogDriver({
           write: (plugin, level, text, fields) =>
@@ -200,11 +210,23 @@ export async function startHost(
   parts.defer(() => kernel.close());
   onProgress('starting plugins');
   await kernel.start();
+  const { deadLetters } = parts.use(
+    startDelivery({
+      kernel,
+      events,
+      pool,
+      config: config.events,
+      host: folder.hostId,
+      drainMs: config.plugins.drain_ms,
+      onError,
+    }),
+  );
 
   const http = createHttpServer({
     administration: kernel.administration,
     secrets: kernel.secrets,
     configuration: kernel.configuration,
+    deadLetters,
     logs: (plugin, query) => logs.plugins.read(plugin, query),
     serving: (plugin) => kernel.supervisor.serving(plugin),
     dispatch: (invocation) => kernel.dispatcher.dispatch(invocation),

@@ -63,7 +63,8 @@ export const KEYS = {
   cache: {
     url: url(['redis', 'rediss'], {
       secret: true,
-      description: 'Redis; without it an embedded cache is used.',
+      description:
+        'Redis; without it an embedded cache is used. Set `maxmemory` there, and `maxmemory-policy noeviction`, since any other may evict a lock that is held. Plugins share its memory: only the embedded cache keeps a share for each.',
     }),
   },
   qdrant: {
@@ -118,6 +119,24 @@ export const KEYS = {
     }),
     log_lines: integer(1, 100_000, 1000, {
       description: 'Log lines of each plugin that are kept in memory for `noa plugin logs`.',
+    }),
+  },
+  events: {
+    max_age_hours: integer(1, 24 * 366, 24 * 7, {
+      description: 'Age at which events are deleted, delivered or not.',
+    }),
+    max_count: integer(100, 100_000_000, 100_000, {
+      description: 'Events that are kept; beyond, the oldest are deleted, delivered or not.',
+    }),
+    max_per_second: integer(1, 100_000, 200, {
+      description: 'Events that one plugin publishes in a second on each host.',
+    }),
+    attempts: integer(1, 100, 10, {
+      description: 'Deliveries of one event to one export before it goes to the dead letters.',
+    }),
+    retry_ms: integer(10, 300_000, 1000, {
+      description:
+        'Wait after the first failed delivery; it doubles with each, up to five minutes, less up to half at random.',
     }),
   },
   auth: {

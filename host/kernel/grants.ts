@@ -47,7 +47,7 @@ export interface Right {
 }
 
 /** The narrower of two resource patterns where they overlap. */
-function overlap(a: string, b: string): string | undefined {
+export function overlap(a: string, b: string): string | undefined {
   if (covers(a, b)) return b;
   if (covers(b, a)) return a;
   return undefined;

@@ -77,3 +77,10 @@ export async function openRequests(
     if (grant.status === 'pending' && !wanted.has(grant.id)) await tx.deleteGrant(grant.id);
   }
 }
+
+/** Has the plugin subscribed to what any of its versions subscribes to: one of them may serve next. */
+export async function keepSubscriptions(tx: StoreTx, plugin: string): Promise<void> {
+  const versions = await tx.versions(plugin);
+  const wanted = versions.flatMap(({ manifest }) => manifest.contributes?.subscriptions ?? []);
+  await tx.keepSubscriptions(plugin, wanted);
+}

@@ -72,11 +72,6 @@ export class Supervisor {
     return this.#units;
   }
 
-  /** The versions that serve in this host now. */
-  *running(): Generator<Serving> {
-    for (const { serving } of this.#units.values()) if (serving !== undefined) yield serving;
-  }
-
   /** Asked by the door at every call. */
   isApproved(grant: string): boolean {
     return this.#approved.has(grant);

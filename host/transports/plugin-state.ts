@@ -1,12 +1,17 @@
-/** What is kept beside an installed plugin, in the administration's REST form: its configuration. */
-import type { Json, JsonSchema } from '@noa/sdk/host';
+/**
+ * What is kept beside an installed plugin, in the administration's REST form: its configuration, and the
+ * events that it failed to take.
+ */
+import { type Json, type JsonSchema, NoaError } from '@noa/sdk/host';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { Configuration } from '../kernel/configuration.ts';
+import type { DeadLetters } from '../kernel/dead-letters.ts';
 import { principalOf } from './identity.ts';
 import { resource } from './resource.ts';
 
 export interface PluginStateOptions {
   readonly configuration: Configuration;
+  readonly deadLetters: DeadLetters;
 }
 
 /** What the settings may be, the plugin's schema judges. */
@@ -20,10 +25,28 @@ const SETTINGS: JsonSchema = {
   required: ['settings'],
 };
 
+const LETTER: JsonSchema = { type: 'string', pattern: '^[0-9]{1,15}$', maxLength: 15 };
+
+const LETTERS_QUERY: JsonSchema = {
+  type: 'object',
+  additionalProperties: false,
+  properties: {
+    cursor: LETTER,
+    limit: { type: 'integer', minimum: 1, maximum: 100, default: 100 },
+  },
+};
+
+/** Without an id it is for all of them. */
+const RETRY: JsonSchema = {
+  type: ['object', 'null'],
+  additionalProperties: false,
+  properties: { id: LETTER },
+};
+
 /** The caller has seen to the scope `admin`. */
 export function registerPluginState(
   scope: FastifyInstance,
-  { configuration }: PluginStateOptions,
+  { configuration, deadLetters }: PluginStateOptions,
 ): void {
   resource(scope, '/v1/plugins/:name/config', {
     GET: { run: (request) => configuration.view(pluginOf(request)) },
@@ -32,6 +55,40 @@ export function registerPluginState(
       run: (request) => {
         const { settings, version } = request.body as { settings: Json; version?: number };
         return configuration.set(pluginOf(request), settings, version, actorOf(request));
+      },
+    },
+  });
+  resource(scope, '/v1/plugins/:name/dead-letters', {
+    GET: {
+      query: LETTERS_QUERY,
+      run: (request) => {
+        const query = request.query as { cursor?: string; limit: number };
+        return deadLetters.list(pluginOf(request), query);
+      },
+    },
+    DELETE: {
+      run: async (request) => {
+        return { dropped: await deadLetters.drop(pluginOf(request), undefined, actorOf(request)) };
+      },
+    },
+  });
+  resource(scope, '/v1/plugins/:name/dead-letters/retry', {
+    POST: {
+      body: RETRY,
+      run: (request) => {
+        const { id } = (request.body ?? {}) as { id?: string };
+        return deadLetters.retry(pluginOf(request), id, actorOf(request), request.exchange.signal);
+      },
+    },
+  });
+  resource(scope, '/v1/plugins/:name/dead-letters/:id', {
+    DELETE: {
+      run: async (request) => {
+        const { id } = request.params as { id: string };
+        if (!/^[0-9]{1,15}$/.test(id)) {
+          throw new NoaError('INVALID_ARGUMENT', 'id: a dead letter has a whole number as its id');
+        }
+        return { dropped: await deadLetters.drop(pluginOf(request), id, actorOf(request)) };
       },
     },
   });

@@ -7,6 +7,8 @@ import { connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Json, type Manifest, NoaError, parseManifest } from '@noa/sdk/host';
 import type { CapabilityEntry } from '../../host/kernel/broker.ts';
+import { DeadLetters } from '../../host/kernel/dead-letters.ts';
+import type { DeliveryStore } from '../../host/kernel/events.ts';
 import { Kernel } from '../../host/kernel/kernel.ts';
 import type { Loader, Runtime, RuntimeCall } from '../../host/kernel/loader.ts';
 import type { DenialRecord } from '../../host/transports/denials.ts';
@@ -49,6 +51,18 @@ export function manifest(part: Partial<Manifest> & Pick<Manifest, 'name' | 'expo
 export function bundle(content: Manifest): Buffer {
   return Buffer.from(JSON.stringify(content));
 }
+
+/** Nothing is ever delivered here, and so nothing fails. */
+const noDeliveries: DeliveryStore = {
+  lease: () => Promise.resolve({ waitMs: 1000 }),
+  advance: () => Promise.resolve(false),
+  release: () => Promise.resolve(false),
+  bury: () => Promise.resolve(false),
+  letters: () => Promise.resolve([]),
+  letter: () => Promise.resolve(undefined),
+  keepLetter: () => Promise.resolve(),
+  dropLetters: () => Promise.resolve(0),
+};
 
 function loaderOf(exports: Map<string, Exports>): Loader {
   return {
@@ -132,6 +146,13 @@ export async function startFront(
     administration: kernel.administration,
     secrets: kernel.secrets,
     configuration: kernel.configuration,
+    deadLetters: new DeadLetters({
+      store: noDeliveries,
+      dispatch: (invocation) => kernel.dispatcher.dispatch(invocation),
+      audit: kernel.audit,
+      newId: randomUUID,
+      assertPlugin: (name) => void kernel.administration.plugin(name),
+    }),
     serving: (plugin) => kernel.supervisor.serving(plugin),
     dispatch: (invocation) => kernel.dispatcher.dispatch(invocation),
     logs: (plugin, { since, limit }) => ({

@@ -1,0 +1,100 @@
+/**
+ * The host's part in events: the log with its retention and its notices, and the deliveries from it, each
+ * opened as one thing and closed as one. Only main.ts uses it.
+ */
+import { randomUUID } from 'node:crypto';
+import type { ClientConfig, Pool } from 'pg';
+import type { Config } from './config.ts';
+import { DeadLetters } from './kernel/dead-letters.ts';
+import { Delivery } from './kernel/delivery.ts';
+import type { Invocation } from './kernel/invocation.ts';
+import type { Kernel } from './kernel/kernel.ts';
+import { PostgresDeliveries } from './store/deliveries.ts';
+import { EVENTS_CHANNEL, PostgresEvents } from './store/events.ts';
+import { listenTo } from './store/notices.ts';
+
+const SWEEP_MS = 60_000;
+
+type OnError = (message: string, error: unknown) => void;
+
+export interface EventLog extends AsyncDisposable {
+  readonly events: PostgresEvents;
+}
+
+/** `connection` is for the session that hears of other hosts' events. */
+export function openEventLog(
+  pool: Pool,
+  connection: ClientConfig,
+  { max_age_hours, max_count }: Config['events'],
+  onError: OnError,
+): EventLog {
+  const events = new PostgresEvents(pool);
+  const notices = listenTo(connection, EVENTS_CHANNEL, () => events.notice());
+  const retention = { maxAgeMs: max_age_hours * 3_600_000, maxCount: max_count };
+  let sweeping: Promise<unknown> | undefined;
+  const timer = setInterval(() => {
+    sweeping ??= events
+      .sweep(retention)
+      .catch((error: unknown) => onError('old events cannot be deleted now', error))
+      .finally(() => (sweeping = undefined));
+  }, SWEEP_MS).unref();
+  return {
+    events,
+    async [Symbol.asyncDispose]() {
+      clearInterval(timer);
+      events.close();
+      await notices[Symbol.asyncDispose]();
+      await sweeping;
+    },
+  };
+}
+
+export interface DeliveryParts {
+  readonly kernel: Kernel;
+  readonly events: PostgresEvents;
+  readonly pool: Pool;
+  readonly config: Config['events'];
+  /** Names this host. */
+  readonly host: string;
+  /** Longest wait for running calls when the host stops. */
+  readonly drainMs: number;
+  readonly onError: OnError;
+}
+
+/** Delivers events to the plugins that serve here, until it is disposed of. */
+export function startDelivery({
+  kernel,
+  events,
+  pool,
+  config,
+  host,
+  drainMs,
+  onError,
+}: DeliveryParts): AsyncDisposable & { readonly deadLetters: DeadLetters } {
+  const { dispatcher, supervisor, audit, administration } = kernel;
+  const common = {
+    store: new PostgresDeliveries(pool),
+    dispatch: (invocation: Invocation) => dispatcher.dispatch(invocation),
+    audit,
+    newId: randomUUID,
+  };
+  const delivery = new Delivery({
+    ...common,
+    events,
+    host,
+    serving: () => [...supervisor.units.values()].flatMap(({ serving }) => serving ?? []),
+    isApproved: (grant) => supervisor.isApproved(grant),
+    attempts: config.attempts,
+    retryMs: config.retry_ms,
+    now: Date.now,
+    drainMs,
+    random: Math.random,
+    onError,
+  });
+  const assertPlugin = (name: string) => void administration.plugin(name);
+  delivery.start();
+  return {
+    deadLetters: new DeadLetters({ ...common, assertPlugin }),
+    [Symbol.asyncDispose]: () => delivery.close(),
+  };
+}
