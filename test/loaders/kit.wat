@@ -138,6 +138,12 @@
       (br_if $full (i32.eq (memory.grow (i32.const 16)) (i32.const -1)))
       (br $more)))
     unreachable)
+  ;; One instruction that takes as long as the memory it fills is large: nothing can end it but the
+  ;; end of its worker.
+  (func (export "smear") (result i32)
+    (drop (memory.grow (i32.const 16383)))
+    (memory.fill (i32.const 0) (i32.const 1) (i32.shl (memory.size) (i32.const 16)))
+    (call $answer (i64.const 0)))
   ;; Grows by 16 MiB and keeps it while it waits for a capability.
   (func (export "hoard") (result i32)
     (drop (memory.grow (i32.const 256)))

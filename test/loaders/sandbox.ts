@@ -111,6 +111,7 @@ export interface CallOptions {
   readonly ms?: number;
   readonly signal?: AbortSignal;
   readonly invoke?: RuntimeCall['invoke'];
+  readonly idempotent?: boolean;
 }
 
 const never = new AbortController().signal;
@@ -119,9 +120,10 @@ export function call(
   runtime: Runtime,
   name: string,
   input = '',
-  { ms = 8000, signal = never, invoke = deny }: CallOptions = {},
+  { ms = 8000, signal = never, invoke = deny, idempotent = false }: CallOptions = {},
 ): Promise<string> {
-  return runtime.call({ export: name, input, deadline: Date.now() + ms, signal, invoke });
+  const deadline = Date.now() + ms;
+  return runtime.call({ export: name, input, deadline, signal, invoke, idempotent });
 }
 
 function deny(): Promise<unknown> {

@@ -2,8 +2,13 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { NoaError } from '@noa/sdk/host';
 import t from 'tap';
-import type { Runtime } from '../../host/kernel/loader.ts';
+import type { Loader, Runtime, RuntimeCall } from '../../host/kernel/loader.ts';
 import { call, hanging, load, loader, refusal, request } from './sandbox.ts';
+
+/** Loads the kit under this name, with so much memory that one instruction of `smear` takes long. */
+function villain(sandbox: Loader, name = 'villain'): Promise<Runtime> {
+  return load(sandbox, { name, limits: { memoryMiB: 1024 } });
+}
 
 /** Starts `count` calls that wait for a capability; the codes they end with, and the way to end them. */
 function occupy(
@@ -130,4 +135,93 @@ await t.test('one plugin does not get all of the memory', async (test) => {
   const codes = await Promise.all(pending.map(({ result }) => result));
   test.equal(codes.filter((each) => each === 'ok').length, 3, codes.join(' '));
   test.equal(codes.filter((each) => each === 'RESOURCE_EXHAUSTED').length, 5);
+});
+
+await t.test('an idempotent call whose worker falls under it begins anew, once', async (test) => {
+  const sandbox = loader(test);
+  const [bad, victim] = [await villain(sandbox), await load(sandbox, { name: 'victim' })];
+  const works = Array.from({ length: 3 }, hanging);
+  let asked = 0;
+  const invoke: RuntimeCall['invoke'] = (...args) => {
+    asked += 1;
+    return works[asked - 1]?.invoke(...args) ?? Promise.resolve(null);
+  };
+  const kept = call(victim, 'ask', request(1), { invoke, idempotent: true });
+  await works[0]?.called;
+  const plain = hanging();
+  const lost = refusal(call(victim, 'ask', request(2), { invoke: plain.invoke }));
+  await plain.called;
+  test.equal(await code(call(bad, 'smear', '', { ms: 20 })), 'DEADLINE_EXCEEDED');
+  await works[1]?.called;
+  test.match(await works[0]?.aborted, { code: 'UNAVAILABLE' }, 'the first attempt is ended');
+  test.match(await lost, { code: 'UNAVAILABLE', retryAfterMs: Number });
+  works[0]?.answer('late');
+  works[1]?.answer('again');
+  test.same(JSON.parse(await kept), { ok: true, value: 'again' });
+});
+
+await t.test(
+  'one that has brought a worker down hurts nobody when it does so again',
+  async (test) => {
+    const sandbox = loader(test);
+    const [bad, victim] = [await villain(sandbox), await load(sandbox, { name: 'victim' })];
+    test.equal(await code(call(bad, 'smear', '', { ms: 20 })), 'DEADLINE_EXCEEDED');
+    await delay(300);
+    const work = hanging();
+    const kept = code(call(victim, 'ask', request(1), { invoke: work.invoke }));
+    await work.called;
+    for (let n = 0; n < 3; n += 1) {
+      test.equal(await code(call(bad, 'smear', '', { ms: 20 })), 'DEADLINE_EXCEEDED');
+      const started = performance.now();
+      test.equal(await call(victim, 'echo', '1'), '1');
+      test.ok(performance.now() - started < 50, 'and its calls do not wait for it');
+    }
+    work.answer(null);
+    test.equal(await kept, 'ok');
+    test.equal(await call(bad, 'echo', '2'), '2', 'apart, it is still served');
+  },
+);
+
+await t.test('instances belong to one plugin and one load of it', async (test) => {
+  const sandbox = loader(test);
+  const first = await load(sandbox, { name: 'first' });
+  const second = await load(sandbox, { name: 'second' });
+  await call(first, 'remember', 'a secret of the first');
+  test.equal(
+    await call(first, 'recall'),
+    'a secret of the first',
+    'it keeps what it wants to keep',
+  );
+  test.equal(await call(second, 'recall'), 'none', 'the same module under another name');
+  const next = await load(sandbox, { name: 'first' });
+  test.equal(await call(next, 'recall'), 'none', 'the next load under the same name');
+  await first.stop();
+  test.equal(await call(next, 'recall'), 'none');
+});
+
+await t.test('a flood of large requests delays the others by a few of them', async (test) => {
+  const sandbox = loader(test);
+  const flood = await load(sandbox, { name: 'flood' });
+  const other = await load(sandbox, { name: 'other' });
+  const text = request('x'.repeat(1_000_000));
+  let served = 0;
+  const invoke = (): Promise<null> => {
+    served += 1;
+    return Promise.resolve(null);
+  };
+  let stop = false;
+  const calls = Array.from({ length: 16 }, async () => {
+    while (!stop) await call(flood, 'ask_thrice', text, { invoke });
+  });
+  const between: number[] = [];
+  while (between.length < 20) {
+    await delay(5);
+    const before = served;
+    await call(other, 'ask', request(1), immediately);
+    between.push(served - before);
+  }
+  stop = true;
+  await Promise.all(calls);
+  test.ok(served > 20, `${served} requests of the flood were served`);
+  test.ok(Math.max(...between) <= 6, between.join(' '));
 });
