@@ -77,6 +77,10 @@ export class AdminClient implements DevHost {
       const message = `no host answers at ${this.url}; start one with \`noa serve\`, or name another with --url`;
       return new NoaError('UNAVAILABLE', message, { cause });
     }
+    if (typeof code === 'string' && /^(ERR_SSL_|EPROTO)/.test(code)) {
+      const message = `${this.url} does not speak TLS: write http:// in --url (NOA_URL), or name the TLS proxy's address`;
+      return new NoaError('UNAVAILABLE', message, { cause });
+    }
     const why = reason instanceof Error ? reason.message : String(cause);
     return new NoaError('UNAVAILABLE', `${this.url} cannot be reached: ${why}`, { cause });
   }

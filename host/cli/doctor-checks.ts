@@ -53,9 +53,9 @@ export async function examine(flags: ConfigFlags, session: Session): Promise<Che
     await check('data folder', () => dataFolder(config.data.path, (text) => session.note(text))),
     await check('database', () => database(config)),
     await check('cache', () => cache(config)),
-    await check('port', () => port(server.host, server.port, '--port')),
+    await check('port', () => port(server.host, server.port, '--port', isHost)),
     await check('metrics port', () =>
-      port(observability.metrics_bind, observability.metrics_port, '--metrics-port'),
+      port(observability.metrics_bind, observability.metrics_port, '--metrics-port', hasMetrics),
     ),
     await redisServer(session.io.env['PATH'] ?? ''),
   ];
@@ -150,7 +150,13 @@ async function cache({ cache: { url } }: Config): Promise<string> {
   }
 }
 
-async function port(host: string, number: number, flag: string): Promise<string> {
+/** `isOurs` tells whether what answers at a URL is a running host's. */
+async function port(
+  host: string,
+  number: number,
+  flag: string,
+  isOurs: (url: string) => Promise<boolean>,
+): Promise<string> {
   if (number === 0) return 'any free one';
   const probe = createServer();
   try {
@@ -161,13 +167,23 @@ async function port(host: string, number: number, flag: string): Promise<string>
   } catch (error) {
     const code = error instanceof Error && 'code' in error ? String(error.code) : String(error);
     const url = `http://${host.includes(':') ? `[${host}]` : host}:${number}`;
-    if (code === 'EADDRINUSE' && (await new AdminClient(url, '').answers())) {
+    if (code === 'EADDRINUSE' && (await isOurs(url))) {
       return `${host}:${number} is used by a running host`;
     }
     throw new Fault(`cannot listen on ${host}:${number} (${code})`, `choose another with ${flag}`);
   } finally {
     probe.close();
   }
+}
+
+function isHost(url: string): Promise<boolean> {
+  return new AdminClient(url, '').answers();
+}
+
+async function hasMetrics(url: string): Promise<boolean> {
+  const signal = AbortSignal.timeout(2000);
+  const response = await fetch(`${url}/metrics`, { signal }).catch(() => undefined); // not ours
+  return response?.ok === true && (await response.text()).includes('noa_build_info');
 }
 
 async function redisServer(path: string): Promise<Check> {

@@ -21,10 +21,9 @@ export function failureOf(error: unknown): Failure {
 }
 
 export function describeFailure({ code, message, details }: Failure): string {
-  return [
-    `error: ${code} ${message.split('\n').map(printable).join('\n  ')}`,
-    ...particulars(details),
-  ].join('\n');
+  // One that the message has said already is not said again.
+  const more = particulars(details).filter((line) => !message.includes(line.trim()));
+  return [`error: ${code} ${message.split('\n').map(printable).join('\n  ')}`, ...more].join('\n');
 }
 
 function particulars(details: unknown): string[] {

@@ -112,7 +112,16 @@ async function approve(
   }
   const lines = approved.map((grant) => line('approved', grant));
   if (lines.length === 0) lines.push(`nothing of ${name} waits for approval`);
+  if (approved.length === 0) lines.push(...(await taken(name, session)));
   session.result(approved, lines.join('\n'));
+}
+
+/** What was left out on purpose: revoked and optional grants come back only when that is said. */
+async function taken(plugin: string, session: Session): Promise<string[]> {
+  const left = (await grantsOf(plugin, session)).filter(({ status }) => status !== 'approved');
+  if (left.length === 0) return [];
+  const names = [...new Set(left.map(({ capability, status }) => `${capability} (${status})`))];
+  return [`left: ${names.join(', ')}; noa grant approve ${plugin} --all gives all of it`];
 }
 
 /** The grants of a plugin that may be approved now. Rejects with NOT_FOUND when there is no such plugin. */

@@ -1,10 +1,10 @@
-/** `noa plugin list | show | call | config | logs`; the rest of a plugin's life is in plugin-life.ts. */
+/** `noa plugin list | show | logs`, beside the commands of its other files. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
-import { type Json, NoaError } from '@noa/sdk/host';
 import type { PluginDetail, PluginView } from '../kernel/views.ts';
 import type { LogPage } from '../transports/admin.ts';
 import { registerDeadLetters } from './dead-letters.ts';
+import { registerPluginCall } from './plugin-call.ts';
 import { registerPluginConfig } from './plugin-config.ts';
 import { registerPluginLife } from './plugin-life.ts';
 import { describe, list, pluginPath } from './plugin-text.ts';
@@ -30,19 +30,7 @@ export function registerPlugin(plugin: Command, session: Session): void {
       const detail = await session.request<PluginDetail>('GET', pluginPath(name));
       session.result(detail, describe(detail, session.io.columns));
     });
-  plugin
-    .command('call')
-    .description('call an export and print its output')
-    .argument('<name>')
-    .argument('<export>')
-    .argument('[json]', 'the input; - reads it from standard input')
-    .action(async (name: string, exported: string, text?: string) => {
-      const input = text === '-' ? await session.stdin() : text;
-      const json = input === undefined ? undefined : parseInput(input);
-      const path = `${pluginPath(name)}/exports/${encodeURIComponent(exported)}`;
-      const output = await session.request('POST', path, { json });
-      session.result(output, JSON.stringify(output, null, 2));
-    });
+  registerPluginCall(plugin, session);
   registerPluginConfig(plugin, session);
   registerDeadLetters(plugin, session);
   plugin
@@ -53,15 +41,6 @@ export function registerPlugin(plugin: Command, session: Session): void {
     .action((name: string, { follow }: { follow?: boolean }) =>
       logs(name, follow === true, session),
     );
-}
-
-function parseInput(text: string): Json {
-  try {
-    return JSON.parse(text) as Json;
-  } catch (cause) {
-    const why = cause instanceof Error ? cause.message : String(cause);
-    throw new NoaError('INVALID_ARGUMENT', `the input must be JSON: ${why}`, { cause });
-  }
 }
 
 async function logs(name: string, follow: boolean, session: Session): Promise<void> {

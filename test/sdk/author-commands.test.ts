@@ -1,12 +1,15 @@
 /** The author's commands, from a new folder to a bundle, as the command line runs them. */
 import { spawn } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Command, CommanderError } from 'commander';
 import t, { type Test } from 'tap';
 import { type Json, NoaError, readBundle } from '@noa/sdk/host';
+import { dev } from '../../host/cli/author/dev.ts';
+import { changes } from '../../host/cli/author/watch.ts';
 import {
   type AuthorIo,
   type DevHost,
@@ -234,6 +237,86 @@ void t.test(
     await running;
   },
 );
+
+void t.test(
+  'a save is seen however it is made: by writing, by renaming a new file into place, in new folders',
+  { timeout: 30_000 },
+  async (t) => {
+    const dir = t.testdir({ 'plugin.json': '{}', src: { 'index.ts': '' } });
+    const abort = new AbortController();
+    const seen = changes(dir, abort.signal);
+    const replace = async (file: string): Promise<void> => {
+      await writeFile(path.join(dir, 'draft.tmp'), String(Math.random()));
+      await rename(path.join(dir, 'draft.tmp'), path.join(dir, file));
+    };
+    const saves: [how: string, save: () => Promise<unknown>][] = [
+      ['written', () => writeFile(path.join(dir, 'src/index.ts'), '1')],
+      ['replaced', () => replace('src/index.ts')],
+      ['replaced again', () => replace('src/index.ts')],
+      ['written after that', () => writeFile(path.join(dir, 'src/index.ts'), '2')],
+      ['plugin.json replaced', () => replace('plugin.json')],
+      ['a new folder', () => mkdir(path.join(dir, 'src/deep/er'), { recursive: true })],
+      ['replaced in it', () => replace('src/deep/er/x.ts')],
+      ['tests that are new', () => mkdir(path.join(dir, 'test'))],
+      ['replaced there', () => replace('test/x.test.ts')],
+      ['src moved away', () => rename(path.join(dir, 'src'), path.join(dir, 'old'))],
+      ['and back', () => rename(path.join(dir, 'old'), path.join(dir, 'src'))],
+      ['written in what came back', () => writeFile(path.join(dir, 'src/index.ts'), '3')],
+    ];
+    for (const [how, save] of saves) {
+      const next = seen.next();
+      await sleep(200); // what the last save set off has ended
+      await save();
+      const late = sleep(3000, 'late', { signal: abort.signal }).catch(() => 'ended');
+      t.not(await Promise.race([next, late]), 'late', how);
+    }
+    const last = seen.next();
+    abort.abort();
+    t.match(await last, { done: true });
+  },
+);
+
+void t.test('dev says when what it sent does not serve', { timeout: 60_000 }, async (t) => {
+  const dir = await made(t);
+  const plugin = { name: 'hits', version: '0.1.0', reason: null, candidate: null };
+  for (const [answer, text] of [
+    [{ ...plugin, state: 'serving' }, /^✓ installed hits, serving$/],
+    [
+      { ...plugin, state: 'pending' },
+      /^… hits waits for its grants: noa grant approve hits --all$/,
+    ],
+    [
+      { ...plugin, state: 'serving', candidate: { version: '0.2.0', reason: 'it asks for more' } },
+      /^… hits waits, and the version before serves: it asks for more; noa grant approve/,
+    ],
+    [
+      { ...plugin, state: 'serving', reason: 'the new version cannot start: no table' },
+      /^✗ hits was taken, and is serving: the new version cannot start: no table$/,
+    ],
+    [{ ...plugin, state: 'failed', reason: 'no table' }, /^✗ hits .*failed: no table$/],
+  ] as const) {
+    const abort = new AbortController();
+    const lines: string[] = [];
+    const host: DevHost = {
+      url: 'http://127.0.0.1:0',
+      send: (method) => Promise.resolve(method === 'PUT' ? answer : { lines: [], next: 0 }),
+    };
+    const io: AuthorIo = {
+      result: (value, line) => {
+        if (JSON.stringify(value).includes('"installed"')) {
+          lines.push(line);
+          abort.abort();
+        }
+      },
+      note: () => undefined,
+      json: () => false,
+      signal: abort.signal,
+      connect: () => Promise.resolve(host),
+    };
+    await dev(dir, io);
+    t.match(lines, [text]);
+  }
+});
 
 void t.test('dev without a host tests after each change', { timeout: 60_000 }, async (t) => {
   const dir = await made(t);

@@ -61,10 +61,24 @@ async function install(dir: string, name: string, io: AuthorIo, host: DevHost): 
     if (!(error instanceof NoaError) || error.code !== 'NOT_FOUND') throw error;
     return host.send('POST', '/v1/plugins', bytes);
   });
+  io.result({ event: 'installed', plugin }, verdict(name, plugin));
+}
+
+/** Whether the version that was just sent is the one that serves. */
+function verdict(name: string, plugin: Json): string {
   const state = textOf(plugin, 'state');
-  const hint =
-    state === 'pending' ? `; it waits for its grants: noa grant approve ${name} --all` : '';
-  io.result({ event: 'installed', plugin }, `✓ installed ${name}, ${state}${hint}`);
+  const reason = textOf(plugin, 'reason');
+  const candidate = fieldOf(plugin, 'candidate') ?? null;
+  const approve = `noa grant approve ${name} --all`;
+  if (candidate !== null) {
+    const why = textOf(candidate, 'reason');
+    return `… ${name} waits, and the version before serves: ${why}; ${approve}`;
+  }
+  if (state === 'pending') return `… ${name} waits for its grants: ${approve}`;
+  if (state !== 'serving' || reason !== '') {
+    return `✗ ${name} was taken, and is ${state}${reason === '' ? '' : `: ${reason}`}`;
+  }
+  return `✓ installed ${name}, serving`;
 }
 
 /** Shows new lines until the signal aborts. A host that is away for a while is asked again. */
