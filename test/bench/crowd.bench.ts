@@ -1,7 +1,7 @@
 /**
  * What do the plugins of one host cost each other? The 99th percentile of one plugin's calls among 500
  * loaded ones beside the same plugin alone; with a plugin that runs away each second beside none; and how
- * long after a runaway was ended the next call of another plugin is answered. Calls are sent at a fixed
+ * long after a worker had to be ended the next call of another plugin is answered. Calls are sent at a fixed
  * rate, whether the last was answered or not, so that a stall meets all that would have come in it. One
  * serving thread, which is the worst case. About a minute and a half. `npm run bench crowd`
  */
@@ -30,7 +30,7 @@ function load(into: Loader, plugin: string): Promise<Runtime> {
     plugin,
     generation: 1,
     manifest: manifestOf(KIT_EXPORTS, plugin),
-    limits: DEFAULT_LIMITS,
+    limits: { ...DEFAULT_LIMITS, memoryMiB: 1024 },
     wasm: Buffer.concat([KIT, section]),
     config: {},
     log: () => undefined,
@@ -42,9 +42,9 @@ function ask(runtime: Runtime): Promise<string> {
   return call(runtime, 'ask', INPUT, { invoke: () => Promise.resolve(REPLY) });
 }
 
-/** Runs away, and is ended. */
-async function runAway(runtime: Runtime): Promise<void> {
-  const end: unknown = await call(runtime, 'loop', '', { ms: RUNAWAY_MS }).catch((error) => error);
+/** Runs away, and is ended: `loop` by its fuel, `smear` with its worker. */
+async function runAway(runtime: Runtime, how: 'loop' | 'smear'): Promise<void> {
+  const end: unknown = await call(runtime, how, '', { ms: RUNAWAY_MS }).catch((error) => error);
   if (!(end instanceof NoaError) || end.code !== 'DEADLINE_EXCEEDED') throw end;
 }
 
@@ -113,14 +113,14 @@ await compare(`one plugin among ${CROWD}`, 1.2, floor, {
 const runaway = await load(troubled, 'runaway');
 await compare('beside a plugin that runs away each second', 1.25, floor, {
   runtime: await load(troubled, 'one'),
-  meanwhile: (tick) => (tick % 10 === 0 ? runAway(runaway) : undefined),
+  meanwhile: (tick) => (tick % 10 === 0 ? runAway(runaway, 'loop') : undefined),
 });
 
 const waits: number[] = [];
 const bystander = await load(troubled, 'bystander');
 for (let n = 0; n < 20; n += 1) {
   const fresh = await load(troubled, `fresh-${n}`);
-  await runAway(fresh);
+  await runAway(fresh, 'smear');
   const ended = performance.now();
   await ask(bystander);
   waits.push(performance.now() - ended);
@@ -130,6 +130,6 @@ for (let n = 0; n < 20; n += 1) {
 const [median, worst] = [quantile(waits, 0.5), Math.max(...waits)];
 const verdict = worst < 20 ? 'met' : 'MISSED';
 process.stdout.write(
-  `ready again after a runaway was ended: ${median.toFixed(1)} ms, at worst ${worst.toFixed(1)} ms (aim 20: ${verdict})\n`,
+  `ready again after a worker was ended: ${median.toFixed(1)} ms, at worst ${worst.toFixed(1)} ms (aim 20: ${verdict})\n`,
 );
 await Promise.all([alone.close(), crowded.close(), troubled.close()]);

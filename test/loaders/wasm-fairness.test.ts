@@ -225,3 +225,33 @@ await t.test('a flood of large requests delays the others by a few of them', asy
   test.ok(served > 20, `${served} requests of the flood were served`);
   test.ok(Math.max(...between) <= 6, between.join(' '));
 });
+
+await t.test('what waits behind a turn that lasts goes elsewhere, and runs once', async (test) => {
+  const sandbox = loader(test);
+  const [bad, victim] = [
+    await load(sandbox, { name: 'bad' }),
+    await load(sandbox, { name: 'victim' }),
+  ];
+  const work = hanging();
+  const kept = code(call(victim, 'ask', request(1), { invoke: work.invoke }));
+  await work.called;
+  for (let round = 0; round < 3; round += 1) {
+    const loop = code(call(bad, 'loop', '', { ms: 1500 }));
+    await delay(20);
+    const started = performance.now();
+    const asked = Array.from({ length: 20 }, () => 0);
+    const calls = asked.map((_, n) => {
+      const invoke = (): Promise<null> => {
+        asked[n] = (asked[n] ?? 0) + 1;
+        return Promise.resolve(null);
+      };
+      return code(call(victim, 'ask', request(n), { invoke }));
+    });
+    test.same(new Set(await Promise.all(calls)), new Set(['ok']));
+    test.ok(performance.now() - started < 1000, 'answered beside the loop');
+    test.equal(await loop, 'DEADLINE_EXCEEDED');
+    test.same(new Set(asked), new Set([1]), 'each call ran once');
+  }
+  work.answer(null);
+  test.equal(await kept, 'ok', 'and what had begun goes on');
+});

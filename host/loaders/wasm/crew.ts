@@ -1,6 +1,7 @@
 /**
  * The sandbox threads by what they are for: those that serve, a warm spare that takes the place of one
- * that is ended, and, while there are suspects, one apart for plugins that have brought a worker down.
+ * that falls out, and, while there are suspects, one apart for plugins that keep workers or bring them
+ * down.
  */
 import type { Thread } from './thread.ts';
 
@@ -12,6 +13,8 @@ export class Crew {
   readonly #spawn: (delayMs: number) => Thread;
   #spare: Thread;
   #apart: Thread | undefined;
+  /** They get no more jobs and are ended when they have none. */
+  readonly #leaving = new Set<Thread>();
   #idle: NodeJS.Timeout | undefined;
   readonly #ending = new Set<Promise<void>>();
 
@@ -27,7 +30,7 @@ export class Crew {
   }
 
   all(): Thread[] {
-    const threads = [...this.#serving, this.#spare];
+    const threads = [...this.#serving, this.#spare, ...this.#leaving];
     return this.#apart === undefined ? threads : [...threads, this.#apart];
   }
 
@@ -43,14 +46,41 @@ export class Crew {
     return best;
   }
 
+  serves(thread: Thread): boolean {
+    return this.#serving.includes(thread);
+  }
+
   /** The thread apart; when there is none yet, the spare becomes it. */
   apart(): Thread {
     if (this.#apart === undefined) {
-      this.#apart = this.#spare;
+      this.#setApart(this.#spare);
       this.#spare = this.#spawn(0);
-      this.#idle = setTimeout(() => this.#dismiss(), APART_IDLE_MS).unref();
     }
-    return this.#apart;
+    return this.#apart ?? this.#spare;
+  }
+
+  #setApart(thread: Thread): void {
+    this.#apart = thread;
+    this.#idle = setTimeout(() => this.#dismiss(), APART_IDLE_MS).unref();
+  }
+
+  /** The spare takes the place of a serving thread, which goes on with what it has, apart. */
+  relieve(thread: Thread): void {
+    const at = this.#serving.indexOf(thread);
+    if (at < 0) return;
+    this.#serving[at] = this.#spare;
+    this.#spare = this.#spawn(0);
+    if (this.#apart === undefined) this.#setApart(thread);
+    else this.#leaving.add(thread);
+  }
+
+  /** Ends the threads that are no longer needed. */
+  tidy(): void {
+    for (const thread of this.#leaving) {
+      if (thread.jobs.size > 0) continue;
+      this.#leaving.delete(thread);
+      this.end(thread);
+    }
   }
 
   #dismiss(): void {
@@ -65,6 +95,7 @@ export class Crew {
   /** Ends the thread and puts the spare where it stood; the next spare starts after so many ms. */
   replace(thread: Thread, delayMs: number): void {
     this.end(thread);
+    if (this.#leaving.delete(thread)) return;
     if (thread === this.#apart) {
       clearTimeout(this.#idle);
       this.#apart = undefined;

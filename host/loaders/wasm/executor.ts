@@ -163,7 +163,11 @@ export class Executor {
     const word = wordOf(id);
     Atomics.store(this.#words, WORD.executing, word);
     this.#words[WORD.turns] = (this.#words[WORD.turns] ?? 0) + 1;
-    Atomics.store(this.#words, BEGUN + (id % PLACES), word);
+    const before = Atomics.compareExchange(this.#words, BEGUN + (id % PLACES), 0, word);
+    if (before !== 0 && before !== word) {
+      this.#outbox.fail(id, 'cancelled');
+      return false;
+    }
     return Atomics.load(this.#words, WORD.stop) === 0;
   }
 

@@ -23,6 +23,7 @@ import { failure } from './outcome.ts';
 import type { Plugin } from './plugin.ts';
 import { type FromThread, type ThreadBounds, wordOf } from './protocol.ts';
 import { LARGE_REQUEST_BYTES } from './requests.ts';
+import { Suspects } from './suspects.ts';
 import { Thread } from './thread.ts';
 import type { Owner } from './thread.ts';
 
@@ -35,6 +36,10 @@ const ABORT_GRACE_MS = 100;
 const TURN_GRACE_MS = 50;
 /** How long a plugin that has brought a worker down runs apart from the others. */
 const SUSPECT_MS = 5 * 60_000;
+/** After a turn has lasted for this long, what waits behind it is taken elsewhere … */
+const STALL_MS = 50;
+/** … and, when no other thread is free, its plugin runs apart for this long. */
+const HEAVY_MS = 10_000;
 const MAX_MOVES = 3;
 /** How long the thread after a crash waits to start: where none can start, no loop of attempts runs. */
 const CRASH_DELAY_MS = 500;
@@ -63,8 +68,7 @@ export class Pool implements Owner {
   readonly #intake = new Intake();
   /** Those that are loaded to serve. */
   readonly #plugins = new Set<Plugin>();
-  /** Until when a plugin of this name runs apart, by `performance.now()`. */
-  readonly #suspects = new Map<string, number>();
+  readonly #suspects = new Suspects();
   #lastSerial = randomInt(2 ** 32);
   #ticker: NodeJS.Timeout | undefined;
   #closed = false;
@@ -157,9 +161,7 @@ export class Pool implements Owner {
   }
 
   #pick(plugin: Plugin | undefined): Thread | undefined {
-    const until = plugin && this.#suspects.get(plugin.name);
-    const isSuspect = until !== undefined && until > performance.now();
-    return isSuspect ? this.#crew.apart() : this.#crew.serving();
+    return this.#suspects.has(plugin?.name) ? this.#crew.apart() : this.#crew.serving();
   }
 
   #assign(job: Job, thread: Thread | undefined): void {
@@ -180,6 +182,7 @@ export class Pool implements Owner {
       thread.post(['load', plugin.id, plugin.spec]);
     }
     thread.jobs.add(job, this.#lastSerial, bytes);
+    thread.expect(job.id);
     thread.lastJob = performance.now();
     thread.post(job.spec.message(job.id));
   }
@@ -215,13 +218,46 @@ export class Pool implements Owner {
       thread.look(now);
       if (thread.jobs.size === 0) continue;
       busy = true;
+      if (thread.lasted(now) >= STALL_MS && this.#crew.serves(thread)) this.#relieve(thread);
       for (const job of thread.jobs.all()) {
         if (!this.#watch(thread, job, now)) break;
       }
     }
+    this.#crew.tidy();
     if (busy) return;
     clearInterval(this.#ticker);
     this.#ticker = undefined;
+  }
+
+  /** Others need not wait behind a turn that lasts: those that have not begun go to another thread. */
+  #relieve(thread: Thread): void {
+    const jobs = thread.jobs.all();
+    const holder = jobs.find((job) => wordOf(job.id) === thread.executing)?.spec.plugin;
+    const others = jobs.filter(
+      ({ id, spec, reapAt, moves }) =>
+        spec.call !== undefined &&
+        spec.plugin !== holder &&
+        reapAt === undefined &&
+        moves < MAX_MOVES &&
+        !thread.hasBegun(id),
+    );
+    if (holder === undefined || others.length === 0) return;
+    if (this.#crew.serving()?.stalled === true) {
+      this.#crew.relieve(thread);
+      this.#suspects.add(holder.name, HEAVY_MS);
+    }
+    for (const job of others) {
+      const { plugin, bytes = 0 } = job.spec;
+      const next = this.#pick(plugin);
+      if (!next?.jobs.admits(plugin, bytes, this.#alone) || !thread.recall(job.id)) continue;
+      // The old one keeps its place until the thread has dropped it.
+      job.reapAt = Infinity;
+      thread.post(['cancel', job.id]);
+      const moved = new Job(job.spec);
+      moved.moves = job.moves + 1;
+      plugin?.began();
+      this.#assign(moved, next);
+    }
   }
 
   /** False when the thread had to be ended. */
@@ -289,9 +325,7 @@ export class Pool implements Owner {
     if (plugin === undefined || !this.#plugins.has(plugin)) return;
     const isHarm = what === 'crashed' || executedMs >= allowanceMs / 2;
     if (!isHarm && executedMs < TURN_GRACE_MS) return;
-    const now = performance.now();
-    for (const [name, until] of this.#suspects) if (until <= now) this.#suspects.delete(name);
-    this.#suspects.set(plugin.name, now + SUSPECT_MS);
+    this.#suspects.add(plugin.name, SUSPECT_MS);
     if (isHarm) plugin.harmed(what);
   }
 

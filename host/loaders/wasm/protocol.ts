@@ -103,5 +103,8 @@ export const WORD = {
   end: 5,
 } as const;
 
-/** From this index on, one word for each place: the last job of that place that has begun. */
+/**
+ * From this index on, one word for each place: 0 while its job has not begun, then the job, by whichever
+ * side is first; the complement of the job when the host has recalled it.
+ */
 export const BEGUN = Object.keys(WORD).length;

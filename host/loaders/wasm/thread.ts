@@ -101,6 +101,16 @@ export class Thread {
     return this.#words[WORD.dropped] ?? 0;
   }
 
+  /** The job, whose id is new, has not begun. */
+  expect(id: number): void {
+    Atomics.store(this.#words, BEGUN + (id % PLACES), 0);
+  }
+
+  /** Makes sure that the job never begins here; false when it has. The thread acknowledges as ever. */
+  recall(id: number): boolean {
+    return Atomics.compareExchange(this.#words, BEGUN + (id % PLACES), 0, ~wordOf(id)) === 0;
+  }
+
   /** False only when the job's code cannot have run and, once `halt` was called, never will here. */
   hasBegun(id: number): boolean {
     return Atomics.load(this.#words, BEGUN + (id % PLACES)) === wordOf(id);
