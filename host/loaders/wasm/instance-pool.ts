@@ -11,8 +11,11 @@ import type { ThreadBounds } from './protocol.ts';
 import type { Unit } from './unit.ts';
 
 const MIB = 1 << 20;
-/** An instance whose block memory has grown beyond this is not kept: such memory never shrinks. */
-const KEPT_ARENA_BYTES = MIB;
+/**
+ * An instance whose block memory has grown beyond this is not kept: such memory never shrinks. Enough for
+ * inputs and outputs of 1 MiB, for what a new instance costs is ten times what those do.
+ */
+const KEPT_ARENA_BYTES = 4 * MIB;
 const HOUSEKEEPING_MS = 1000;
 /** Housekeeping collects garbage once instances of so many bytes have been let go. */
 const COLLECTED_BYTES = 4 << 20;

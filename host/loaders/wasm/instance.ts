@@ -108,9 +108,14 @@ export class Instance {
     this.#wasi.flush();
   }
 
-  /** As Extism starts its guests: a reactor by `_initialize`, Haskell's runtime by `hs_init`. */
+  /**
+   * As Extism starts its guests: a reactor by `_initialize`, a command by `_start` when it is none of
+   * WASI's (those run their whole program there), Haskell's runtime by `hs_init`.
+   */
   #initialize(): void {
-    this.export('_initialize')?.();
+    const [reactor, command] = [this.export('_initialize'), this.export('_start')];
+    if (reactor !== undefined) reactor();
+    else if (command !== undefined && !importsWasi(this.unit.spec.module)) command();
     this.export('hs_init')?.(0, 0);
     this.flush();
   }
@@ -215,6 +220,10 @@ export class Instance {
       get_log_level: () => 0,
     };
   }
+}
+
+function importsWasi(of: WebAssembly.Module): boolean {
+  return WebAssembly.Module.imports(of).some(({ module }) => module === WASI_MODULE);
 }
 
 /** A bound of the sandbox that the guest ran into; its message may be shown. */

@@ -9,6 +9,7 @@ declare namespace WebAssembly {
 
   class Module {
     constructor(bytes: Uint8Array);
+    static imports(module: Module): { readonly module: string; readonly name: string }[];
     static customSections(module: Module, name: string): ArrayBuffer[];
   }
   class Instance {
