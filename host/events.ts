@@ -1,6 +1,6 @@
 /**
- * The host's part in events: the log with its retention and its notices, and the deliveries from it, each
- * opened as one thing and closed as one. Only main.ts uses it.
+ * The host's part in events: the log with its retention and its notices, and the calls that it makes for
+ * events and at times, each opened as one thing and closed as one. Only main.ts uses it.
  */
 import { randomUUID } from 'node:crypto';
 import type { ClientConfig, Pool } from 'pg';
@@ -9,9 +9,11 @@ import { DeadLetters } from './kernel/dead-letters.ts';
 import { Delivery } from './kernel/delivery.ts';
 import type { Invocation } from './kernel/invocation.ts';
 import type { Kernel } from './kernel/kernel.ts';
+import { Schedules } from './kernel/schedules.ts';
 import { PostgresDeliveries } from './store/deliveries.ts';
 import { EVENTS_CHANNEL, PostgresEvents } from './store/events.ts';
 import { listenTo } from './store/notices.ts';
+import { PostgresSchedules } from './store/schedules.ts';
 
 const SWEEP_MS = 60_000;
 
@@ -61,7 +63,7 @@ export interface DeliveryParts {
   readonly onError: OnError;
 }
 
-/** Delivers events to the plugins that serve here, until it is disposed of. */
+/** Calls the plugins that serve here, for events and at their times, until it is disposed of. */
 export function startDelivery({
   kernel,
   events,
@@ -72,6 +74,7 @@ export function startDelivery({
   onError,
 }: DeliveryParts): AsyncDisposable & { readonly deadLetters: DeadLetters } {
   const { dispatcher, supervisor, audit, administration } = kernel;
+  const serving = () => [...supervisor.units.values()].flatMap((unit) => unit.serving ?? []);
   const common = {
     store: new PostgresDeliveries(pool),
     dispatch: (invocation: Invocation) => dispatcher.dispatch(invocation),
@@ -82,7 +85,7 @@ export function startDelivery({
     ...common,
     events,
     host,
-    serving: () => [...supervisor.units.values()].flatMap(({ serving }) => serving ?? []),
+    serving,
     isApproved: (grant) => supervisor.isApproved(grant),
     attempts: config.attempts,
     retryMs: config.retry_ms,
@@ -91,10 +94,22 @@ export function startDelivery({
     random: Math.random,
     onError,
   });
+  const schedules = new Schedules({
+    ...common,
+    store: new PostgresSchedules(pool),
+    host,
+    serving,
+    drainMs,
+    now: Date.now,
+    onError,
+  });
   const assertPlugin = (name: string) => void administration.plugin(name);
   delivery.start();
+  schedules.start();
   return {
     deadLetters: new DeadLetters({ ...common, assertPlugin }),
-    [Symbol.asyncDispose]: () => delivery.close(),
+    async [Symbol.asyncDispose]() {
+      await Promise.all([delivery.close(), schedules.close()]);
+    },
   };
 }

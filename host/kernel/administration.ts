@@ -9,7 +9,7 @@ import type { CapabilityEntry } from './broker.ts';
 import { type Grant, type GrantRequest, undecided } from './grants.ts';
 import type { Judge } from './judge.ts';
 import { event, grantEvent, mustHave, mustMove, noGrant, versionOf } from './records.ts';
-import { activate, keepSubscriptions, openRequests, promote, type Unfit } from './requests.ts';
+import { activate, keepTriggers, openRequests, promote, type Unfit } from './requests.ts';
 import type { AuditPage, Store, StoreTx } from './store.ts';
 import type { Supervisor } from './supervisor.ts';
 import {
@@ -64,7 +64,7 @@ export class Administration {
       });
       await tx.putVersion(version, bundle);
       await openRequests(tx, plugin, requests, this.#options);
-      await keepSubscriptions(tx, plugin);
+      await keepTriggers(tx, plugin);
       note(
         event('plugin.install', actor, plugin, {
           version: version.version,
@@ -103,7 +103,7 @@ export class Administration {
       // Two versions back is as far as an operator can go: the rest would only grow.
       const kept = [next.active, next.candidate, next.previous].filter((digest) => digest !== null);
       await tx.keepVersions(name, kept);
-      await keepSubscriptions(tx, name);
+      await keepTriggers(tx, name);
       const details = { version: version.version, digest: version.digest, waits };
       note(event('plugin.upgrade', actor, name, details));
     });

@@ -4,9 +4,10 @@
  */
 import { NoaError } from '@noa/sdk/host';
 import type { Audit } from './audit.ts';
-import { callExport, type DeliveryOptions, deliveryRecord } from './delivery.ts';
+import { deliver, deliveryRecord } from './delivery.ts';
 import type { DeadLetter, DeliveryStore } from './events.ts';
 import type { StoreTx } from './store.ts';
+import type { TriggerPowers } from './trigger.ts';
 
 /** Letters that one request delivers again. */
 const RETRY_AT_ONCE = 100;
@@ -25,7 +26,7 @@ export interface RetryReport {
   readonly more: boolean;
 }
 
-export interface DeadLettersOptions extends Pick<DeliveryOptions, 'dispatch' | 'newId'> {
+export interface DeadLettersOptions extends TriggerPowers {
   readonly store: DeliveryStore;
   readonly audit: Audit<StoreTx>;
   /** Throws NOT_FOUND when no plugin has this name. */
@@ -67,7 +68,7 @@ export class DeadLetters {
     let delivered = 0;
     for (const letter of found.slice(0, RETRY_AT_ONCE)) {
       if (signal.aborted) break;
-      const failure = await callExport(this.#options, letter, letter.event, signal);
+      const failure = await deliver(this.#options, letter, letter.event, signal);
       audit.record({ ...deliveryRecord(letter, letter.event, failure), actor });
       if (failure === undefined) {
         await store.dropLetters(plugin, Number(letter.id));

@@ -6,12 +6,12 @@
  * A host holds a lease of a subscription while it delivers. When it dies the lease runs out and another
  * host goes on after the last event that was noted as done: what was in delivery then comes again.
  */
-import { type CloudEvent, covers, type ErrorCode, type Json, NoaError } from '@noa/sdk/host';
+import { type CloudEvent, covers, type ErrorCode, type Json, type NoaError } from '@noa/sdk/host';
 import type { AuditEvent } from './audit.ts';
 import type { DeliveryStore, EventReader, Subscription } from './events.ts';
 import { overlap } from './grants.ts';
-import type { Invocation, Outcome } from './invocation.ts';
 import type { Serving } from './serving.ts';
+import { pull, type TriggerPowers } from './trigger.ts';
 
 /** Events read at once, and delivered in one turn of a subscription. */
 const PAGE = 16;
@@ -25,7 +25,7 @@ const LAG = 1000;
 const MAX_DELAY_MS = 5 * 60_000;
 const NEWS = 1000;
 
-export interface DeliveryOptions {
+export interface DeliveryOptions extends TriggerPowers {
   readonly events: EventReader;
   readonly store: DeliveryStore;
   /** Names this host. */
@@ -33,14 +33,12 @@ export interface DeliveryOptions {
   /** The plugins that serve in this host now. */
   readonly serving: () => Iterable<Serving>;
   readonly isApproved: (grant: string) => boolean;
-  readonly dispatch: (invocation: Invocation) => Promise<Outcome>;
   readonly audit: { record(event: AuditEvent): void };
   /** Deliveries of one event before it is given up. */
   readonly attempts: number;
   /** Wait after the first failure; it doubles with each, up to five minutes. */
   readonly retryMs: number;
   readonly now: () => number;
-  readonly newId: () => string;
   /** Longest wait for running calls when the host stops. */
   readonly drainMs: number;
   /** From 0 to 1. */
@@ -228,7 +226,7 @@ export class Delivery {
 
   /** Calls the export; answers why it failed. */
   async #deliver(each: Active, event: CloudEvent): Promise<NoaError | undefined> {
-    const failure = await callExport(this.#options, each, event, this.#cancel.signal);
+    const failure = await deliver(this.#options, each, event, this.#cancel.signal);
     this.#options.audit.record(deliveryRecord(each, event, failure));
     return failure;
   }
@@ -261,28 +259,15 @@ export class Delivery {
 
 const FOREVER: ReadonlySet<ErrorCode> = new Set(['INVALID_ARGUMENT']);
 
-/** Calls the export with the event; answers why it failed, never rejects. */
-export async function callExport(
-  { dispatch, newId }: Pick<DeliveryOptions, 'dispatch' | 'newId'>,
+/** Calls the export with the event; answers why it failed. */
+export function deliver(
+  powers: TriggerPowers,
   { plugin, export: target }: Subscription,
   event: CloudEvent,
   signal: AbortSignal,
 ): Promise<NoaError | undefined> {
-  try {
-    await dispatch({
-      id: newId(),
-      plugin,
-      export: target,
-      input: { ...event } satisfies { [name: string]: Json },
-      principal: { subject: 'events', scopes: [] },
-      signal,
-      traceId: newId().replaceAll('-', ''),
-    });
-    return undefined;
-  } catch (error) {
-    if (error instanceof NoaError) return error;
-    return new NoaError('INTERNAL', 'the delivery failed in the host', { cause: error });
-  }
+  const input: { [name: string]: Json } = { ...event };
+  return pull(powers, { plugin, export: target, input, subject: 'events' }, signal);
 }
 
 /** A delivery is a use of the grant `events.subscribe`. */

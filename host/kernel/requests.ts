@@ -78,9 +78,15 @@ export async function openRequests(
   }
 }
 
-/** Has the plugin subscribed to what any of its versions subscribes to: one of them may serve next. */
-export async function keepSubscriptions(tx: StoreTx, plugin: string): Promise<void> {
-  const versions = await tx.versions(plugin);
-  const wanted = versions.flatMap(({ manifest }) => manifest.contributes?.subscriptions ?? []);
-  await tx.keepSubscriptions(plugin, wanted);
+/** Keeps what any of the plugin's versions subscribes to and is called at: one of them may serve next. */
+export async function keepTriggers(tx: StoreTx, plugin: string): Promise<void> {
+  const all = (await tx.versions(plugin)).map(({ manifest }) => manifest.contributes ?? {});
+  await tx.keepSubscriptions(
+    plugin,
+    all.flatMap(({ subscriptions }) => subscriptions ?? []),
+  );
+  await tx.keepSchedules(
+    plugin,
+    all.flatMap(({ schedules }) => (schedules ?? []).map(({ name }) => name)),
+  );
 }

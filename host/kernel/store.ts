@@ -92,6 +92,8 @@ export interface StoreTx {
    * named any more is forgotten.
    */
   keepSubscriptions(plugin: string, wanted: readonly Omit<Subscription, 'plugin'>[]): Promise<void>;
+  /** Forgets the schedules of a plugin that are not named. */
+  keepSchedules(plugin: string, names: readonly string[]): Promise<void>;
   putConfiguration(configuration: StoredConfiguration): Promise<void>;
   putKey(key: TokenKey): Promise<void>;
   secret(name: string): Promise<SealedSecret | undefined>;

@@ -25,6 +25,7 @@ import { connected } from './connected.ts';
 import { selectConfigurations, upsertConfiguration } from './configurations.ts';
 import { keepSubscriptions } from './deliveries.ts';
 import { selectGrant, selectGrants, upsertGrant } from './grants.ts';
+import { keepSchedules } from './schedules.ts';
 import {
   countSecrets,
   deleteSecret,
@@ -198,6 +199,10 @@ class PostgresTx implements StoreTx {
     wanted: readonly Omit<Subscription, 'plugin'>[],
   ): Promise<void> {
     return keepSubscriptions(this.#client, plugin, wanted);
+  }
+
+  keepSchedules(plugin: string, names: readonly string[]): Promise<void> {
+    return keepSchedules(this.#client, plugin, names);
   }
 
   putConfiguration(configuration: StoredConfiguration): Promise<void> {

@@ -125,7 +125,8 @@ function transactionOn(state: State): StoreTx & { audit: AuditRecord[] } {
     grant: (id) => Promise.resolve(state.grants.get(id)),
     keys: () => Promise.resolve([...state.keys.values()]),
     configuration: (name) => Promise.resolve(state.configurations.get(name)),
-    // Nothing is delivered in memory.
+    // Nothing is delivered or timed in memory.
+    keepSchedules: () => Promise.resolve(),
     keepSubscriptions: () => Promise.resolve(),
     putConfiguration: (value) => put(state.configurations, value.plugin, value),
     putPlugin: (record) => put(state.plugins, record.name, record),
