@@ -3,6 +3,7 @@
  * also when the start fails half-way. Nothing else in the host creates a driver, a pool or a server.
  */
 import { hkdfSync, randomUUID } from 'node:crypto';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { BUNDLE_LIMITS, type Driver, type Json, NoaError, readBundle } from '@noa/sdk/host';
 import { openBlobFolder } from '../capabilities/blob/folder.ts';
@@ -117,6 +118,7 @@ export async function startHost(
     rolePassword: (role) => derive(rootKey, `noa/db-role/${role}`),
     warn: onNotice,
     maxConnections: config.database.max_connections,
+    quota: { bytes: config.plugins.db_max_bytes },
   });
   parts.defer(() => db.close());
 
@@ -151,6 +153,7 @@ export async function startHost(
     isolated: createProcessLoader({
       ...sandbox,
       processes: max_processes,
+      hidden: [folder.path, tmpdir()],
       onNotice: (message, about) => log.warn(about, message),
     }),
     untrusted: untrusted ?? [],

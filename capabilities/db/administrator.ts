@@ -36,8 +36,10 @@ import {
   privilegesOf,
   shutOut,
 } from './privileges.ts';
+import type { Usage } from './quota.ts';
 import { type Turn, beginRemoval, isBeingRemoved, removeArea } from './removal.ts';
 import { Session } from './session.ts';
+import { usageOf } from './usage.ts';
 
 const LEAST_VERSION = 140_000;
 const MIGRATION_MS = 300_000;
@@ -155,6 +157,33 @@ export class Administrator {
       });
   }
 
+  /** What the plugin has; undefined when it holds a lock that keeps it from being measured. */
+  async measure(plugin: string): Promise<Usage | undefined> {
+    return this.#withAdmin(async (admin) => {
+      const { schema } = areaOf(plugin, (await this.#prepare(admin)).name);
+      return usageOf(admin, schema);
+    });
+  }
+
+  /** Bytes of the whole database. */
+  async size(): Promise<number> {
+    const sql = 'SELECT pg_database_size(current_database())::float8 AS bytes';
+    const { rows } = await this.#pool.query<{ bytes: number }>(sql);
+    return rows[0]?.bytes ?? 0;
+  }
+
+  async #withAdmin<T>(work: (admin: pg.PoolClient) => Promise<T>): Promise<T> {
+    const admin = await this.#pool.connect();
+    let failed = true;
+    try {
+      const value = await work(admin);
+      failed = false;
+      return value;
+    } finally {
+      admin.release(failed);
+    }
+  }
+
   async close(): Promise<void> {
     await this.#pool.end();
   }
@@ -257,13 +286,8 @@ export class Administrator {
   }
 
   async #asAdmin<T>(work: (admin: pg.PoolClient) => Promise<T>): Promise<T> {
-    let admin: pg.PoolClient | undefined;
-    let failed = true;
     try {
-      admin = await this.#pool.connect();
-      const value = await work(admin);
-      failed = false;
-      return value;
+      return await this.#withAdmin(work);
     } catch (cause) {
       if (!(cause instanceof pg.DatabaseError && cause.code === '42501')) throw fromDatabase(cause);
       throw new NoaError(
@@ -272,8 +296,6 @@ export class Administrator {
           'CREATEROLE and CREATE on the database',
         { cause },
       );
-    } finally {
-      admin?.release(failed);
     }
   }
 }

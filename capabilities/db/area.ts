@@ -170,8 +170,7 @@ export async function createArea(
     await admin.query(`
       DO $$ BEGIN
         EXECUTE format('GRANT CONNECT ON DATABASE %I TO ${id(role)}', current_database());
-        IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
-          ALTER ROLE ${id(role)} SET temp_file_limit = '1GB';
+        IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN NULL;
         ELSIF current_setting('server_version_num')::int >= 160000 THEN
           EXECUTE 'GRANT ${id(role)} TO CURRENT_USER WITH INHERIT TRUE, SET TRUE';
         ELSE
@@ -192,6 +191,9 @@ export async function resetRole(
   await admin.query(
     `DO $$ BEGIN
        EXECUTE format('ALTER ROLE ${id(role)} IN DATABASE %I RESET ALL', current_database());
+       IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+         ALTER ROLE ${id(role)} SET temp_file_limit = '1GB';
+       END IF;
      END $$`,
   );
   await admin.query(`ALTER ROLE ${id(role)} PASSWORD '${scramVerifier(password)}'`);

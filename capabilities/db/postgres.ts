@@ -14,6 +14,7 @@ import { Administrator, type AdministratorOptions } from './administrator.ts';
 import type { Roles } from './area.ts';
 import type { Statement } from './exchange.ts';
 import { fromDatabase } from './failures.ts';
+import { type QuotaBounds, Quotas } from './quota.ts';
 import { type PoolBounds, SessionPool } from './session-pool.ts';
 import type { Session } from './session.ts';
 
@@ -25,9 +26,13 @@ const BOUNDS: PoolBounds = {
   waiting: 1024,
 };
 
+const QUOTA: QuotaBounds = { bytes: 2 ** 30, objects: 10_000, columns: 100_000 };
+
 export interface PostgresOptions extends AdministratorOptions {
   /** Most connections for the SQL of plugins, all together; up to three more serve the driver itself. */
   readonly maxConnections?: number;
+  /** What one plugin may have in its schema; 1 GiB, 10,000 objects and 100,000 columns when absent. */
+  readonly quota?: Partial<QuotaBounds>;
 }
 
 export function createPostgresDriver(options: PostgresOptions): Driver {
@@ -46,22 +51,34 @@ class PostgresDriver implements Driver {
   readonly #sessions: SessionPool;
   readonly #holders = new Map<string, Holder>();
 
-  constructor({ maxConnections = BOUNDS.total, ...options }: PostgresOptions) {
+  readonly #quotas: Quotas;
+
+  constructor({ maxConnections = BOUNDS.total, quota, ...options }: PostgresOptions) {
     this.#administrator = new Administrator(options);
     this.#sessions = new SessionPool({ ...BOUNDS, total: maxConnections }, (role, onBroken) =>
       this.#administrator.login(role, onBroken),
     );
+    this.#quotas = new Quotas({
+      bounds: { ...QUOTA, ...quota },
+      measure: (plugin) => this.#administrator.measure(plugin),
+      total: () => this.#administrator.size(),
+      warn: options.warn,
+    });
   }
 
   async invoke(operation: string, input: Json, call: DriverCall): Promise<unknown> {
     const holder = this.#requireHolder(operation, call);
-    const role = operation === 'query' ? holder.roles.ro : holder.roles.rw;
+    const writes = operation !== 'query';
+    if (writes) this.#quotas.admit(call.plugin, input);
     try {
+      const role = writes ? holder.roles.rw : holder.roles.ro;
       return await this.#sessions.use(role, call.signal, async (session) => {
         const stop = () => this.#administrator.stop(session, stopped(call));
         call.signal.addEventListener('abort', stop, { once: true });
+        const end = (error: Error) => this.#administrator.stop(session, error);
+        const work = () => run(session, operation, input);
         try {
-          return await run(session, operation, input);
+          return await (writes ? this.#quotas.during(call.plugin, end, work) : work());
         } finally {
           call.signal.removeEventListener('abort', stop);
         }
@@ -97,16 +114,19 @@ class PostgresDriver implements Driver {
   async provision(request: Provision): Promise<void> {
     const { roles } = await this.#administrator.provision(request);
     this.#sessions.join(request.plugin, [roles.ro, roles.rw]);
+    this.#quotas.touch(request.plugin);
     this.#holders.set(request.plugin, { roles, granted: byOperation(request) });
   }
 
   async drop(plugin: string): Promise<void> {
     this.#holders.delete(plugin);
     this.#sessions.leave(plugin);
+    this.#quotas.forget(plugin);
     await this.#administrator.drop(plugin);
   }
 
   async close(): Promise<void> {
+    this.#quotas.close();
     this.#sessions.close();
     await this.#administrator.close();
   }

@@ -95,6 +95,10 @@ export const KEYS = {
     blob_max_count: integer(0, 1_000_000, 10_000, {
       description: 'Blobs that one plugin has at most, on each host.',
     }),
+    db_max_bytes: integer(MiB, 2 ** 50, 1024 * MiB, {
+      description:
+        'Bytes that the tables of one plugin take together at most, with their indexes. Over it the plugin reads and deletes but writes no more; it is measured each second while a plugin writes.',
+    }),
     http_private_hosts: hosts({
       description:
         'Hosts, as URLs name them, that plugins with a grant may reach at loopback and private addresses; all others are reached at public addresses alone.',

@@ -8,7 +8,7 @@ import { type Driver, type DriverGrant, type Json, NoaError } from '@noa/sdk/hos
 import pg from 'pg';
 import { startPostgres } from '../../capabilities/db/embedded.ts';
 import { connectionConfig } from '../../capabilities/db/connection.ts';
-import { createPostgresDriver } from '../../capabilities/db/postgres.ts';
+import { type PostgresOptions, createPostgresDriver } from '../../capabilities/db/postgres.ts';
 
 export interface TestDatabase {
   readonly url: string;
@@ -74,12 +74,13 @@ export class TestDriver {
   readonly warnings: string[] = [];
   readonly #grants = new Map<string, readonly DriverGrant[]>();
 
-  constructor(url: string, maxConnections?: number) {
+  constructor(url: string, maxConnections?: number, quota?: PostgresOptions['quota']) {
     this.driver = createPostgresDriver({
       url,
       rolePassword,
       warn: (message) => this.warnings.push(message),
       ...(maxConnections === undefined ? {} : { maxConnections }),
+      ...(quota === undefined ? {} : { quota }),
     });
   }
 
