@@ -1,9 +1,9 @@
 /** The bounds of the WebAssembly sandbox: memory, calls, text that waits, log lines, address space. */
 import { readFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
-import { NoaError } from '@noa/sdk/host';
+import { DEFAULT_LIMITS, NoaError } from '@noa/sdk/host';
 import t from 'tap';
-import { call, hanging, load, loader, refusal, request } from './sandbox.ts';
+import { assemble, call, hanging, load, loader, manifestOf, refusal, request } from './sandbox.ts';
 
 await t.test('memory has a bound over all instances, and idle ones give way', async (test) => {
   const sandbox = loader(test, { memoryMiB: 64 });
@@ -121,4 +121,41 @@ await t.test('bursts of waiting calls leave no address space behind', async (tes
   for (let n = 0; n < 40; n += 1) await burst();
   const grown = reserved() - before;
   test.ok(grown < 300, `${grown.toFixed(0)} MiB more after 2,000 calls`);
+});
+
+await t.test('tables and variables are counted: many instances exhaust no worker', async (test) => {
+  const sandbox = loader(test);
+  const table = '(table 65536 funcref)';
+  const wasm = assemble(`(module
+    (import "extism:host/env" "input_offset" (func $input (result i64)))
+    (import "extism:host/user" "noa_call" (func $noa_call (param i64) (result i64)))
+    (memory 1) ${table} ${table} ${table} ${table}
+    (func (export "ask") (result i32) (drop (call $noa_call (call $input))) (i32.const 0)))`);
+  const large = await sandbox.load({
+    plugin: 'large',
+    generation: 1,
+    manifest: manifestOf(['ask'], 'large'),
+    limits: DEFAULT_LIMITS,
+    wasm,
+    config: {},
+    log: () => undefined,
+  });
+  const other = await load(sandbox);
+  const works = Array.from({ length: 40 }, hanging);
+  const results = works.map(({ invoke }) =>
+    call(large, 'ask', request(1), { invoke }).then(
+      () => 'ok',
+      (error: unknown) => (error instanceof NoaError ? error.code : 'bug'),
+    ),
+  );
+  await delay(200);
+  test.equal(await call(other, 'echo', '1'), '1', 'the worker lives');
+  for (const work of works) work.answer(null);
+  const codes = await Promise.all(results);
+  test.equal(codes.filter((each) => each === 'ok').length, 8, 'half of the room');
+  test.equal(codes.filter((each) => each === 'RESOURCE_EXHAUSTED').length, 32);
+
+  const before = other.stats().memoryBytes;
+  await call(other, 'remember', 'x'.repeat(500_000));
+  test.ok(other.stats().memoryBytes - before > 500_000, 'a variable counts as memory');
 });

@@ -72,6 +72,8 @@ export interface Admitted {
   readonly bytes: Uint8Array<ArrayBuffer>;
   /** Whether it can call the host and so needs a stack that can be set aside. */
   readonly suspends: boolean;
+  /** Slots that its tables may come to have together. */
+  readonly tableSlots: number;
 }
 
 function refuse(message: string): never {
@@ -170,6 +172,10 @@ export function admit(
     return {
       bytes: clamp(wasm, outline, caps),
       suspends: outline.imports.some((entry) => SUSPENDING.has(entry.name)),
+      tableSlots: outline.tables.reduce(
+        (slots, { max = MAX_TABLE_SLOTS }) => slots + Math.min(max, MAX_TABLE_SLOTS),
+        0,
+      ),
     };
   } catch (error) {
     if (!(error instanceof ModuleError)) throw error;

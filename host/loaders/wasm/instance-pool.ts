@@ -16,6 +16,8 @@ const MIB = 1 << 20;
  * inputs and outputs of 1 MiB, for what a new instance costs is ten times what those do.
  */
 const KEPT_ARENA_BYTES = 4 * MIB;
+/** Tables live in the heap of the thread, at 16 bytes a slot: a quarter of what that may have. */
+const MAX_TABLE_SLOTS = 1 << 22;
 const HOUSEKEEPING_MS = 1000;
 /** Housekeeping collects garbage once instances of so many bytes have been let go. */
 const COLLECTED_BYTES = 4 << 20;
@@ -37,6 +39,7 @@ export class InstancePool {
   readonly #idle = new Set<Unit>();
   #idleCount = 0;
   #bytes = 0;
+  #tableSlots = 0;
   /** Linear memory let go since the last collection. */
   #released = 0;
   #timer: NodeJS.Timeout | undefined;
@@ -52,6 +55,7 @@ export class InstancePool {
       this.#idleCount -= 1;
       return kept;
     }
+    this.#checkTables(unit);
     let instance: Instance;
     try {
       instance = new Instance(unit, this.#options.arena, this.#options.host);
@@ -62,6 +66,7 @@ export class InstancePool {
       throw error;
     }
     unit.instances += 1;
+    this.#tableSlots += unit.spec.tableSlots;
     try {
       this.count(instance);
     } catch (error) {
@@ -69,6 +74,22 @@ export class InstancePool {
       throw error;
     }
     return instance;
+  }
+
+  /** Throws GuestLimit when the tables of one more instance have no room, idle instances gone. */
+  #checkTables(unit: Unit): void {
+    const { tableSlots } = unit.spec;
+    const lacks = (): boolean => {
+      const free = MAX_TABLE_SLOTS - this.#tableSlots;
+      const held = unit.instances * tableSlots;
+      return tableSlots > free || (held + tableSlots > free && !this.#options.alone());
+    };
+    if (tableSlots === 0) return;
+    while (lacks() && this.#idleCount > 0) this.#dropIdle(this.#oldest());
+    if (!lacks()) return;
+    throw new GuestLimit(
+      `There is no room for the tables of another instance of the plugin, ${tableSlots} slots; give its tables a lower maximum or make fewer calls at a time.`,
+    );
   }
 
   /** Keeps the instance for the next call, or drops it when it is not worth its memory. */
@@ -92,6 +113,7 @@ export class InstancePool {
     const { unit } = instance;
     instance.job = undefined;
     unit.instances -= 1;
+    this.#tableSlots -= unit.spec.tableSlots;
     unit.bytes -= instance.counted;
     this.#bytes -= instance.counted;
     this.#released += instance.counted;

@@ -45,6 +45,7 @@ export class Instance {
   counted = 0;
   readonly #exports: Readonly<Record<string, unknown>>;
   readonly #memory: WebAssembly.Memory | undefined;
+  #variableBytes = 0;
   readonly #wasi: Wasi;
   readonly #fuel: Fuel;
 
@@ -88,9 +89,9 @@ export class Instance {
     return this.#fuel.burned;
   }
 
-  /** Linear memory of the guest and of its blocks. */
+  /** Linear memory of the guest and of its blocks, and its variables. */
   get byteLength(): number {
-    return this.memoryBytes + this.arena.byteLength;
+    return this.memoryBytes + this.arena.byteLength + this.#variableBytes;
   }
 
   /** Linear memory of the guest alone. */
@@ -170,7 +171,6 @@ export class Instance {
   #environment(host: InstanceHost): Record<string, (...args: never[]) => unknown> {
     const { arena, unit } = this;
     const variables = new Map<string, Uint8Array>();
-    let used = 0;
 
     /** Reads a key and frees its block. */
     const takeKey = (block: bigint): string | undefined => {
@@ -199,18 +199,19 @@ export class Instance {
         const key = arena.text(Number(block), MAX_KEY_BYTES);
         if (key === undefined) return;
         const old = variables.get(key);
-        if (old !== undefined) used -= key.length + old.length;
+        if (old !== undefined) this.#variableBytes -= key.length + old.length;
         variables.delete(key);
         if (valueBlock === 0n) return;
         const size = arena.size(Number(valueBlock));
         this.#fuel.charge(size);
-        if (used + key.length + size > MAX_VAR_BYTES || variables.size >= MAX_VARS) {
+        const bytes = this.#variableBytes + key.length + size;
+        if (bytes > MAX_VAR_BYTES || variables.size >= MAX_VARS) {
           throw new GuestLimit(
             `The plugin's variables are over their limit of ${MAX_VAR_BYTES} bytes or ${MAX_VARS} names.`,
           );
         }
         variables.set(key, arena.copy(Number(valueBlock)) ?? new Uint8Array());
-        used += key.length + size;
+        this.#variableBytes = bytes;
       },
       log_trace: log('debug'),
       log_debug: log('debug'),

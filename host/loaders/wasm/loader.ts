@@ -13,6 +13,7 @@ import type { BytesTable } from './attachment.ts';
 import { ModuleCache } from './module-cache.ts';
 import { Plugin } from './plugin.ts';
 import { Pool, gone } from './pool.ts';
+import type { PluginUnit } from './protocol.ts';
 
 export interface WasmLoaderOptions {
   /** Threads that serve calls, beside one spare. Default: one less than the processors, 1 to 8. */
@@ -70,22 +71,18 @@ export function createWasmLoader(options: WasmLoaderOptions = {}): Loader {
   let lastPlugin = 0;
   let closing: Promise<void> | undefined;
 
-  const plugin = (
-    name: string,
-    module: WebAssembly.Module,
-    suspends: boolean,
-    limits: Limits,
-    config: string,
-    listener: Pick<LoadRequest, 'log' | 'harmed'>,
-  ): Plugin => new Plugin((lastPlugin += 1), name, { module, suspends, config, limits }, listener);
+  const plugin = (name: string, spec: PluginUnit, listener: Pick<LoadRequest, 'log' | 'harmed'>) =>
+    new Plugin((lastPlugin += 1), name, spec, listener);
 
   return {
     async inspect(manifest: Manifest, limits: Limits, wasm: Uint8Array): Promise<void> {
-      const { bytes, suspends } = admit(manifest, limits, wasm, maxModuleBytes);
+      const { bytes, ...traits } = admit(manifest, limits, wasm, maxModuleBytes);
       const module = await compile(pool, bytes);
-      const probe = plugin(manifest.name, module, suspends, limits, '{}', {
-        log: () => undefined,
-      });
+      const probe = plugin(
+        manifest.name,
+        { module, ...traits, config: '{}', limits },
+        { log: () => undefined },
+      );
       try {
         await warm(pool, probe, START_MS, 'spare');
       } catch (error) {
@@ -102,11 +99,11 @@ export function createWasmLoader(options: WasmLoaderOptions = {}): Loader {
 
     async load(request: LoadRequest): Promise<Runtime> {
       const { limits, manifest } = request;
-      const { bytes, suspends } = admit(manifest, limits, request.wasm, maxModuleBytes);
+      const { bytes, ...traits } = admit(manifest, limits, request.wasm, maxModuleBytes);
       const digest = createHash('sha256').update(bytes).digest('base64');
       const module = await modules.take(digest, bytes);
       const config = JSON.stringify(request.config);
-      const loaded = plugin(request.plugin, module, suspends, limits, config, request);
+      const loaded = plugin(request.plugin, { module, ...traits, config, limits }, request);
       pool.enter(loaded);
       let stopping: Promise<void> | undefined;
       const stop = (): Promise<void> =>

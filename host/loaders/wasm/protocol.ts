@@ -53,6 +53,8 @@ export type Failure = 'error' | 'trap' | 'output' | 'exhausted' | 'invalid' | 'c
 export interface PluginUnit {
   readonly module: WebAssembly.Module;
   readonly suspends: boolean;
+  /** Slots that the tables of one instance may come to have. */
+  readonly tableSlots: number;
   /** Configuration as JSON text. */
   readonly config: string;
   readonly limits: Limits;
