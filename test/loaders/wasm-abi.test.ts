@@ -1,8 +1,9 @@
-/** The host functions of the ABI under a guest that uses them rightly, wrongly and with hostile values. */
+/** The host functions of ABI 1.1 under a guest that uses them rightly and wrongly. */
 import { DEFAULT_LIMITS } from '@noa/sdk/host';
+import type { Json } from '@noa/sdk/host';
 import t from 'tap';
 import type { Test } from 'tap';
-import type { Runtime } from '../../host/kernel/loader.ts';
+import type { Loader, Runtime, RuntimeCall } from '../../host/kernel/loader.ts';
 import { assemble, call, loader, manifestOf, refusal } from './sandbox.ts';
 
 const BULK = `(module
@@ -48,14 +49,19 @@ const BULK = `(module
   (func (export "read") (result i32) (call $hostile (i32.const 0)) (i32.const 0))
   (func (export "write") (result i32) (call $hostile (i32.const 1)) (i32.const 0)))`;
 
-function load(test: Test, wat: string, exports: readonly string[]): Promise<Runtime> {
-  return loader(test).load({
-    plugin: 'kit',
+function load(
+  test: Test,
+  wat: string,
+  exports: readonly string[],
+  into: Loader = loader(test),
+): Promise<Runtime> {
+  return into.load({
+    plugin: 'guest',
     generation: 1,
-    manifest: manifestOf(exports),
+    manifest: manifestOf(exports, 'guest'),
     limits: { ...DEFAULT_LIMITS, maxInputBytes: 2 << 20, maxOutputBytes: 2 << 20 },
     wasm: assemble(wat),
-    config: {},
+    config: { noa: 1 },
     log: () => undefined,
   });
 }
@@ -99,3 +105,120 @@ await t.test('a bulk copy outside of a block or of the memory is a trap in words
     }
   }
 });
+
+/** Sends its input as a request with sixteen bytes beside it: the letters from a to p. */
+const SENDER = `(module
+  (import "extism:host/env" "alloc" (func $alloc (param i64) (result i64)))
+  (import "extism:host/env" "length" (func $length (param i64) (result i64)))
+  (import "extism:host/env" "input_offset" (func $input (result i64)))
+  (import "extism:host/env" "output_set" (func $output (param i64 i64)))
+  (import "extism:host/user" "noa_write" (func $write (param i64 i32 i32)))
+  (import "extism:host/user" "noa_call" (func $call (param i64) (result i64)))
+  (import "extism:host/user" "noa_call_bytes" (func $call_bytes (param i64 i64) (result i64)))
+  (import "extism:host/user" "noa_reply_bytes" (func $reply_bytes (result i64)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "abcdefghijklmnop")
+  (data (i32.const 32) "none")
+  (func $block (param $p i32) (param $n i32) (result i64)
+    (local $block i64)
+    (local.set $block (call $alloc (i64.extend_i32_u (local.get $n))))
+    (call $write (local.get $block) (local.get $p) (local.get $n))
+    (local.get $block))
+  (func $answer (param $block i64) (result i32)
+    (if (i64.eqz (local.get $block))
+      (then (local.set $block (call $block (i32.const 32) (i32.const 4)))))
+    (call $output (local.get $block) (call $length (local.get $block)))
+    (i32.const 0))
+  (func $send (result i64)
+    (call $call_bytes (call $input) (call $block (i32.const 0) (i32.const 16))))
+  (func (export "send") (result i32) (call $answer (call $send)))
+  (func (export "alone") (result i32) (call $answer (call $call_bytes (call $input) (i64.const 0))))
+  (func (export "plain") (result i32) (call $answer (call $call (call $input))))
+  (func (export "taken") (result i32) (drop (call $send)) (call $answer (call $reply_bytes)))
+  (func (export "taken_again") (result i32)
+    (drop (call $send)) (drop (call $reply_bytes)) (call $answer (call $reply_bytes)))
+  (func (export "left") (result i32)
+    (drop (call $send)) (drop (call $call (call $input))) (call $answer (call $reply_bytes)))
+  (func (export "early") (result i32) (call $answer (call $reply_bytes))))`;
+
+await t.test(
+  'bytes travel beside a call where the schema has them, and nowhere else',
+  async (test) => {
+    const bytes = {
+      'test.run': { input: [['data'], ['list', '*']], output: [['data'], ['all', '*']] },
+    };
+    const names = ['send', 'alone', 'plain', 'taken', 'taken_again', 'left', 'early'];
+    const runtime = await load(test, SENDER, names, loader(test, { bytes, maxReplyBytes: 4096 }));
+    let seen: Json = null;
+    let value: unknown = {};
+    const invoke: RuntimeCall['invoke'] = async (_capability, _operation, input) => {
+      seen = input;
+      return value;
+    };
+    const send = async (name: string, args: Json, operation = 'run'): Promise<Json> => {
+      const input = JSON.stringify({ capability: 'test', operation, arguments: args });
+      return JSON.parse(await call(runtime, name, input, { invoke })) as Json;
+    };
+    const base64 = (text: string): string => Buffer.from(text).toString('base64');
+    const at = (...place: Json[]): Json => ({ $bytes: place });
+
+    await send('send', { data: at(0, 16), note: at(0, 16) });
+    test.same(seen, { data: base64('abcdefghijklmnop'), note: at(0, 16) });
+    await send('send', { data: at(3, 2), list: [at(0, 1), at(15, 1), 'x'] });
+    test.same(seen, { data: base64('de'), list: [base64('a'), base64('p'), 'x'] });
+    await send('alone', { data: at(0, 0) });
+    test.same(seen, { data: '' });
+    for (const args of [{ data: at(0, 16) }, { list: [at(0, 1)] }]) {
+      await send('plain', args);
+      test.same(seen, args, 'in noa_call it is a value as any other');
+      await send('send', args, 'other');
+      test.same(seen, args, 'and in operations without bytes');
+    }
+    for (const odd of [
+      at(-1, 2),
+      at(0.5, 1),
+      at('0', 1),
+      at(0),
+      at(0, 1, 2),
+      { $bytes: 1 },
+      { $bytes: [0, 1], a: 1 },
+    ]) {
+      await send('send', { data: odd });
+      test.same(seen, { data: odd }, `left to the schema: ${JSON.stringify(odd)}`);
+    }
+    seen = null;
+    const far: Json[] = [at(10, 7), at(17, 0), at(0, 17), at(2 ** 53 - 1, 1), at(1, 2 ** 53 - 1)];
+    for (const data of far) {
+      const reply = await send('send', { data });
+      test.match(reply, {
+        ok: false,
+        error: { code: 'INVALID_ARGUMENT', message: /an attachment of 16/ },
+      });
+    }
+    const unfolded = await send('send', { list: Array.from({ length: 3 }, () => at(0, 8)) });
+    test.match(
+      unfolded,
+      { ok: false, error: { code: 'INVALID_ARGUMENT' } },
+      'no more than there is',
+    );
+    test.equal(seen, null, 'nothing of it reached the capability');
+
+    value = {
+      data: base64('hello '),
+      all: [base64('wor'), null, base64('ld')],
+      other: base64('x'),
+    };
+    test.same(await send('plain', {}), { ok: true, value });
+    const beside = { data: at(0, 6), all: [at(6, 3), null, at(9, 2)], other: base64('x') };
+    test.same(await send('send', {}), { ok: true, value: beside });
+    const input = JSON.stringify({ capability: 'test', operation: 'run', arguments: {} });
+    const ask = (name: string): Promise<string> => call(runtime, name, input, { invoke });
+    test.equal(await ask('taken'), 'hello world');
+    for (const name of ['taken_again', 'left', 'early']) test.equal(await ask(name), 'none', name);
+    value = { data: '' };
+    test.equal(await ask('taken'), 'none', 'no bytes make no block');
+    value = { data: base64('y'.repeat(5000)) };
+    test.match(await send('send', {}), { ok: false, error: { code: 'RESOURCE_EXHAUSTED' } });
+    test.equal(await ask('taken'), 'none', 'a refusal has nothing beside it');
+  },
+);
