@@ -143,12 +143,15 @@ await t.test('whatever a guest hands to the host, only its own call is harmed', 
   };
   const codes = new Set<string>();
   const pick = fc.nat(VALUES.length + 3);
-  const program = fc.array(fc.tuple(fc.nat(IMPORTS.length - 1), pick, pick, pick), {
-    maxLength: 24,
-  });
+  const asks = fc.constantFrom(...['noa_call', 'noa_call_bytes', 'http_request'].map(operation));
+  const steps = fc.oneof(
+    { weight: 5, arbitrary: fc.tuple(fc.nat(IMPORTS.length - 1), pick, pick, pick) },
+    { weight: 1, arbitrary: fc.tuple(asks, fc.constant(VALUES.length), pick, pick) },
+  );
+  const program = fc.array(steps, { maxLength: 24 });
   await fc.assert(
-    fc.asyncProperty(program, async (steps) => {
-      const input = String.fromCharCode(...[...OPENING, ...steps].flat());
+    fc.asyncProperty(program, async (chosen) => {
+      const input = String.fromCharCode(...[...OPENING, ...chosen].flat());
       try {
         await call(runtime, 'run', input, { invoke });
         codes.add('output');
