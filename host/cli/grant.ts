@@ -1,8 +1,9 @@
-/** `noa grant list | show | approve | add | revoke`. */
+/** `noa grant list | show | approve | add | revoke`; explain, suggest and diff are in grant-advice.ts. */
 import type { Command } from 'commander';
 import { NoaError } from '@noa/sdk/host';
 import type { PluginView } from '../kernel/views.ts';
 import type { Grant } from '../kernel/grants.ts';
+import { registerGrantAdvice } from './grant-advice.ts';
 import type { Session } from './session.ts';
 import { table } from './table.ts';
 
@@ -71,6 +72,7 @@ export function registerGrant(program: Command, session: Session): void {
     .description('take grants back; it holds at the next capability call')
     .argument('<name>', 'a plugin, for all of its grants, or the id of a grant')
     .action((name: string) => revoke(name, session));
+  registerGrantAdvice(grant, session);
 }
 
 function split(list: string): string[] {

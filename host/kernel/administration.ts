@@ -4,6 +4,7 @@
  * follows. Who may call this is decided by the transport that calls it.
  */
 import { type Manifest, NoaError } from '@noa/sdk/host';
+import { Advice } from './advice.ts';
 import { type Audit, type AuditEvent, type Verification, verifyRecords } from './audit.ts';
 import type { CapabilityEntry } from './broker.ts';
 import { type Grant, type GrantRequest, undecided } from './grants.ts';
@@ -33,10 +34,12 @@ export interface AdministrationOptions {
 }
 
 export class Administration {
+  readonly advice: Advice;
   readonly #options: AdministrationOptions;
 
   constructor(options: AdministrationOptions) {
     this.#options = options;
+    this.advice = new Advice(options);
   }
 
   /**
@@ -65,12 +68,8 @@ export class Administration {
       await tx.putVersion(version, bundle);
       await openRequests(tx, plugin, requests, this.#options);
       await keepTriggers(tx, plugin);
-      note(
-        event('plugin.install', actor, plugin, {
-          version: version.version,
-          digest: version.digest,
-        }),
-      );
+      const details = { version: version.version, digest: version.digest };
+      note(event('plugin.install', actor, plugin, details));
     });
     return this.#shown(plugin);
   }

@@ -5,6 +5,7 @@
 import { createHash } from 'node:crypto';
 import {
   ABI_VERSION,
+  type Capability,
   type CapabilityRequest,
   covers,
   effectiveLimits,
@@ -97,6 +98,17 @@ export class Judge {
     });
   }
 
+  /** Whether an operation is open to every plugin. */
+  isOpen(capability: string, operation: string): boolean {
+    const entry = this.#options.capabilities.find(
+      ({ capability: { name } }) => name === capability,
+    );
+    return (
+      entry?.capability.always !== undefined &&
+      Object.hasOwn(entry.capability.operations, operation)
+    );
+  }
+
   /** Operations and resources of a request or grant in canonical form. Throws INVALID_ARGUMENT. */
   reach(
     capability: string,
@@ -104,6 +116,23 @@ export class Judge {
     resources: readonly string[],
     path = '',
   ): Reach {
+    const found = this.#named(capability, operations, path);
+    if (resources.length === 0) {
+      throw new NoaError(
+        'INVALID_ARGUMENT',
+        `${path}/resources: name at least one (${found.resource})`,
+      );
+    }
+    const canonical = resources.map((pattern) => found.normalizeResource(pattern));
+    return { operations: [...new Set(operations)], resources: [...new Set(canonical)] };
+  }
+
+  /** Throws INVALID_ARGUMENT unless the capability needs grants and has this operation. */
+  operation(capability: string, operation: string): void {
+    this.#named(capability, [operation], '');
+  }
+
+  #named(capability: string, operations: readonly string[], path: string): Capability {
     const entries = this.#options.capabilities.map((entry) => entry.capability);
     const found = entries.find(({ name }) => name === capability);
     if (found === undefined || found.always !== undefined) {
@@ -126,14 +155,7 @@ export class Judge {
         `${path}/operations: ${capability} ${text}; it has ${has}`,
       );
     }
-    if (resources.length === 0) {
-      throw new NoaError(
-        'INVALID_ARGUMENT',
-        `${path}/resources: name at least one (${found.resource})`,
-      );
-    }
-    const canonical = resources.map((pattern) => found.normalizeResource(pattern));
-    return { operations: [...new Set(operations)], resources: [...new Set(canonical)] };
+    return found;
   }
 
   /** Throws INVALID_ARGUMENT unless the decision stays within what was asked. */

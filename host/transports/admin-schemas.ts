@@ -51,6 +51,13 @@ export const SECRET = object({ value: { type: 'string' } }, ['value']);
 
 export const GRANTS_QUERY = object({ plugin });
 
+export const PLUGIN_QUERY = object({ plugin }, ['plugin']);
+
+export const EXPLAIN_QUERY = object(
+  { plugin, capability: text(48), operation: text(48), resource: text(256) },
+  ['plugin', 'capability', 'operation'],
+);
+
 /** The bundle that is meant: any other is refused. */
 export const BUNDLE_QUERY = object({
   digest: { type: 'string', pattern: '^sha256:[0-9a-f]{64}$' },

@@ -6,16 +6,19 @@
 import { NoaError } from '@noa/sdk/host';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Administration } from '../kernel/administration.ts';
+import type { Question } from '../kernel/advice.ts';
 import type { GrantRequest } from '../kernel/grants.ts';
 import type { Secrets } from '../kernel/secrets.ts';
 import {
   APPROVAL,
   AUDIT_QUERY,
   BUNDLE_QUERY,
+  EXPLAIN_QUERY,
   GRANT,
   GRANTS_QUERY,
   LOGS_QUERY,
   PIN,
+  PLUGIN_QUERY,
   REMOVE_QUERY,
   SECRET,
 } from './admin-schemas.ts';
@@ -146,6 +149,22 @@ function grants(scope: FastifyInstance, administration: Administration): void {
       },
     },
   });
+  const { advice } = administration;
+  resource(scope, '/v1/grants/explain', {
+    GET: {
+      query: EXPLAIN_QUERY,
+      run: (request) => advice.explain(request.query as Question),
+    },
+  });
+  resource(scope, '/v1/grants/suggest', {
+    GET: { query: PLUGIN_QUERY, run: (request) => advice.suggest(pluginOf(request)) },
+  });
+  resource(scope, '/v1/grants/diff', {
+    GET: {
+      query: PLUGIN_QUERY,
+      run: (request) => ({ differences: advice.diff(pluginOf(request)) }),
+    },
+  });
   resource(scope, '/v1/grants/:id', {
     GET: { run: (request) => administration.grant(param(request, 'id')) },
     DELETE: { run: (request) => administration.revoke(param(request, 'id'), actor(request)) },
@@ -197,6 +216,10 @@ function audit(scope: FastifyInstance, administration: Administration): void {
 
 function actor(request: FastifyRequest): string {
   return principalOf(request).subject;
+}
+
+function pluginOf(request: FastifyRequest): string {
+  return (request.query as { plugin: string }).plugin;
 }
 
 /** The SHA-256, in hex, of the bundle that is meant. */
