@@ -95,6 +95,7 @@ class HttpDriver implements Driver {
     let sent = first;
     for (let redirects = 0; ; redirects += 1) {
       signal.throwIfAborted();
+      if (redirects > 0) await call.also?.(resourceOf(sent.method, sent.url));
       this.#check(sent, call);
       const { plain, tls } = this.#agentsOf(call.plugin);
       const agent = sent.url.protocol === 'https:' ? tls : plain;
@@ -123,7 +124,7 @@ class HttpDriver implements Driver {
     }
   }
 
-  /** The broker has checked the first resource; this is the same question for every one. */
+  /** The door has been asked for each; this is the same question to what the call began with. */
   #check({ method, url }: Sent, call: DriverCall): void {
     const resource = resourceOf(method, url);
     if (!call.resources.some((pattern) => covers(pattern, resource))) {

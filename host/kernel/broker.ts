@@ -141,6 +141,12 @@ export class Broker {
       const output = await entry.driver.invoke(operation, input, {
         plugin,
         resources: allowed,
+        also: async (resource) => {
+          resources = [...resources, resource];
+          const { text } = await frame.token();
+          const present = await this.#verify(text, frame.audience);
+          this.#authorize(present, capability, operation, [resource]);
+        },
         signal,
         deadline: frame.deadline,
         chain: frame satisfies Chain,

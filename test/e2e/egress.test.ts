@@ -4,17 +4,21 @@ import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join, relative, resolve } from 'node:path';
 import t from 'tap';
-import { bundleOf, RunningHost } from './running-host.ts';
+import { bundleOf, eventually, RunningHost } from './running-host.ts';
 
 const ROOT = resolve(import.meta.dirname, '../..');
 const SECRET = 'Bearer of-the-plugin';
 
 const seen: string[] = [];
+/** Ends the answers to /v1/hold. */
+const held: (() => void)[] = [];
 const server = createServer((request, response) => {
   const { method, url = '', headers } = request;
   seen.push(`${method} ${url} ${headers.authorization ?? ''}`.trim());
   const to = new URL(url, 'http://x').searchParams.get('to');
-  if (to !== null) response.writeHead(302, { location: to }).end();
+  if (url.startsWith('/v1/hold')) {
+    held.push(() => response.writeHead(302, { location: to ?? '/' }).end());
+  } else if (to !== null) response.writeHead(302, { location: to }).end();
   else if (url === '/v1/silent') return;
   else if (url === '/v1/large') response.end(Buffer.alloc(4 << 20));
   else if (url === '/v1/binary') response.end(Buffer.alloc(3_000_000, 0xff));
@@ -110,8 +114,29 @@ t.test('fetch in a plugin goes where a grant and the operator let it', async (t)
   t.notMatch(JSON.stringify(body), /q=1|of-the-plugin/, 'and neither query nor credential');
   t.notMatch(host.output, /q=1|of-the-plugin/);
 
+  const uses = body['records'] as { kind: string; resources: string[] }[];
+  t.ok(
+    uses.some(({ kind, resources: [from, to] }) => {
+      const hops = [`GET ${url}/v1/r`, `GET ${url}/v1/there`];
+      return kind === 'capability.use' && from === hops[0] && to === hops[1];
+    }),
+    'a redirect is told with where it led',
+  );
+  t.ok(
+    uses.some(
+      ({ kind, resources: [, to] }) => kind === 'capability.denial' && to === `GET ${url}/admin`,
+    ),
+    'and where it did not',
+  );
+
   const grants = (await host.get('/v1/grants?plugin=courier')).body['grants'] as { id: string }[];
   const path = `/v1/grants/${grants[0]?.id}`;
+  const late = get('/v1/hold?to=/v1/late');
+  await eventually('the request is there', () => Promise.resolve(held.length > 0));
+  await host.post(`${path}/approve`, { resources: [`GET ${url}/v1/hold`] });
+  held[0]?.();
+  t.match(await late, denied, 'a redirect is asked for when it comes');
+  t.notOk(seen.includes('GET /v1/late'));
   t.match(await host.post(`${path}/approve`, { resources: [`GET ${url}/v1/only`] }), {
     status: 200,
   });

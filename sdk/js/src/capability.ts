@@ -52,6 +52,11 @@ export interface DriverCall {
   readonly plugin: string;
   /** Resource patterns that the token allows for this operation. */
   readonly resources: readonly string[];
+  /**
+   * Asks the door for one more resource, which came up while the operation ran: its answer is that of
+   * this moment, and the log tells it with the call. Rejects with CAPABILITY_DENIED.
+   */
+  readonly also?: (resource: string) => Promise<void>;
   /** Aborts at the deadline or when the caller goes away; the driver must stop its work then. */
   readonly signal: AbortSignal;
   /** Milliseconds since the epoch. */
