@@ -6,6 +6,7 @@ import { NoaError } from '@noa/sdk/host';
 import { dev } from './author/dev.ts';
 import { describe, inspect, size } from './author/inspect.ts';
 import type { AuthorIo } from './author/io.ts';
+import { LANGUAGES, languageOf } from './author/language.ts';
 import { newPlugin } from './author/new.ts';
 import { build, readManifest, replaceFile, TYPES_FILE, writeTypes } from './author/project.ts';
 import { runTests } from './author/run-tests.ts';
@@ -21,7 +22,7 @@ export function registerAuthorCommands(plugin: Command, io: AuthorIo): void {
     .command('new')
     .description('make the folder of a new plugin')
     .argument('<name>', 'lower-case words joined by hyphens')
-    .option('--lang <lang>', 'language of the source: ts', 'ts')
+    .option('--lang <lang>', 'language of the source: ts, rust, c or as (AssemblyScript)', 'ts')
     .option('--dir <dir>', 'folder to make; NAME when absent')
     .action((name: string, options: { lang: string; dir?: string }) => create(name, options, io));
 
@@ -33,7 +34,7 @@ export function registerAuthorCommands(plugin: Command, io: AuthorIo): void {
 
   plugin
     .command('build')
-    .description('check the types and build the module')
+    .description('build the module; in TypeScript, check the types as well')
     .argument('[dir]', 'folder of the plugin', '.')
     .option('--out <file>', 'where the module goes; runtime.file of plugin.json when absent')
     .option('--no-check', 'leave out the TypeScript check')
@@ -74,11 +75,12 @@ async function create(
   options: { lang: string; dir?: string },
   io: AuthorIo,
 ): Promise<void> {
-  if (options.lang !== 'ts') {
-    const message = `--lang ${options.lang}: this version makes TypeScript plugins only. A module of another language installs from a folder with plugin.json and the .wasm.`;
+  const language = LANGUAGES.find((known) => known === options.lang);
+  if (language === undefined) {
+    const message = `--lang ${options.lang} is none of ${LANGUAGES.join(', ')}. A module of another language installs from a folder with plugin.json and the .wasm.`;
     throw new NoaError('INVALID_ARGUMENT', message);
   }
-  const made = await newPlugin(name, path.resolve(options.dir ?? name));
+  const made = await newPlugin(name, path.resolve(options.dir ?? name), language);
   const shown = path.relative('.', made.dir) || '.';
   const lines = [
     `made ${name} in ${shown}`,
@@ -89,6 +91,9 @@ async function create(
 }
 
 async function types(dir: string, io: AuthorIo): Promise<void> {
+  if (languageOf(dir) !== 'ts') {
+    throw new NoaError('INVALID_ARGUMENT', `Types are for plugins in TypeScript; ${dir} is none.`);
+  }
   const file = path.join(dir, TYPES_FILE);
   const changed = await writeTypes(dir, await readManifest(dir));
   io.result(

@@ -4,8 +4,19 @@ import { findPackageJSON } from 'node:module';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { NoaError, parseManifest } from '@noa/sdk/host';
-import { replaceFile, writeTypes } from './project.ts';
+import { ASSEMBLYSCRIPT_SDK } from './assemblyscript.ts';
+import { C_SDK } from './c.ts';
+import type { Language } from './language.ts';
+import { replaceFile, TYPES_FILE, writeTypes } from './project.ts';
+import { RUST_SDK } from './rust.ts';
+import { compiledTemplate } from './template-compiled.ts';
 import { manifest, template } from './template.ts';
+
+const SDKS: { readonly [language in Exclude<Language, 'ts'>]: string } = {
+  rust: RUST_SDK,
+  c: C_SDK,
+  as: ASSEMBLYSCRIPT_SDK,
+};
 
 export interface NewPlugin {
   readonly name: string;
@@ -19,7 +30,11 @@ export interface NewPlugin {
  * Throws NoaError INVALID_ARGUMENT for a name that no plugin may have, CONFLICT when the folder holds
  * something.
  */
-export async function newPlugin(name: string, dir: string): Promise<NewPlugin> {
+export async function newPlugin(
+  name: string,
+  dir: string,
+  language: Language = 'ts',
+): Promise<NewPlugin> {
   const checked = parseManifest(manifest(name));
   await mkdir(dir, { recursive: true });
   if ((await readdir(dir)).length > 0) {
@@ -27,12 +42,25 @@ export async function newPlugin(name: string, dir: string): Promise<NewPlugin> {
   }
   const linked = await linkPackages(dir);
   const sdk = linked.includes('@noa/sdk')
-    ? `file:${path.relative(dir, await realpath(ownPackage('@noa/sdk') ?? ''))}`
+    ? `file:${await relativeTo(dir, ownPackage('@noa/sdk') ?? '')}`
     : '^0.1.0';
-  const files = template(name, sdk);
+  const files =
+    language === 'ts'
+      ? template(name, sdk)
+      : compiledTemplate(name, language, {
+          tests: sdk,
+          folder: await relativeTo(dir, SDKS[language]),
+        });
   for (const [file, text] of Object.entries(files)) await replaceFile(path.join(dir, file), text);
-  await writeTypes(dir, checked);
-  return { name, dir, files: [...Object.keys(files), 'src/noa.gen.ts'], linked };
+  if (language === 'ts') await writeTypes(dir, checked);
+  const generated = language === 'ts' ? [TYPES_FILE] : [];
+  return { name, dir, files: [...Object.keys(files), ...generated], linked };
+}
+
+/** A path as files in `dir` name it: with slashes, and past links on the way. */
+async function relativeTo(dir: string, target: string): Promise<string> {
+  const relative = path.relative(await realpath(dir), await realpath(target));
+  return relative.replaceAll(path.sep, '/');
 }
 
 /** Links what a plugin's tools look for and do not find from its folder; answers the names. */

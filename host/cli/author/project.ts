@@ -1,9 +1,13 @@
 /** A plugin's folder as its author edits it: the manifest, the generated types, and what a build makes. */
+import { createHash } from 'node:crypto';
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { generateTypes } from '@noa/sdk/author';
 import { effectiveLimits, type Manifest, NoaError, parseManifest } from '@noa/sdk/host';
 import { buildPlugin } from '@noa/sdk/build';
+import { admit } from '../../loaders/wasm/admission.ts';
+import { COMPILERS, type Language, languageOf } from './language.ts';
+import type { Compiled } from './tool.ts';
 import { checkTypes } from './typescript.ts';
 
 export const TYPES_FILE = 'src/noa.gen.ts';
@@ -48,13 +52,41 @@ export interface BuildPlan {
   readonly check: 'nothing' | 'sources' | 'sources and tests';
 }
 
+/** What a host that is not told otherwise installs. */
+const MAX_MODULE_BYTES = 32 << 20;
+
 /**
- * Types, then the TypeScript check beside the bundling, then the module. The module is written when all
- * of it went well, and whole. Throws NoaError INVALID_ARGUMENT with what is wrong in the plugin.
+ * Makes the module from the sources, in whatever language. It is written when all went well, and whole.
+ * Throws NoaError INVALID_ARGUMENT with what is wrong in the plugin, NOT_FOUND when a tool is missing.
  */
 export async function build({ dir, out, check }: BuildPlan): Promise<Built> {
   const started = performance.now();
   const manifest = await readManifest(dir);
+  const language = languageOf(dir);
+  const { wasm, warnings } =
+    language === 'ts'
+      ? await compileTypeScript(dir, manifest, check)
+      : await compileOther(language, dir, manifest);
+  const file = out ?? path.join(dir, manifest.runtime.file);
+  await replaceFile(file, wasm);
+  return {
+    name: manifest.name,
+    version: manifest.version,
+    file,
+    bytes: wasm.length,
+    sha256: createHash('sha256').update(wasm).digest('hex'),
+    exports: Object.keys(manifest.exports),
+    milliseconds: Math.round(performance.now() - started),
+    warnings,
+  };
+}
+
+/** Types, then the TypeScript check beside the bundling. */
+async function compileTypeScript(
+  dir: string,
+  manifest: Manifest,
+  check: BuildPlan['check'],
+): Promise<Compiled> {
   await writeTypes(dir, manifest);
   const [types, module] = await Promise.allSettled([
     check === 'nothing' ? undefined : checkTypes(dir, { tests: check === 'sources and tests' }),
@@ -67,12 +99,18 @@ export async function build({ dir, out, check }: BuildPlan): Promise<Built> {
   // A mistake that both see is said best by the compiler.
   if (types.status === 'rejected') throw types.reason;
   if (module.status === 'rejected') throw module.reason;
-  const { wasm, bytes, sha256, exports, warnings } = module.value;
-  const file = out ?? path.join(dir, manifest.runtime.file);
-  await replaceFile(file, wasm);
-  const { name, version } = manifest;
-  const milliseconds = Math.round(performance.now() - started);
-  return { name, version, file, bytes, sha256, exports, milliseconds, warnings };
+  return module.value;
+}
+
+/** What a host would say of the module at installation, its author hears now. */
+async function compileOther(
+  language: Exclude<Language, 'ts'>,
+  dir: string,
+  manifest: Manifest,
+): Promise<Compiled> {
+  const module = await COMPILERS[language](dir, manifest);
+  admit(manifest, effectiveLimits(manifest), module.wasm, MAX_MODULE_BYTES);
+  return module;
 }
 
 /** Writes a file whole or not at all, and makes its folder. */

@@ -1,4 +1,4 @@
-/** The files of a new plugin: a counter of hits, which uses one capability, two routes and both kinds of test. */
+/** The files of a new plugin in TypeScript: a counter of hits, which uses one capability, two routes and both kinds of test. */
 import type { Manifest } from '@noa/sdk/host';
 
 /** Text by path. `sdk` is what package.json names as the version of `@noa/sdk`. */
@@ -170,6 +170,6 @@ npx noa plugin call NAME hit '{"page": "home"}'
 \`\`\`
 `;
 
-function json(value: object): string {
+export function json(value: object): string {
   return `${JSON.stringify(value, null, 2)}\n`;
 }
