@@ -1,6 +1,15 @@
 /** The process of an untrusted plugin: what it may say, what becomes of its calls, what surrounds it. */
 import { execFileSync, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, readdirSync, readlinkSync, rmSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  readlinkSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -376,9 +385,9 @@ t.test('the walls around a process hold for whatever runs in it', { skip: !linux
 
   const folder = mkdtempSync(join(tmpdir(), 'noa-walls-'));
   t.teardown(() => rmSync(folder, { recursive: true, force: true }));
-  const walls = await planWalls(
-    new URL('../../host/loaders/process/child.ts', import.meta.url).pathname,
-  );
+  writeFileSync(join(folder, 'key'), 'of the host');
+  const script = new URL('../../host/loaders/process/child.ts', import.meta.url).pathname;
+  const walls = await planWalls(script, [folder]);
   const command = walls.command([]);
   const prefix = command.slice(0, command.indexOf(process.execPath));
   const within = (program: string, ...args: string[]): string => {
@@ -386,7 +395,12 @@ t.test('the walls around a process hold for whatever runs in it', { skip: !linux
     return execFileSync(first, rest, { env: {}, cwd: '/', encoding: 'utf8', stdio: 'pipe' });
   };
   const sh = (line: string): string => within('/bin/sh', '-c', `{ ${line}; } 2>&1 || true`).trim();
-  t.match(sh(`echo x > ${folder}/x`), /denied|too large/i, 'no file');
+  t.match(sh(`cat ${folder}/key`), /denied|no such/i, 'nothing of the host’s is seen');
+  const open = mkdtempSync(join(tmpdir(), 'noa-open-'));
+  t.teardown(() => rmSync(open, { recursive: true, force: true }));
+  chmodSync(open, 0o777);
+  t.throws(() => sh(`echo x > ${open}/x`), 'the kernel ends who writes a file');
+  t.equal(readFileSync(join(open, 'x'), 'utf8'), '');
   t.equal(sh('ulimit -f; ulimit -c; ulimit -d; ulimit -n'), '0\n0\n6291456\n256');
   t.match(sh('kill -0 1'), root ? /not permitted/i : /./, 'no signal to others');
   if (walls.missing.length > 0) return t.comment(walls.missing.join('; '));

@@ -27,12 +27,16 @@ export interface ProcessLoaderOptions extends WasmLoaderOptions {
   readonly processes?: number;
   /** How long a process without a call is kept, in ms; the next call starts another. Default 300,000. */
   readonly idleProcessMs?: number;
+  /** Folders that no process may see into, such as the host's data. */
+  readonly hidden?: readonly string[];
   /** What the operator should know: walls that are missing (once), processes that ended by themselves. */
   readonly onNotice?: (message: string, about: { plugin?: string; pid?: number }) => void;
 }
 
 export function createProcessLoader(options: ProcessLoaderOptions = {}): Loader {
-  const { processes = 64, idleProcessMs = 300_000, onNotice = () => undefined, ...given } = options;
+  const { processes = 64, idleProcessMs = 300_000, hidden = [], ...rest } = options;
+  const { onNotice = () => undefined, ...given } = rest;
+  const script = fileURLToPath(new URL('./child.ts', import.meta.url));
   // One plugin's calls: a second thread is the spare.
   const wasm: WasmLoaderOptions = { threads: 1, ...given };
   const runtimes = new Set<IsolatedRuntime>();
@@ -42,7 +46,7 @@ export function createProcessLoader(options: ProcessLoaderOptions = {}): Loader 
   let closed = false;
 
   const plan = (): Promise<Walls> => {
-    walls ??= planWalls(fileURLToPath(new URL('./child.ts', import.meta.url))).then((planned) => {
+    walls ??= planWalls(script, hidden).then((planned) => {
       if (planned.missing.length > 0) {
         onNotice(`untrusted plugins run without ${planned.missing.join('; without ')}`, {});
       }

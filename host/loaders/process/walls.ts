@@ -1,7 +1,7 @@
 /**
  * What the operating system puts around the process of an untrusted plugin, decided once for each host:
- * a user, a network and an IPC namespace of its own, no privileges, no files to write, a bound on memory,
- * and death with the host. As root these are refused rather than left out; elsewhere what this machine
+ * a user or a covered data folder, a network and an IPC namespace of its own, no privileges, no files to
+ * write, a bound on memory, and death with the host. As root these are refused rather than left out; elsewhere what this machine
  * does not offer is named in `missing`, for the operator.
  */
 import { execFile } from 'node:child_process';
@@ -33,25 +33,36 @@ export interface Walls {
   command(args: readonly string[]): readonly [string, ...string[]];
 }
 
-/** For this script. Rejects with UNAVAILABLE and words for the operator where the host runs as root and cannot leave it. */
-export async function planWalls(script: string): Promise<Walls> {
-  const [unshare, setpriv, prlimit] = await Promise.all(
-    ['unshare', 'setpriv', 'prlimit'].map(which),
-  );
+/**
+ * For this script. What lies in the folders `hidden` is not to be seen: as root that follows from the
+ * user, otherwise they are covered. Rejects with UNAVAILABLE and words for the operator where the host
+ * runs as root and cannot leave it.
+ */
+export async function planWalls(script: string, hidden: readonly string[]): Promise<Walls> {
+  const [setpriv, prlimit] = await Promise.all(['setpriv', 'prlimit'].map(which));
   const root = process.getuid?.() === 0;
   const missing: string[] = [];
-  const apart = [unshare ?? '', ...(root ? [] : ['--user']), '--net', '--ipc'];
-  const separate = unshare !== undefined && (await runs([...apart, '/bin/sh', '-c', ':']));
-  if (!separate) missing.push('a network of its own (user namespaces, or unshare of util-linux)');
+  const { apart, covered } = await planNamespaces(!root && setpriv !== undefined, root, hidden);
+  if (apart.length === 0) {
+    missing.push('a network of its own (user namespaces, and unshare of util-linux)');
+  }
+  if (!root && !covered) missing.push('the data folder out of its sight (user namespaces)');
   if (prlimit === undefined) missing.push('limits of memory and files (prlimit of util-linux)');
   if (setpriv === undefined) {
     if (root) throw refused('there is no setpriv (package util-linux) to change the user');
     missing.push('an end to privileges (setpriv of util-linux)');
   }
 
+  const leave = (user: number): string[] => [
+    ...(root ? ['--reuid', `${user}`, '--regid', `${user}`, '--clear-groups'] : []),
+    ...(root || covered ? NO_CAPABILITIES : []),
+    '--no-new-privs',
+    '--pdeathsig',
+    'KILL',
+  ];
   const prefix = (user: number): string[] => [
-    ...(separate ? apart : []),
-    ...(setpriv === undefined ? [] : [setpriv, ...(root ? leaveRoot(user) : LEAVE)]),
+    ...apart,
+    ...(setpriv === undefined ? [] : [setpriv, ...leave(user)]),
     ...(prlimit === undefined ? [] : [prlimit, ...LIMITS, ...(root ? [`--nproc=${TASKS}`] : [])]),
   ];
   const probe = prefix(USERS[0]);
@@ -72,13 +83,29 @@ export async function planWalls(script: string): Promise<Walls> {
 }
 
 const LIMITS = ['--core=0', '--fsize=0', `--data=${DATA_BYTES}`, `--nofile=${DESCRIPTORS}`];
-const LEAVE = ['--no-new-privs', '--pdeathsig', 'KILL'];
 const NO_CAPABILITIES = ['--inh-caps=-all', '--ambient-caps=-all', '--bounding-set=-all'];
 
-function leaveRoot(user: number): string[] {
-  const ids = ['--reuid', String(user), '--regid', String(user), '--clear-groups'];
-  return [...ids, ...NO_CAPABILITIES, ...LEAVE];
+/** The namespaces that this machine gives us, as the start of a command; `covered`: folders are hidden. */
+async function planNamespaces(
+  coverable: boolean,
+  root: boolean,
+  hidden: readonly string[],
+): Promise<{ apart: readonly string[]; covered: boolean }> {
+  const unshare = await which('unshare');
+  if (unshare === undefined) return { apart: [], covered: false };
+  const own = ['--net', '--ipc'];
+  const code = [...READABLE, process.execPath];
+  const folders = hidden.filter((folder) => !code.some((path) => path.startsWith(`${folder}/`)));
+  const covers = [unshare, '--user', '--map-root-user', '--mount', ...own];
+  const cover = [...covers, '/bin/sh', '-c', COVER, 'sh', ...folders, '--'];
+  if (coverable && (await runs([...cover, '/bin/true']))) return { apart: cover, covered: true };
+  const apart = [unshare, ...(root ? [] : ['--user']), ...own];
+  return { apart: (await runs([...apart, '/bin/true'])) ? apart : [], covered: false };
 }
+
+/** An empty folder over each; then what follows `--`. */
+const COVER =
+  'while [ "$1" != -- ]; do [ ! -d "$1" ] || mount -t tmpfs -o size=4k,mode=0 none "$1" || exit; shift; done; shift; exec env -i "$@"';
 
 /** Node's own walls. They bind its scripts; what runs as machine code meets those of the system. */
 const NODE_FLAGS = [
