@@ -14,6 +14,7 @@ import { connectionConfig } from '../capabilities/db/connection.ts';
 import { startPostgres } from '../capabilities/db/embedded.ts';
 import { createPostgresDriver } from '../capabilities/db/postgres.ts';
 import { createEventsDriver } from '../capabilities/events/log.ts';
+import { readAuthorities } from '../capabilities/http/authorities.ts';
 import { createHttpDriver } from '../capabilities/http/fetch.ts';
 import { createLogDriver } from '../capabilities/log/host.ts';
 import { createLocalDriver } from '../capabilities/plugin/local.ts';
@@ -139,7 +140,11 @@ export async function startHost(
     warn: onNotice,
   });
 
-  const egress = createHttpDriver({ privateHosts: config.plugins.http_private_hosts ?? [] });
+  const { http_private_hosts: privateHosts = [], http_ca_path: authorities } = config.plugins;
+  const egress = createHttpDriver({
+    privateHosts,
+    authorities: authorities === undefined ? [] : readAuthorities(authorities),
+  });
   parts.defer(() => egress.close());
 
   const { threads, max_queued_calls, max_bundle_bytes, max_processes, untrusted } = config.plugins;
@@ -230,6 +235,8 @@ export async function startHost(
     secrets: kernel.secrets,
     configuration: kernel.configuration,
     deadLetters,
+    health: (name) =>
+      kernel.health.view(kernel.administration.plugin(name), logs.plugins.dropped(name)),
     logs: (plugin, query) => logs.plugins.read(plugin, query),
     serving: (plugin) => kernel.supervisor.serving(plugin),
     dispatch: (invocation) => kernel.dispatcher.dispatch(invocation),

@@ -1,4 +1,5 @@
 /** Plugins as people read them. */
+import type { HealthView } from '../kernel/health.ts';
 import type { PluginDetail, PluginView } from '../kernel/views.ts';
 import { table } from './table.ts';
 
@@ -50,7 +51,7 @@ export function list(plugins: readonly PluginView[], columns: number): string {
   return table(['NAME', 'VERSION', 'STATE', ''], rows, columns);
 }
 
-export function describe(detail: PluginDetail, columns: number): string {
+export function describe(detail: PluginDetail, health: HealthView, columns: number): string {
   const { manifest, routes, versions, instances, memoryBytes, isolation, restarts } = detail;
   const lines = [standing(detail)];
   if (manifest.description !== undefined) lines.push(manifest.description);
@@ -64,8 +65,19 @@ export function describe(detail: PluginDetail, columns: number): string {
     ['instances', `${instances}, ${Math.round(memoryBytes / 1024)} KiB`],
     ['isolation', isolation ?? ''],
     ['restarts', String(restarts)],
+    ['last minute', lastMinute(health)],
+    ['last error', lastError(health)],
   ];
   lines.push('', table(['', ''], rows, columns).trimStart());
   if (detail.requested.length > 0) lines.push('', 'it asks for:', requests(detail, columns));
   return lines.join('\n');
+}
+
+function lastMinute({ lastMinute: { calls, failures, p50Ms, p95Ms } }: HealthView): string {
+  if (calls === 0) return 'no calls';
+  return `${calls} calls, ${failures} failed; p50 ${p50Ms} ms, p95 ${p95Ms} ms`;
+}
+
+function lastError({ lastError: last }: HealthView): string {
+  return last === null ? '' : `${last.at} ${last.export}: ${last.code} ${last.message}`;
 }

@@ -1,6 +1,7 @@
 /** `noa plugin list | show | logs`, beside the commands of its other files. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
+import type { HealthView } from '../kernel/health.ts';
 import type { PluginDetail, PluginView } from '../kernel/views.ts';
 import type { LogPage } from '../transports/admin.ts';
 import { registerDeadLetters } from './dead-letters.ts';
@@ -24,11 +25,16 @@ export function registerPlugin(plugin: Command, session: Session): void {
     });
   plugin
     .command('show')
-    .description('show one plugin: state, exports, routes, versions, what it asks for')
+    .description(
+      'show one plugin: state, exports, routes, versions, how it fares, what it asks for',
+    )
     .argument('<name>')
     .action(async (name: string) => {
       const detail = await session.request<PluginDetail>('GET', pluginPath(name));
-      session.result(detail, describe(detail, session.io.columns));
+      const health = await session.request<HealthView>('GET', `${pluginPath(name)}/health`);
+      const { lastMinute, lastError, droppedLogLines } = health;
+      const shown = { ...detail, lastMinute, lastError, droppedLogLines };
+      session.result(shown, describe(detail, health, session.io.columns));
     });
   registerPluginCall(plugin, session);
   registerPluginConfig(plugin, session);

@@ -10,6 +10,7 @@ import { Budgets } from './budgets.ts';
 import { Configuration, configure, unfit } from './configuration.ts';
 import { type CallObservation, type CostObservation, Dispatcher } from './dispatcher.ts';
 import type { Chain } from './chain.ts';
+import { Health } from './health.ts';
 import type { Invocation } from './invocation.ts';
 import { Judge } from './judge.ts';
 import type { Transition } from './lifecycle.ts';
@@ -71,6 +72,7 @@ export class Kernel {
   readonly supervisor: Supervisor;
   readonly audit: Audit<StoreTx>;
   readonly configuration: Configuration;
+  readonly health: Health;
   readonly secrets: Secrets;
   readonly capabilities: readonly CapabilityEntry[];
   readonly #powers: KernelPowers;
@@ -99,11 +101,16 @@ export class Kernel {
     this.capabilities = powers.capabilities((call) => this.#callPlugin(call));
     const seal = new Seal(powers.rootKey);
     const why: Unfit = (manifest, stored) => unfit(seal, manifest, stored);
+    this.health = new Health(now);
     this.supervisor = new Supervisor({
       ...powers,
       onTransition: (transition) => this.#noteTransition(transition),
       configure: (manifest, stored) => configure(seal, manifest, stored),
       unfit: why,
+      onRemoved: (plugin) => {
+        this.health.forget(plugin);
+        powers.onRemoved(plugin);
+      },
       capabilities: this.capabilities,
       tokens: this.#tokens,
       hostRun: `${powers.hostId}/${newId()}`,
@@ -130,7 +137,10 @@ export class Kernel {
     this.dispatcher = new Dispatcher({
       serving: (plugin) => this.supervisor.serving(plugin),
       broker,
-      observe: powers.observeCall,
+      observe: (observation) => {
+        this.health.call(observation);
+        powers.observeCall(observation);
+      },
       observeCost: powers.observeCost,
       onFailure: (invocation, error) => this.#noteFailure(invocation, error),
       now,
@@ -163,6 +173,7 @@ export class Kernel {
   /** The plugin's own fault: its author reads it in the plugin's log, an administrator in the audit. */
   #noteFailure({ plugin, export: name, id, principal, chain }: Invocation, error: NoaError): void {
     const { code, message, details } = error;
+    this.health.fault(plugin, name, error);
     const stack = isObject(details) ? details['guestStack'] : undefined;
     const lines = typeof stack === 'string' ? stack.split('\n').slice(0, 20) : [];
     for (const line of [`${name}: ${code} ${message}`, ...lines]) {

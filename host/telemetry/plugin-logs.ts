@@ -31,7 +31,9 @@ interface Log {
   /** Lines that may be written at once; refills at RATE_PER_SECOND. */
   allowance: number;
   refilledAt: number;
+  /** Since the last line that was kept, and in all. */
   dropped: number;
+  droppedInAll: number;
 }
 
 export class PluginLogs {
@@ -51,6 +53,7 @@ export class PluginLogs {
       allowance: BURST,
       refilledAt: now,
       dropped: 0,
+      droppedInAll: 0,
     };
     this.#logs.set(plugin, log);
     const refill = ((now - log.refilledAt) * RATE_PER_SECOND) / 1000;
@@ -58,6 +61,7 @@ export class PluginLogs {
     log.refilledAt = now;
     if (log.allowance < 1) {
       log.dropped += 1;
+      log.droppedInAll += 1;
       return [];
     }
     log.allowance -= 1;
@@ -90,6 +94,11 @@ export class PluginLogs {
     const after = since >= log.next ? 0 : since;
     const lines = kept.filter(({ seq }) => seq > after).slice(0, limit);
     return { lines, next: lines.at(-1)?.seq ?? after };
+  }
+
+  /** Lines that were not kept because there were too many at once. */
+  dropped(plugin: string): number {
+    return this.#logs.get(plugin)?.droppedInAll ?? 0;
   }
 
   /** Frees the lines of a removed plugin. */

@@ -1,17 +1,20 @@
 /**
- * What is kept beside an installed plugin, in the administration's REST form: its configuration, and the
- * events that it failed to take.
+ * What is kept beside an installed plugin, in the administration's REST form: how it fares, its
+ * configuration, and the events that it failed to take.
  */
 import { type Json, type JsonSchema, NoaError } from '@noa/sdk/host';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { Configuration } from '../kernel/configuration.ts';
 import type { DeadLetters } from '../kernel/dead-letters.ts';
+import type { HealthView } from '../kernel/health.ts';
 import { principalOf } from './identity.ts';
 import { resource } from './resource.ts';
 
 export interface PluginStateOptions {
   readonly configuration: Configuration;
   readonly deadLetters: DeadLetters;
+  /** Throws NOT_FOUND when no plugin has this name. */
+  readonly health: (plugin: string) => HealthView;
 }
 
 /** What the settings may be, the plugin's schema judges. */
@@ -46,8 +49,11 @@ const RETRY: JsonSchema = {
 /** The caller has seen to the scope `admin`. */
 export function registerPluginState(
   scope: FastifyInstance,
-  { configuration, deadLetters }: PluginStateOptions,
+  { configuration, deadLetters, health }: PluginStateOptions,
 ): void {
+  resource(scope, '/v1/plugins/:name/health', {
+    GET: { run: (request) => health(pluginOf(request)) },
+  });
   resource(scope, '/v1/plugins/:name/config', {
     GET: { run: (request) => configuration.view(pluginOf(request)) },
     PUT: {

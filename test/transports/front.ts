@@ -146,6 +146,7 @@ export async function startFront(
     administration: kernel.administration,
     secrets: kernel.secrets,
     configuration: kernel.configuration,
+    health: (name) => kernel.health.view(kernel.administration.plugin(name), 0),
     deadLetters: new DeadLetters({
       store: noDeliveries,
       dispatch: (invocation) => kernel.dispatcher.dispatch(invocation),
