@@ -15,6 +15,7 @@ import {
   type Secrets,
 } from '@noa/sdk';
 import { createTestHost, provideLoader, type TestHost } from '@noa/sdk/testing';
+import { builtinBytes } from '../../host/builtin.ts';
 import { createWasmLoader } from '../../host/loaders/wasm/loader.ts';
 
 interface Probe {
@@ -268,7 +269,7 @@ void t.test('the module needs a runner that provides the loader, and says so', a
 });
 
 void t.test('both levels give equal results, errors, logs and calls', async (t) => {
-  provideLoader(() => createWasmLoader({ threads: 1 }));
+  provideLoader(() => createWasmLoader({ threads: 1, bytes: builtinBytes }));
   const dir = await folder();
   await build(dir);
   const native = await createTestHost<Probe>({ folder: dir, plugin: await handlers(dir) });
