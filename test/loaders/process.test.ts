@@ -15,7 +15,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import fc from 'fast-check';
 import t, { type Test } from 'tap';
-import type { LogLevel, Runtime, RuntimeCall } from '../../host/kernel/loader.ts';
+import type { CallCost, LogLevel, Runtime, RuntimeCall } from '../../host/kernel/loader.ts';
 import { encode, FrameError, FrameReader, KIND } from '../../host/loaders/process/frames.ts';
 import { GuestProcess } from '../../host/loaders/process/guest-process.ts';
 import {
@@ -27,7 +27,7 @@ import {
   readHarm,
   readLevel,
   readLine,
-  readNumber,
+  readRequestHead,
   readText,
   readUsage,
 } from '../../host/loaders/process/replies.ts';
@@ -104,7 +104,7 @@ t.test('any bytes are frames within the bounds, or a broken protocol', (t) => {
   );
   fc.assert(
     fc.property(text, (value) =>
-      [...readers, readLevel, readUsage, readHarm, readNumber].every((read) => {
+      [...readers, readLevel, readUsage, readHarm, readRequestHead].every((read) => {
         try {
           return read(value) !== undefined;
         } catch (error) {
@@ -318,6 +318,26 @@ t.test('kill -9 in mid-call costs that call alone, and the next one works', asyn
   t.match(paused, { code: 'UNAVAILABLE', message: /keeps ending/, retryAfterMs: Number });
   await delay(paused.retryAfterMs);
   t.equal(await call(victim, 'echo', '5'), '5', 'after the pause it is tried again');
+});
+
+t.test('what a call has cost is told, also of one that was given up', async (t) => {
+  const runtime = await load(isolated(t));
+  const costs: CallCost[] = [];
+  const spent = (cost: CallCost): void => void costs.push(cost);
+  const base = { input: request(1), signal: never, spent };
+  const invoke = (): Promise<unknown> => Promise.resolve(costs.length);
+  const deadline = Date.now() + 5000;
+  const answer = await runtime.call({ ...base, export: 'ask', deadline, invoke });
+  t.same(JSON.parse(answer), { ok: true, value: 1 }, 'before the request');
+  t.ok(costs.length >= 2, 'and at the end');
+  t.ok((costs.at(-1)?.fuel ?? 0) > (costs[0]?.fuel ?? NaN), 'which has cost more');
+
+  costs.length = 0;
+  const work = hanging();
+  const late = { ...base, export: 'ask', deadline: Date.now() + 100, invoke: work.invoke };
+  t.equal((await refusal(runtime.call(late))).code, 'DEADLINE_EXCEEDED');
+  await delay(500);
+  t.ok(costs.length >= 2, 'a moment after its answer');
 });
 
 t.test('a stopped process is replaced once its call is over', async (t) => {

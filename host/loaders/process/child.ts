@@ -6,7 +6,7 @@
 import { closeSync, readFileSync, readdirSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { type Json, NoaError } from '@noa/sdk/host';
-import type { Runtime } from '../../kernel/loader.ts';
+import type { CallCost, Runtime } from '../../kernel/loader.ts';
 import { createWasmLoader } from '../wasm/loader.ts';
 import { Channel } from './channel.ts';
 import { CHANNEL, FROM_HOST, type CallHead, type InspectHead, type LoadHead } from './contract.ts';
@@ -14,6 +14,9 @@ import { type Frame, FrameError, KIND } from './frames.ts';
 
 /** How often memory that instances gave back without a call is reported. */
 const USAGE_MS = 1000;
+/** Well within the host's patience with a call that is over. */
+const LATE_COST_MS = 200;
+const GIVEN_UP: ReadonlySet<string> = new Set(['DEADLINE_EXCEEDED', 'CANCELLED']);
 const O_CLOEXEC = 0o2000000;
 
 class Sandbox {
@@ -30,23 +33,31 @@ class Sandbox {
   }
 
   #received({ kind, id, head, body }: Frame): void {
-    if (kind === KIND.call) this.#answer(id, this.#call(id, head, body.toString('utf8')));
-    else if (kind === KIND.reply) this.#calls.get(id)?.replied(head, body.toString('utf8'));
+    if (kind === KIND.call) {
+      const call = new Call((number, request) =>
+        this.#channel.send(KIND.invoke, id, `${number} ${call.cost}`.trimEnd(), request),
+      );
+      this.#calls.set(id, call);
+      this.#answer(id, this.#call(call, head, body.toString('utf8')), call);
+    } else if (kind === KIND.reply) this.#calls.get(id)?.replied(head, body.toString('utf8'));
     else if (kind === KIND.cancel) this.#calls.get(id)?.abort.abort();
     else if (kind === KIND.load) this.#answer(id, this.#load(head, Uint8Array.from(body)));
     else if (kind === KIND.inspect) this.#answer(id, inspect(head, Uint8Array.from(body)));
     else throw new FrameError(`an unknown kind ${kind}`);
   }
 
-  #answer(id: number, work: Promise<string>): void {
+  #answer(id: number, work: Promise<string>, call?: Call): void {
+    const send = (kind: number, text: string): void => {
+      this.#calls.delete(id);
+      this.#reportUsage();
+      this.#channel.send(kind, id, call?.cost ?? '', text);
+    };
     work.then(
-      (output) => {
-        this.#reportUsage();
-        this.#channel.send(KIND.done, id, '', output);
-      },
-      (error: unknown) => {
-        this.#reportUsage();
-        this.#channel.send(KIND.failed, id, '', failure(error));
+      (output) => send(KIND.done, output),
+      async (error: unknown) => {
+        // Its cost comes a moment later, and the host has answered its caller by itself.
+        if (error instanceof NoaError && GIVEN_UP.has(error.code)) await call?.costOrLate();
+        send(KIND.failed, failure(error));
       },
     );
   }
@@ -63,24 +74,16 @@ class Sandbox {
     return '';
   }
 
-  async #call(id: number, head: string, input: string): Promise<string> {
-    const runtime = this.#runtime;
-    if (runtime === undefined) throw new NoaError('UNAVAILABLE', 'The plugin is not loaded.');
-    const call = new Call((number, request) =>
-      this.#channel.send(KIND.invoke, id, String(number), request),
-    );
-    this.#calls.set(id, call);
-    try {
-      return await runtime.call({
-        ...(JSON.parse(head) as CallHead),
-        input,
-        signal: call.abort.signal,
-        invoke: (capability, operation, args) =>
-          call.invoke(JSON.stringify({ capability, operation, arguments: args })),
-      });
-    } finally {
-      this.#calls.delete(id);
-    }
+  async #call(call: Call, head: string, input: string): Promise<string> {
+    if (this.#runtime === undefined) throw new NoaError('UNAVAILABLE', 'The plugin is not loaded.');
+    return this.#runtime.call({
+      ...(JSON.parse(head) as CallHead),
+      input,
+      signal: call.abort.signal,
+      invoke: (capability, operation, args) =>
+        call.invoke(JSON.stringify({ capability, operation, arguments: args })),
+      spent: (cost) => call.spent(cost),
+    });
   }
 
   #reportUsage(): void {
@@ -95,6 +98,9 @@ class Sandbox {
 /** One call that runs, and what it waits for. */
 class Call {
   readonly abort = new AbortController();
+  /** What it has cost, as a head says it; empty until that is known. */
+  cost = '';
+  #told: (() => void) | undefined;
   readonly #send: (number: number, request: string) => void;
   readonly #waiting = new Map<number, PromiseWithResolvers<unknown>>();
   #last = 0;
@@ -109,6 +115,19 @@ class Call {
     this.#waiting.set(this.#last, reply);
     this.#send(this.#last, request);
     return reply.promise;
+  }
+
+  spent({ fuel, executionMs }: CallCost): void {
+    this.cost = `${Math.round(fuel)} ${executionMs.toFixed(3)}`;
+    this.#told?.();
+  }
+
+  /** Resolves when the cost is told again, or after a moment. */
+  costOrLate(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#told = resolve;
+      setTimeout(resolve, LATE_COST_MS);
+    });
   }
 
   replied(number: string, envelope: string): void {

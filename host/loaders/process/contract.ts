@@ -21,4 +21,4 @@ export interface InspectHead {
   readonly limits: Limits;
 }
 
-export type CallHead = Omit<RuntimeCall, 'input' | 'signal' | 'invoke'>;
+export type CallHead = Omit<RuntimeCall, 'input' | 'signal' | 'invoke' | 'spent'>;

@@ -20,11 +20,11 @@ export const KIND = {
   reply: 4,
   /** To the process: end this call; it is still answered, once. */
   cancel: 5,
-  /** From the process: the output of what was asked. */
+  /** From the process: the output of what was asked; head what a call has cost, if that is known. */
   done: 16,
-  /** From the process: an error body as JSON. */
+  /** From the process: an error body as JSON; head as of `done`. */
   failed: 17,
-  /** From the process: a capability request of this call as JSON; head its number within the call. */
+  /** From the process: a capability request as JSON; head its number in its call, then as of `done`. */
   invoke: 18,
   /** From the process: a log line; head its level. */
   log: 19,

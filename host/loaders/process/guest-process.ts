@@ -17,11 +17,12 @@ import { CHANNEL } from './contract.ts';
 import { type Frame, FrameError, KIND } from './frames.ts';
 import {
   MAX_ERROR_BYTES,
+  readCost,
   readFailure,
   readHarm,
   readLevel,
   readLine,
-  readNumber,
+  readRequestHead,
   readText,
   readUsage,
 } from './replies.ts';
@@ -218,8 +219,10 @@ export class GuestProcess {
     }
     const ask = this.#asks.get(id);
     if (ask === undefined) throw new FrameError('an answer to what was not asked');
-    if (kind === KIND.invoke) return this.#invoke(id, ask, readNumber(head), readText(body));
+    if (kind === KIND.invoke) return this.#invoke(id, ask, head, readText(body));
     if (kind !== KIND.done && kind !== KIND.failed) throw new FrameError(`an unknown kind ${kind}`);
+    const cost = readCost(head);
+    if (cost !== undefined) ask.call?.spent?.(cost);
     const outcome = kind === KIND.done ? this.#output(body) : readFailure(body);
     this.#asks.delete(id);
     this.#heldBytes -= ask.bytes;
@@ -262,11 +265,13 @@ export class GuestProcess {
     this.#lines = 0;
   }
 
-  #invoke(id: number, ask: Ask, number: number, request: string): void {
+  #invoke(id: number, ask: Ask, head: string, request: string): void {
     const { call } = ask;
+    const { number, cost } = readRequestHead(head);
     if (call === undefined) throw new FrameError('a capability request outside a call');
     if (ask.reapAt !== undefined) return; // Sent before it heard that the call is over.
     if (ask.invokes >= MAX_INVOKES) throw new FrameError('too many capability requests at once');
+    if (cost !== undefined) call.spent?.(cost);
     ask.invokes += 1;
     ask.abort ??= new AbortController();
     const { replyBytes } = this.#options;

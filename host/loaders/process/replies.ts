@@ -4,7 +4,7 @@
  */
 import { type ErrorCode, NoaError } from '@noa/sdk/host';
 import { isUtf8 } from 'node:buffer';
-import type { Harm, LogLevel, RuntimeStats } from '../../kernel/loader.ts';
+import type { CallCost, Harm, LogLevel, RuntimeStats } from '../../kernel/loader.ts';
 import { GUEST_CODES, bounded } from '../wasm/outcome.ts';
 import { printable } from '../wasm/text.ts';
 import { FrameError } from './frames.ts';
@@ -59,7 +59,21 @@ export function readUsage(head: string): RuntimeStats {
   return { instances: Number(instances), memoryBytes: Number(memoryBytes) };
 }
 
-export function readNumber(head: string): number {
+/** "fuel milliseconds"; undefined where nothing is said. The process's own account of itself. */
+export function readCost(text: string): CallCost | undefined {
+  if (text === '') return undefined;
+  const [, fuel, ms] = /^(\d{1,16}) (\d{1,9}(?:\.\d{1,3})?)$/.exec(text) ?? [];
+  if (fuel === undefined || ms === undefined) throw new FrameError('a wrong cost');
+  return { fuel: Number(fuel), executionMs: Number(ms) };
+}
+
+/** The number of a request within its call, and what the call has cost so far. */
+export function readRequestHead(head: string): { number: number; cost: CallCost | undefined } {
+  const [number = '', ...cost] = head.split(' ');
+  return { number: readNumber(number), cost: readCost(cost.join(' ')) };
+}
+
+function readNumber(head: string): number {
   if (!/^\d{1,15}$/.test(head)) throw new FrameError('a wrong number');
   return Number(head);
 }
