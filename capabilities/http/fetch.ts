@@ -5,6 +5,7 @@
  */
 import { Agent } from 'node:http';
 import { Agent as TlsAgent } from 'node:https';
+import { getCACertificates } from 'node:tls';
 import { type Driver, type DriverCall, type Json, NoaError, covers } from '@noa/sdk/host';
 import { Gatekeeper, type Resolve } from './address.ts';
 import { DEFAULT_TIMEOUT_MS, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES } from './capability.ts';
@@ -20,6 +21,8 @@ import { METHODS, canonicalUrl, resourceOf } from './target.ts';
 export interface HttpOptions {
   /** Hosts, as URLs name them, that may be at private addresses. */
   readonly privateHosts?: readonly string[];
+  /** Certificates (PEM) that are trusted beside those that Node.js trusts. */
+  readonly authorities?: readonly string[];
   /** In place of the system's resolver. */
   readonly resolve?: Resolve;
   /** Requests under way at most. */
@@ -50,11 +53,16 @@ class HttpDriver implements Driver {
   readonly #gatekeeper: Gatekeeper;
   readonly #agents = new Map<string, Agents>();
   readonly #running = new Map<string, number>();
+  /** Undefined leaves the choice to Node.js. */
+  readonly #authorities: string[] | undefined;
   readonly #max: number;
   readonly #maxPerPlugin: number;
 
-  constructor({ privateHosts = [], resolve, maxRequests, maxRequestsPerPlugin }: HttpOptions) {
+  constructor({ privateHosts = [], resolve, authorities = [], ...options }: HttpOptions) {
+    const { maxRequests, maxRequestsPerPlugin } = options;
     this.#gatekeeper = new Gatekeeper(privateHosts, resolve);
+    this.#authorities =
+      authorities.length > 0 ? [...getCACertificates('default'), ...authorities] : undefined;
     this.#max = maxRequests ?? MAX_REQUESTS;
     this.#maxPerPlugin = maxRequestsPerPlugin ?? MAX_REQUESTS_PER_PLUGIN;
   }
@@ -140,7 +148,8 @@ class HttpDriver implements Driver {
     const known = this.#agents.get(plugin);
     if (known !== undefined) return known;
     const options = { keepAlive: true, timeout: IDLE_MS, maxFreeSockets: MAX_IDLE };
-    const made = { plain: new Agent(options), tls: new TlsAgent(options) };
+    const trust = this.#authorities ? { ca: this.#authorities } : {};
+    const made = { plain: new Agent(options), tls: new TlsAgent({ ...options, ...trust }) };
     this.#agents.set(plugin, made);
     return made;
   }

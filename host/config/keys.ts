@@ -103,6 +103,10 @@ export const KEYS = {
       description:
         'Hosts, as URLs name them, that plugins with a grant may reach at loopback and private addresses; all others are reached at public addresses alone.',
     }),
+    http_ca_path: path(undefined, {
+      description:
+        'PEM certificate authorities that `http` trusts beside the public ones, for servers inside your network.',
+    }),
     threads: integer(0, 256, 0, {
       description:
         'Threads that run plugin code; 0 means one less than the processor cores, at least one.',

@@ -11,6 +11,7 @@ import { type Json, covers } from '@noa/sdk/host';
 import fc from 'fast-check';
 import t, { type Test } from 'tap';
 import { type Resolve, reachOf } from '../../capabilities/http/address.ts';
+import { readAuthorities } from '../../capabilities/http/authorities.ts';
 import { MAX_RESPONSE_BYTES, http } from '../../capabilities/http/capability.ts';
 import { type HttpOptions, createHttpDriver } from '../../capabilities/http/fetch.ts';
 import { canonicalUrl, resourceOf } from '../../capabilities/http/target.ts';
@@ -831,6 +832,9 @@ t.test('TLS: the certificate must be trusted and name the host', async (t) => {
     await failure(driver(t, options).request({ url: `https://secure.test:${port}/` })),
     untrusted,
   );
+  const own = driver(t, { ...options, authorities: [cert] });
+  t.match(await own.request({ url: `https://secure.test:${port}/` }), { body: 'safe' });
+  t.match(await failure(own.request({ url: `https://other.test:${port}/` })), untrusted);
   setDefaultCACertificates([...before, cert]);
   const { request } = driver(t, options);
   t.match(await request({ url: `https://secure.test:${port}/` }), { body: 'safe' });
@@ -843,6 +847,22 @@ t.test('TLS: the certificate must be trusted and name the host', async (t) => {
     'a variable does not turn the check off',
   );
 });
+
+t.test(
+  'authorities of the operator’s own are read from a file, or the fault is named',
+  async (t) => {
+    const folder = t.testdir({
+      'ca.pem': `two of them\n${cert}\n${cert}`,
+      'no.pem': 'x',
+      'key.pem': key,
+    });
+    t.same(readAuthorities(`${folder}/ca.pem`), [cert.trim(), cert.trim()]);
+    const fault = { code: 'INVALID_ARGUMENT', message: /plugins\.http_ca_path/ };
+    for (const name of ['no.pem', 'key.pem', 'absent.pem', '.']) {
+      t.throws(() => readAuthorities(`${folder}/${name}`), fault, name);
+    }
+  },
+);
 
 t.test('proxies of the environment are not used', async (t) => {
   const url = await serve(t, (_request, response) => void response.end('direct'));
