@@ -10,16 +10,23 @@ export interface ProcessIo {
   readonly cwd: string;
   /** Width of the terminal; 80 where there is none. */
   readonly columns: number;
+  /** From now on nobody reading the output is no reason to end. */
+  outliveReaders(): void;
   /** Calls `listener` at each SIGINT and SIGTERM, which then no longer end the process by themselves. */
   onInterrupt(listener: () => void): void;
 }
 
 export function processIo(): ProcessIo {
   const { stdin, stdout, stderr } = process;
+  let outlives = false;
   // Whoever read this output has seen enough of it: `noa audit list | head`.
   stdout.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code !== 'EPIPE') throw error;
-    process.exit();
+    if (!outlives) process.exit();
+  });
+  // Notes that nobody reads change nothing of what a command does.
+  stderr.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error;
   });
   return {
     stdin,
@@ -28,6 +35,9 @@ export function processIo(): ProcessIo {
     env: environment(),
     cwd: process.cwd(),
     columns: stdout.isTTY ? stdout.columns : 80,
+    outliveReaders: () => {
+      outlives = true;
+    },
     onInterrupt: (listener) => {
       process.on('SIGINT', listener);
       process.on('SIGTERM', listener);

@@ -12,7 +12,10 @@ import type { Session } from './session.ts';
 /** Beyond the drain that the configuration allows: what closing the engines may take. */
 const CLOSE_MS = 20_000;
 
-/** Adds `noa serve`, whose flags are those of the configuration's keys. */
+/**
+ * Adds `noa serve`, whose flags are those of the configuration's keys. It ends with 0 after SIGINT or
+ * SIGTERM, with 1 when it cannot start, cannot go on, or is told a second time while it stops.
+ */
 export function registerServe(program: Command, session: Session): void {
   const command = program.command('serve').description('run a host until it is told to stop');
   addConfigOptions(command)
@@ -25,6 +28,7 @@ export function registerServe(program: Command, session: Session): void {
         session.result({ ok: true }, 'the configuration is right');
         return;
       }
+      session.io.outliveReaders();
       const tell = (line: string): void => void session.io.stderr.write(`${line}\n`);
       session.exitCode = await serve({ tell, load });
     });

@@ -1,6 +1,7 @@
 /** Plugins from npm: a packed tarball, and packages by name from a registry of the operator's. */
-import { execFile } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
+import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { mkdir, mkdtemp, readFile, rm, utimes, writeFile } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
@@ -12,7 +13,7 @@ import { packPlugin, readPackage, writeBundle } from '@noa/sdk/author';
 import { readBundle } from '@noa/sdk/host';
 import t from 'tap';
 import { bundleOf, eventually, RunningHost } from '../e2e/running-host.ts';
-import { noa as runNoa, type Run } from './noa.ts';
+import { NOA, noa as runNoa, type Run } from './noa.ts';
 
 const cwd = await mkdtemp(join(tmpdir(), 'noa-packages-'));
 t.teardown(() => rm(cwd, { recursive: true }));
@@ -61,7 +62,7 @@ const server: Server = createServer((request, response) => {
   const path = decodeURIComponent(request.url ?? '').slice(1);
   const tarball = /^-\/(.+)$/.exec(path)?.[1];
   if (tarball !== undefined) {
-    const other = [...tarballs.values()].at(-1) as Uint8Array;
+    const other = [...tarballs.values()].at(-1);
     response.end(tampered.has(tarball) ? other : tarballs.get(tarball));
     return;
   }
@@ -191,4 +192,26 @@ t.test('a folder whose sources are newer than its module is built, or refused', 
     code: 1,
     stderr: /CONFLICT src\/lib\.rs is newer than .*\.wasm: build the plugin first/,
   });
+});
+
+const skip = !existsSync('/usr/bin/script') && 'there is no script(1) to make a terminal';
+
+t.test('at a terminal a removal asks what becomes of the data', { skip }, async (t) => {
+  const line = `${process.execPath} ${NOA} plugin remove`;
+  const answer = async (plugin: string, word: string): Promise<string> => {
+    const env = { ...process.env, NOA_URL: host.url, NOA_TOKEN: host.token };
+    const child = spawn('script', ['-qec', `${line} ${plugin}`, '/dev/null'], { cwd, env });
+    let output = '';
+    child.stdout.setEncoding('utf8').on('data', (text: string) => {
+      if (!output.includes('[y/N]') && (output + text).includes('[y/N]')) {
+        child.stdin.write(`${word}\n`);
+      }
+      output += text;
+    });
+    await once(child, 'close');
+    return output;
+  };
+  t.match(await answer('absent', 'y'), /error: NOT_FOUND/, 'no question about nothing');
+  t.match(await answer('fresh', 'y'), /Delete the data of fresh too[^]*its data is deleted/);
+  t.match(await answer(name, ''), /removed digest; its data stays/);
 });
