@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import t from 'tap';
 import { linkPackages } from '../../host/cli/author/new.ts';
 import { TYPES_FILE, build } from '../../host/cli/author/project.ts';
+import { createProcessLoader } from '../../host/loaders/process/loader.ts';
 import { runConformance } from './conformance.ts';
 
 const SOURCE = join(import.meta.dirname, '../../sdk/conformance/typescript');
@@ -23,4 +24,9 @@ await t.test('the conformance plugin in TypeScript', async (test) => {
     'the types in the repository are those of the manifest',
   );
   await runConformance(test, { name: 'TypeScript', folder });
+  await runConformance(test, {
+    name: 'TypeScript in a process of its own',
+    folder,
+    createLoader: createProcessLoader,
+  });
 });

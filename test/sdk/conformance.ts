@@ -9,8 +9,9 @@ import { NoaError, effectiveLimits, parseManifest } from '@noa/sdk/host';
 import type { ErrorCode, Json } from '@noa/sdk/host';
 import type { Test } from 'tap';
 import { builtinBytes } from '../../host/builtin.ts';
-import type { LoadRequest, Runtime, RuntimeCall } from '../../host/kernel/loader.ts';
+import type { LoadRequest, Loader, Runtime, RuntimeCall } from '../../host/kernel/loader.ts';
 import { createWasmLoader } from '../../host/loaders/wasm/loader.ts';
+import type { WasmLoaderOptions } from '../../host/loaders/wasm/loader.ts';
 
 const VECTORS = join(import.meta.dirname, '../../sdk/conformance/vectors');
 const CALL_MS = 20_000;
@@ -63,18 +64,23 @@ export interface Subject {
   readonly name: string;
   /** Holds `plugin.json` and, at its `runtime.file`, the module. */
   readonly folder: string;
+  /** What runs it; one thread of this process when absent. */
+  readonly createLoader?: (options: WasmLoaderOptions) => Loader;
 }
 
 /** One subtest with one a file of vectors, one assertion a vector; closes what it starts. */
-export async function runConformance(t: Test, { name, folder }: Subject): Promise<void> {
-  await t.test(`${name} conforms`, (test) => runVectors(test, folder));
+export async function runConformance(
+  t: Test,
+  { name, folder, createLoader = createWasmLoader }: Subject,
+): Promise<void> {
+  const loader = createLoader({ threads: 1, bytes: builtinBytes });
+  await t.test(`${name} conforms`, (test) => runVectors(test, folder, loader));
 }
 
-async function runVectors(t: Test, folder: string): Promise<void> {
+async function runVectors(t: Test, folder: string, loader: Loader): Promise<void> {
   const manifest = parseManifest(readFileSync(join(folder, 'plugin.json'), 'utf8'));
   const wasm = readFileSync(join(folder, manifest.runtime.file));
   const limits = effectiveLimits(manifest);
-  const loader = createWasmLoader({ threads: 1, bytes: builtinBytes });
   const lines: Line[] = [];
   const log: LoadRequest['log'] = (level, message) => lines.push({ level, message });
   const load = (config: Json, generation: number): Promise<Runtime> =>
