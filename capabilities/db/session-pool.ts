@@ -1,8 +1,8 @@
 /**
  * The sessions of all plugins' roles: made when first needed, few per role and in all, closed when idle.
  * Invariants: every session is idle, lent to exactly one call, or gone; every bound holds at any moment;
- * a plugin that uses a session takes another only while one is left for each plugin that uses none. So as
- * long as there are no more plugins than sessions, none can keep another out.
+ * a plugin that uses a session takes another only while one is left for each plugin that uses none, or
+ * three quarters of all. So a plugin is kept out only when more others than that use sessions at once.
  */
 import { NoaError } from '@noa/sdk/host';
 import { away, fromDatabase } from './failures.ts';
@@ -45,6 +45,8 @@ interface Role {
   readonly idle: { session: Session; since: number }[];
 }
 
+/** Most of all sessions that are kept for plugins that use none. */
+const KEPT = 0.75;
 /** How long a session may take to become fresh after a call before it is dropped. */
 const FRESH_MS = 5_000;
 
@@ -163,8 +165,9 @@ export class SessionPool {
 
   #mayTake({ member, idle, count }: Role): boolean {
     if (idle.length === 0 && count >= this.#bounds.perRole) return false;
-    const left = this.#bounds.total - this.#busy;
-    return left > (member.busy === 0 ? 0 : this.#resting);
+    const { total } = this.#bounds;
+    const kept = member.busy === 0 ? 0 : Math.min(this.#resting, Math.floor(total * KEPT));
+    return total - this.#busy > kept;
   }
 
   /** Gives sessions to those who wait as far as the bounds allow, first to the plugin that has the fewest. */
