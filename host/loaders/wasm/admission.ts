@@ -11,7 +11,8 @@ import { WASI_MODULE, WASI_TYPES } from './wasi.ts';
 
 export const ENV_MODULE = 'extism:host/env';
 export const USER_MODULE = 'extism:host/user';
-/** Added to every module; no module may export this name itself. */
+/** Names that begin so are given to what the host adds to a module; none may export one itself. */
+const RESERVED = 'noa:';
 export const MEMORY_EXPORT = 'noa:memory';
 
 const PAGES_PER_MIB = 16;
@@ -20,6 +21,8 @@ const MAX_PAGES = 1 << 16;
 const MAX_TABLES = 4;
 const MAX_TABLE_SLOTS = 1 << 16;
 const MAX_IMPORTS = 256;
+/** Beside the bounds of one function, in charges.ts: what compiling may be made to cost. */
+const MAX_FUNCTIONS = 100_000;
 
 const LOG = '(i64) -> nothing';
 /** The imports this host provides, with their types. */
@@ -113,6 +116,11 @@ function checkSizes(outline: Outline, limits: Limits): void {
       `The module starts with ${initial / PAGES_PER_MIB} MiB of memory, over limits.memoryMiB = ${limits.memoryMiB}; raise the limit or shrink its initial memory.`,
     );
   }
+  if (outline.functionCount > MAX_FUNCTIONS) {
+    refuse(
+      `The module has ${outline.functionCount} functions; at most ${MAX_FUNCTIONS} are allowed.`,
+    );
+  }
   if (outline.tables.length > MAX_TABLES) {
     refuse(`The module has ${outline.tables.length} tables; at most ${MAX_TABLES} are allowed.`);
   }
@@ -126,8 +134,9 @@ function checkSizes(outline: Outline, limits: Limits): void {
 }
 
 function checkExports(outline: Outline, manifest: Manifest): void {
-  if (outline.exports.has(MEMORY_EXPORT)) {
-    refuse(`The module exports "${MEMORY_EXPORT}", a name kept for the host; rename it.`);
+  for (const name of outline.exports) {
+    if (!name.startsWith(RESERVED)) continue;
+    refuse(`The module exports "${printable(name, 64)}", a name kept for the host; rename it.`);
   }
   for (const name of Object.keys(manifest.exports)) {
     const signature = outline.functions.get(name);

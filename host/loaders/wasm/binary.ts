@@ -1,6 +1,6 @@
 /**
  * Reads the outline of a WebAssembly 1.0 binary (core specification, section 5) and rewrites its limits.
- * It reads only what admission judges and never code; the engine validates the whole afterwards.
+ * It reads only what admission judges; code is fuel.ts's matter, and the engine validates the whole.
  * Invariant: any bytes whatever are answered with an outline or a `ModuleError`, in linear time.
  */
 import { MAX_ENTRIES, ModuleError, Reader, leb, section } from './reader.ts';
@@ -20,6 +20,8 @@ export interface Outline {
   readonly imports: readonly ImportEntry[];
   /** Signature of each exported function by its name. */
   readonly functions: ReadonlyMap<string, string>;
+  /** Functions that it defines. */
+  readonly functionCount: number;
   /** Every exported name. */
   readonly exports: ReadonlySet<string>;
   readonly memories: readonly Extent[];
@@ -132,7 +134,8 @@ export function readOutline(bytes: Uint8Array): Outline {
   });
   const memories = list(SECTION.memory, (reader) => reader.extent('memory'));
   const tables = list(SECTION.table, (reader) => reader.tableType());
-  return { imports, functions, exports, memories, tables, sections };
+  const functionCount = own.length;
+  return { imports, functions, functionCount, exports, memories, tables, sections };
 }
 
 function clamped(extent: Extent, cap: number): number[] {

@@ -14,8 +14,6 @@ import { chargesOf } from './charges.ts';
 import { OP } from './instructions.ts';
 import { MAX_ENTRIES, ModuleError, Reader, leb, section, signedLeb } from './reader.ts';
 
-/** Names that begin so are the host's; no module may export one itself. */
-export const RESERVED = 'noa:';
 export const FUEL_EXPORT = {
   /** i64 global: fuel left of the present slice. */
   left: 'noa:fuel',

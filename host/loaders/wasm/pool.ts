@@ -28,8 +28,8 @@ import { Thread } from './thread.ts';
 import type { Owner } from './thread.ts';
 
 const TICK_MS = 5;
-/** How long a job may take to end after it was told to: a guest asks several times a millisecond. */
-const CANCEL_GRACE_MS = 25;
+/** How long a job may take to end after it was told to: most take one, on a crowded machine many. */
+const CANCEL_GRACE_MS = 100;
 /** How long a job whose caller has gone may go on executing: most end sooner, and no thread is lost. */
 const ABORT_GRACE_MS = 100;
 /** A turn that has lasted for less is not ended: most overloads end by themselves, without harm. */
