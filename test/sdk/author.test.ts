@@ -331,14 +331,48 @@ void t.test('types say what a schema says', async (t) => {
     { capability: 'blob', operations: ['read', 'list'], resources: ['*'], reason: 'r' },
     { capability: 'secrets', operations: ['read'], resources: ['key'], reason: 'r' },
     { capability: 'http', operations: ['request'], resources: ['GET https://a/*'], reason: 'r' },
+    { capability: 'events', operations: ['publish'], resources: ['a.*'], reason: 'r' },
   ];
   const plugin = typesOf({}, { capabilities, config: { type: 'object', properties: { a: {} } } });
   t.match(plugin, "db: Pick<Db, 'query' | 'execute'>;\n    cache: Pick<Cache, 'get' | 'set'>;");
   t.match(plugin, 'config: Config;');
+  const filled = typesOf(
+    { type: 'object', properties: { a: { type: 'string', default: 'x' } } },
+    {
+      config: {
+        type: 'object',
+        properties: {
+          a: { type: 'string', default: 'x' },
+          b: { type: 'string' },
+          c: { type: 'object', properties: { d: { type: 'integer', default: 1 } } },
+          e: { anyOf: [{ type: 'object', properties: { f: { type: 'integer', default: 1 } } }] },
+        },
+      },
+    },
+  );
+  t.match(filled, /interface Config \{\n  a: string;\n  b\?: string;\n  c\?: \{\n    d: number;/);
+  t.match(filled, /e\?: \{\n    f\?: number;/, 'defaults of branches are not filled in');
+  t.match(filled, /a\?: string/, 'an input is what its caller sends');
   t.match(plugin, "blob: Pick<BlobPort, 'read' | 'readText' | 'list'>;");
   t.match(plugin, "secrets: Pick<Secrets, 'read'>;");
   t.match(plugin, "http: Pick<Http, 'request'>;");
-  t.match(plugin, "import type { BlobPort, Cache, Db, Http, Json, Secrets } from '@noa/sdk';");
+  t.match(plugin, "events: Pick<EventsPort, 'publish'>;");
+  t.match(
+    plugin,
+    "import type { BlobPort, Cache, Db, EventsPort, Http, Json, Secrets } from '@noa/sdk';",
+  );
+  const onEvents = {
+    exports: { on: {}, both: {}, own: { input: { type: 'object' } } },
+    contributes: {
+      subscriptions: ['on', 'both', 'own'].map((name) => ({ subject: 'a.*', export: name })),
+      schedules: [{ name: 'n', everyMs: 1000, export: 'both' }],
+    },
+  };
+  const handlers = generateTypes(parseManifest({ ...MANIFEST, ...onEvents }));
+  t.match(handlers, 'on(input: CloudEvent): unknown;');
+  t.match(handlers, 'both(input: Json): unknown;');
+  t.match(handlers, 'own(input: OwnInput): unknown;');
+  t.match(handlers, "import type { CloudEvent, Json } from '@noa/sdk';");
   const exports = {
     a: { input: { type: 'object', properties: {} } },
     A: { input: { type: 'string' } },
@@ -349,7 +383,8 @@ void t.test('types say what a schema says', async (t) => {
     return () => typesOf({}, { capabilities: [request] });
   };
   t.throws(asks('vector', 'search'), {
-    message: /\/capabilities\/0\/capability.*no port.*db, cache, blob, secrets, http, plugin/,
+    message:
+      /\/capabilities\/0\/capability.*no port.*db, cache, blob, secrets, http, events, plugin/,
   });
   t.throws(asks('db', 'drop'), {
     message: /\/capabilities\/0\/operations.*query, execute, transaction/,

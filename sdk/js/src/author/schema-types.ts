@@ -12,8 +12,11 @@ export type Open = 'Json' | 'unknown';
 export class TypeWriter {
   readonly #declarations = new Map<string, string>();
 
-  /** Declares `name` (made unique) as the type of a schema, and one type for each reference in it. */
-  declare(name: string, root: JsonSchema, open: Open): string {
+  /**
+   * Declares `name` (made unique) as the type of a schema, and one type for each reference in it. With
+   * `filled` it is the type of a value whose absent properties have their defaults.
+   */
+  declare(name: string, root: JsonSchema, open: Open, filled = false): string {
     const names = new Map<JsonSchema, string>();
     const refer = (schema: JsonSchema, wanted: string): string => {
       const known = names.get(schema);
@@ -24,7 +27,12 @@ export class TypeWriter {
       this.#declarations.set(unique, declaration(unique, schema, writer));
       return unique;
     };
-    const writer: Writer = { root, open, refer: (schema, part) => refer(schema, name + part) };
+    const writer: Writer = {
+      root,
+      open,
+      filled,
+      refer: (schema, part) => refer(schema, name + part),
+    };
     return refer(root, name);
   }
 
@@ -43,6 +51,8 @@ export class TypeWriter {
 interface Writer {
   readonly root: JsonSchema;
   readonly open: Open;
+  /** Defaults have been filled in. */
+  readonly filled: boolean;
   /** The name of the type of a schema that is referred to. */
   refer(schema: JsonSchema, part: string): string;
 }
@@ -76,7 +86,8 @@ function typeOf(schema: unknown, writer: Writer, indent: string): string {
     if (!Array.isArray(branches)) continue;
     parts.push(
       union(
-        branches.map((branch) => typeOf(branch, writer, indent)),
+        // Of several branches no default is taken.
+        branches.map((branch) => typeOf(branch, { ...writer, filled: false }, indent)),
         writer.open,
       ),
     );
@@ -126,7 +137,8 @@ function objectType(schema: JsonSchema, writer: Writer, indent: string): string 
   const lines = [...names].map((name) => {
     const property = Object.hasOwn(properties, name) ? properties[name] : undefined;
     const key = /^[A-Za-z_$][\w$]*$/.test(name) ? name : quote(name);
-    const mark = required.includes(name) ? '' : '?';
+    const has = writer.filled && isSchema(property) && property['default'] !== undefined;
+    const mark = has || required.includes(name) ? '' : '?';
     return `${comment(property, inner)}${inner}${key}${mark}: ${typeOf(property, writer, inner)};`;
   });
   const others = othersType(schema, writer, indent, names.size > 0);

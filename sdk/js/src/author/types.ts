@@ -44,7 +44,7 @@ export function generateTypes(manifest: Manifest): string {
     return `    ${name}(input: ${from}): ${to};`;
   });
   const config =
-    manifest.config === undefined ? '{}' : types.declare('Config', manifest.config, 'Json');
+    manifest.config === undefined ? '{}' : types.declare('Config', manifest.config, 'Json', true);
   const ports = requestedPorts(manifest.capabilities ?? []);
   const capabilities = ports.map(({ port, operations }) => {
     const methods = operations.flatMap((operation) => [

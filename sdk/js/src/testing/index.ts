@@ -33,8 +33,8 @@ export interface TestHostOptions<Plugin extends PluginContract> {
   readonly folder: string | URL;
   /** The default export of `src/index.ts`, to run natively; absent, the built module runs. */
   readonly plugin?: PluginDefinition<Plugin>;
-  /** The plugin's configuration; checked against the manifest. */
-  readonly config?: Plugin['config'];
+  /** The plugin's configuration; checked against the manifest, which fills in its defaults. */
+  readonly config?: Partial<Plugin['config']>;
   /** Where the clock stands, in milliseconds since the epoch; it moves by `clock.advance` only. */
   readonly now?: number;
   /** Another seed gives the handlers other random bytes. */
