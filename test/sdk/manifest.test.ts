@@ -122,6 +122,8 @@ function ref(name: string): { $ref: string } {
   return { $ref: `#/$defs/${name}` };
 }
 
+const SCHEDULE = { name: 'n', cron: '0 3 * * *', export: 'create', input: { text: 'x' } };
+
 /** Where the change is, what is written there, where the finding must point, its rule. */
 const WRONG: [string, unknown, (string | undefined)?, string?][] = [
   ['/name', undefined, '/name', 'required'],
@@ -307,6 +309,85 @@ const WRONG: [string, unknown, (string | undefined)?, string?][] = [
   ['/capabilities/1', { ...NOTES.capabilities[0] }, '/capabilities/1', 'duplicate'],
   ['/config', { type: 'string' }, '/config/type', 'config'],
   ['/config/properties/key/secret', 'yes', '/config', 'strict'],
+  [
+    '/contributes/subscriptions',
+    [{ subject: 'a*b', export: 'create' }],
+    '/contributes/subscriptions/0/subject',
+    'pattern',
+  ],
+  [
+    '/contributes/subscriptions',
+    [{ subject: 'a', export: 'gone' }],
+    '/contributes/subscriptions/0/export',
+    'export',
+  ],
+  [
+    '/contributes/subscriptions',
+    [1, 1].map(() => ({ subject: 'a', export: 'create' })),
+    '/contributes/subscriptions/1',
+    'duplicate',
+  ],
+  [
+    '/contributes/subscriptions',
+    [{ subject: 'a', export: 'create', from: 1 }],
+    '/contributes/subscriptions/0/from',
+    'additionalProperties',
+  ],
+  [
+    '/contributes/schedules',
+    [{ name: 'n', export: 'create' }],
+    '/contributes/schedules/0',
+    'schedule',
+  ],
+  [
+    '/contributes/schedules',
+    [{ ...SCHEDULE, everyMs: 1000 }],
+    '/contributes/schedules/0',
+    'schedule',
+  ],
+  [
+    '/contributes/schedules',
+    [{ name: 'n', everyMs: 999, export: 'create' }],
+    '/contributes/schedules/0/everyMs',
+    'minimum',
+  ],
+  [
+    '/contributes/schedules',
+    [{ ...SCHEDULE, cron: '99 * * * *' }],
+    '/contributes/schedules/0/cron',
+    'schedule',
+  ],
+  [
+    '/contributes/schedules',
+    [{ ...SCHEDULE, cron: '0 0 30 2 *' }],
+    '/contributes/schedules/0/cron',
+    'schedule',
+  ],
+  [
+    '/contributes/schedules',
+    [{ ...SCHEDULE, cron: '@daily' }],
+    '/contributes/schedules/0/cron',
+    'pattern',
+  ],
+  [
+    '/contributes/schedules',
+    [{ ...SCHEDULE, timezone: 'Mars/North' }],
+    '/contributes/schedules/0/cron',
+    'schedule',
+  ],
+  [
+    '/contributes/schedules',
+    [{ ...SCHEDULE, export: 'gone' }],
+    '/contributes/schedules/0/export',
+    'export',
+  ],
+  ['/contributes/schedules', [SCHEDULE, SCHEDULE], '/contributes/schedules/1/name', 'duplicate'],
+  [
+    '/contributes/schedules',
+    [{ ...SCHEDULE, input: 7 }],
+    '/contributes/schedules/0/input',
+    'input',
+  ],
   ['/limits/memoryMiB', 0],
   ['/limits/memoryMiB', 1025],
   ['/limits/memoryMiB', 1.5],

@@ -77,6 +77,12 @@ const MANIFEST = {
       resources: ['GET https://API.test/v1/*', 'POST https://api.test:443/v1/*'],
       reason: 'r',
     },
+    {
+      capability: 'events',
+      operations: ['publish', 'subscribe'],
+      resources: ['probe.*'],
+      reason: 'r',
+    },
     { capability: 'plugin', operations: ['call'], resources: ['other/ask'], reason: 'r' },
   ],
   config: {
@@ -139,6 +145,8 @@ const actions = {
   withBody: (url) => fetch(url, { body: 'x' }).then(() => 'sent', (error) => error instanceof TypeError),
   aborted: (url) => fetch(url, { signal: AbortSignal.abort(new NoaError('CONFLICT', 'gone')) }),
   secret: (name, { secrets }) => secrets.read(name),
+  publish: ([subject, type, data], { events }) => events.publish(subject, type, data),
+  subscribe: ([subject, options], { events }) => events.subscribe(subject, options),
   call: (arg, { plugin }) => plugin.call('other', arg, { x: 1 }),
   log: (arg, { log }) => (log.info('line', { arg }), log.warn('plain'), undefined),
   random: (_, { random }) => [random.bytes(4).length, /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab]/.test(random.uuid())],
@@ -231,6 +239,14 @@ const OPERATIONS: [what: string, arg?: Json][] = [
   ['twice', 'https://api.test/v1/json'],
   ['withBody', 'https://api.test/v1/json'],
   ['aborted', 'https://api.test/v1/json'],
+  ['publish', ['probe.a', 'told', { n: [1] }]],
+  ['publish', ['probe.b', 'told']],
+  ['publish', ['other.a', 'told']],
+  ['publish', ['probe.big', 'told', 'x'.repeat(1000)]],
+  ['subscribe', ['probe.*']],
+  ['subscribe', ['probe.*', { after: '1', limit: 1 }]],
+  ['subscribe', ['probe.b']],
+  ['subscribe', ['*']],
   ['call', 'ask'],
   ['call', 'other'],
   ['log', 'x'],
@@ -284,6 +300,10 @@ void t.test('both levels give equal results, errors, logs and calls', async (t) 
   t.same(module.log, native.log);
   t.same(module.db.statements, native.db.statements);
   t.same(module.http.requests, native.http.requests);
+  t.same(module.events.published, native.events.published);
+  t.match(await outcome(module, 'subscribe', ['probe.a']), {
+    value: { events: [{ id: '1', source: '/plugins/probe', data: { n: [1] } }], next: '3' },
+  });
   t.match(await outcome(module, 'fetch', ['https://api.test/v1/json', {}, 'url']), {
     value: [200, true, 'https://api.test/v1/json', [['content-type', 'application/json']]],
   });
