@@ -51,6 +51,11 @@ export function useLoaderApart(make: (options: WasmLoaderOptions) => Loader): vo
   apart = true;
 }
 
+/** Whether a plugin has what it runs on to itself. */
+export function isApart(): boolean {
+  return apart;
+}
+
 /** Another plugin that shares the threads of this one or, where none does, this one itself. */
 export async function neighbour(
   of: Runtime,

@@ -16,7 +16,8 @@ const USERS = [61_184, 65_520] as const;
 const DATA_BYTES = 6 * 2 ** 30;
 const DESCRIPTORS = 256;
 const TASKS = 128;
-const HEAP_MIB = 128;
+/** The flag overrides what the sandbox's threads are given, so it says the same as they do. */
+const HEAP_MIB = 256;
 /** No memory of a module grows past 1 GiB, the most that a manifest may ask for. */
 const MEMORY_PAGES = 16_384;
 const PROGRAM_MS = 10_000;
