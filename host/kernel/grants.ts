@@ -2,7 +2,7 @@
  * Grants: what an administrator allows, against what a manifest requests. A plugin's rights are always
  * the intersection of both; neither side alone gives anything.
  */
-import { covers, type CapabilityRequest } from '@noa/sdk/host';
+import { covers, type CapabilityRequest, NoaError } from '@noa/sdk/host';
 
 export type GrantStatus = 'pending' | 'approved' | 'revoked';
 
@@ -122,6 +122,28 @@ export function within(narrow: readonly Right[], wide: readonly Right[]): boolea
       ),
     ),
   );
+}
+
+/**
+ * What callers and callees have in common, worked out once for two of them as they stand: it compares each
+ * resource of one with each of the other, and calls are many.
+ */
+export class CommonRights {
+  readonly #known = new WeakMap<readonly Right[], WeakMap<readonly Right[], readonly Right[]>>();
+
+  /** Lists of rights are never changed: others are other lists. */
+  of(caller: readonly Right[], callee: readonly Right[]): readonly Right[] {
+    const known = this.#known.get(caller) ?? new WeakMap<readonly Right[], readonly Right[]>();
+    this.#known.set(caller, known);
+    const remembered = known.get(callee);
+    if (remembered) return remembered;
+    const rights = intersectRights(caller, callee);
+    if (!within(rights, caller)) {
+      throw new NoaError('INTERNAL', 'an attenuated token would be wider than its parent');
+    }
+    known.set(callee, rights);
+    return rights;
+  }
 }
 
 /** True when approved grants cover every operation and resource of the request. */

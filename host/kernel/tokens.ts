@@ -7,7 +7,7 @@
 import { hash, hkdfSync } from 'node:crypto';
 import { NoaError } from '@noa/sdk/host';
 import { errors, jwtVerify, SignJWT } from 'jose';
-import { intersectRights, type Right, within } from './grants.ts';
+import { CommonRights, type Right } from './grants.ts';
 
 const TOKEN_TYPE = 'noa-capability+jwt';
 const KID = /^[a-z0-9][a-z0-9-]{0,31}$/;
@@ -75,6 +75,7 @@ export class TokenService {
   #signing: string | undefined;
   /** Verified claims by the digest of the token text. */
   readonly #verified = new Map<string, Claims>();
+  readonly #common = new CommonRights();
   /**
    * Ancestry of every token that this service issued and that may still live. Nothing is evicted, for that
    * would void the tokens of others: what bounds it is that callers keep few and revoke what is used up.
@@ -137,10 +138,7 @@ export class TokenService {
     rights: readonly Right[],
     budget?: Budget,
   ): Promise<Token> {
-    const common = intersectRights(parent.rights, rights);
-    if (!within(common, parent.rights)) {
-      throw new NoaError('INTERNAL', 'an attenuated token would be wider than its parent');
-    }
+    const common = this.#common.of(parent.rights, rights);
     return this.#sign(audience, common, parent.id, budget, parent.expiresAt);
   }
 

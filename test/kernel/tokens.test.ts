@@ -61,6 +61,32 @@ t.test('a minted token is accepted by its own instance, with its rights', async 
   t.equal(read.id, claims.id);
 });
 
+t.test('what two plugins have in common is worked out once, along a chain too', async (t) => {
+  const { tokens } = service();
+  const many = (grant: string): Right[] =>
+    Array.from({ length: 24 }, (_, i) => ({
+      capability: 'cache',
+      operations: ['get', 'set', 'delete', 'increment', 'lock'],
+      resources: Array.from({ length: 64 }, (_each, j) => `k${i}.${j}:*`),
+      grants: [`${grant}${i}`],
+    }));
+  const parent = await tokens.mint(audience, many('a'));
+  const [callee, deeper] = [many('b'), many('c')];
+  const chain = async (): Promise<number> => {
+    const started = process.threadCpuUsage();
+    const token = await tokens.attenuate(parent.claims, audience, callee, { calls: 5 });
+    const next = await tokens.attenuate(token.claims, audience, deeper, { calls: 5 });
+    t.equal(next.claims.rights.length, 24);
+    t.same(next.claims.rights[3]?.grants, ['a3', 'b3', 'c3']);
+    const { user, system } = process.threadCpuUsage(started);
+    return (user + system) / 1000;
+  };
+  const first = await chain();
+  let others = 0;
+  for (let n = 0; n < 10; n += 1) others += await chain();
+  t.ok(others < 3 * first, `ten more took ${others} ms, the first ${first} ms`);
+});
+
 t.test('a token is refused by any other plugin, instance or generation', async (t) => {
   const { tokens } = service();
   const { text } = await tokens.mint(audience, rights);
