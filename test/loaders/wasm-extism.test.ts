@@ -1,6 +1,9 @@
 /** The same modules under stock Extism and under our loader: valid use must give equal results. */
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import createPlugin from '@extism/extism';
 import type { CallContext, ExtismPluginOptions, Plugin } from '@extism/extism';
 import { DEFAULT_LIMITS, NoaError } from '@noa/sdk/host';
@@ -10,6 +13,7 @@ import t from 'tap';
 import type { Test } from 'tap';
 import { builtinBytes } from '../../host/builtin.ts';
 import type { Runtime, RuntimeCall } from '../../host/kernel/loader.ts';
+import { readOutline } from '../../host/loaders/wasm/binary.ts';
 import { KIT, assemble, call, loader, manifestOf, refusal, request } from './sandbox.ts';
 
 const FIXTURES = join(import.meta.dirname, '../fixtures/extism');
@@ -44,10 +48,10 @@ async function pair(
     },
   );
   test.teardown(() => extism.close());
-  const module = new WebAssembly.Module(wasm);
-  const exports = WebAssembly.Module.exports(module)
-    .filter(({ name, kind }) => kind === 'function' && !/^(_initialize|__|helper)/.test(name))
-    .map(({ name }) => name);
+  // Others are of the language's runtime.
+  const exports = [...readOutline(wasm).functions]
+    .filter(([, type]) => type === '() -> i32')
+    .map(([name]) => name);
   const runtime = await loader(test, { bytes: builtinBytes }).load({
     plugin: 'kit',
     generation: 1,
@@ -175,6 +179,22 @@ await t.test('WASI: what a C library asks for is there, and nothing else', async
   await test.rejects(extism.call('exit'), 'an exit is an error in both');
 });
 
+await t.test('a C library built for WASI runs unchanged', async (test) => {
+  const { both, runtime } = await pair(test, quickJs(), { useWasi: true });
+  test.equal(await both('run', '6 * 7'), '42');
+  test.equal(await both('run', "'ünï→😀'.repeat(3)"), 'ünï→😀'.repeat(3));
+  test.equal(await both('run', "'x'.repeat(1 << 20)"), 'x'.repeat(1 << 20));
+  test.equal(await both('run', 'globalThis.n = (globalThis.n ?? 0) + 1'), '1');
+  test.equal(
+    await both('run', 'globalThis.n = (globalThis.n ?? 0) + 1'),
+    '2',
+    'the instance stays',
+  );
+  test.equal(await both('run', 'Math.random() !== Math.random()'), 'true');
+  const now = Number(await call(runtime, 'run', 'Date.now()'));
+  test.ok(Math.abs(Date.now() - now) < 5000, 'the real time');
+});
+
 await t.test("Extism's HTTP imports go through the capability http", async (test) => {
   const wasm = assemble(readFileSync(join(FIXTURES, 'network.wat'), 'utf8'));
   const answer = { status: 418, headers: { 'x-kind': 'tea' }, body: 'short and stout →' };
@@ -266,6 +286,26 @@ async function assemblyScript(file: string): Promise<Uint8Array> {
   );
   if (error !== null || wasm === undefined) throw new Error(`asc ${file} failed`, { cause: error });
   return wasm;
+}
+
+/** QuickJS with what stands around it in quickjs.wat. */
+function quickJs(): Uint8Array {
+  const folder = mkdtempSync(join(tmpdir(), 'noa-quickjs-'));
+  try {
+    const merged = join(folder, 'merged.wasm');
+    const require = createRequire(import.meta.url);
+    const merge = join(dirname(require.resolve('binaryen')), 'bin/wasm-merge');
+    const library = require.resolve('quickjs-wasi/quickjs.wasm');
+    const features = ['--enable-bulk-memory', '--enable-sign-ext', '--enable-mutable-globals'];
+    const more = ['--enable-bulk-memory-opt', '--enable-nontrapping-float-to-int'];
+    execFileSync(process.execPath, [
+      ...[merge, library, 'qjs', join(FIXTURES, 'quickjs.wat'), 'env'],
+      ...[...features, ...more, '--enable-multivalue', '--enable-reference-types', '-o', merged],
+    ]);
+    return readFileSync(merged);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 }
 
 function readText(file: string): string | null {
