@@ -27,12 +27,13 @@ export interface EventLog extends AsyncDisposable {
 export function openEventLog(
   pool: Pool,
   connection: ClientConfig,
-  { max_age_hours, max_count }: Config['events'],
+  { max_age_hours, max_count, max_bytes }: Config['events'],
   onError: OnError,
 ): EventLog {
   const events = new PostgresEvents(pool);
   const notices = listenTo(connection, EVENTS_CHANNEL, () => events.notice());
-  const retention = { maxAgeMs: max_age_hours * 3_600_000, maxCount: max_count };
+  const maxAgeMs = max_age_hours * 3_600_000;
+  const retention = { maxAgeMs, maxCount: max_count, maxBytes: max_bytes };
   let sweeping: Promise<unknown> | undefined;
   const timer = setInterval(() => {
     sweeping ??= events

@@ -18,6 +18,7 @@ create table noa.events (
   bytes integer not null
 );
 create index events_time on noa.events (time);
+create index events_source on noa.events (source, id);
 
 -- How far each subscription of a plugin has come. A host delivers while it holds the lease.
 create table noa.subscriptions (

@@ -133,8 +133,13 @@ export const KEYS = {
     max_age_hours: integer(1, 24 * 366, 24 * 7, {
       description: 'Age at which events are deleted, delivered or not.',
     }),
-    max_count: integer(100, 100_000_000, 100_000, {
-      description: 'Events that are kept; beyond, the oldest are deleted, delivered or not.',
+    max_count: integer(100, 10_000_000, 20_000, {
+      description:
+        'Events of one plugin that are kept; beyond, its oldest are deleted, delivered or not.',
+    }),
+    max_bytes: integer(MiB, 2 ** 50, 256 * MiB, {
+      description:
+        'Bytes that the events of one plugin have together; beyond, its oldest are deleted, delivered or not.',
     }),
     max_per_second: integer(1, 100_000, 200, {
       description: 'Events that one plugin publishes in a second on each host.',

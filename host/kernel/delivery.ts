@@ -16,8 +16,9 @@ import { pull, type TriggerPowers } from './trigger.ts';
 /** Events read at once, and delivered in one turn of a subscription. */
 const PAGE = 16;
 const TURN = 128;
-/** Subscriptions that this host delivers at the same time. */
-const AT_ONCE = 16;
+/** Subscriptions that this host delivers at the same time, and those of one plugin among them. */
+const AT_ONCE = 64;
+const OF_ONE_PLUGIN = 4;
 /** Beyond an export's own deadline: what a host may be late before another takes over. */
 const LEASE_MARGIN_MS = 5000;
 /** Ids that a subscription may lag behind without any of its events among them. */
@@ -140,6 +141,10 @@ export class Delivery {
     for (const [key, each] of this.#active) {
       if (this.#running.size >= AT_ONCE || this.#closed) return;
       if (!each.dirty || each.running || each.at > now) continue;
+      const own = [...this.#active.values()].filter((other) => {
+        return other.running && other.plugin === each.plugin;
+      });
+      if (own.length >= OF_ONE_PLUGIN) continue;
       // The next one to be served after the others.
       this.#active.delete(key);
       this.#active.set(key, each);

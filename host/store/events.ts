@@ -48,9 +48,12 @@ interface EventRow {
   data: Json;
 }
 
+/** What is kept. Number and size are of one source each, so that none can push out another's events. */
 export interface Retention {
   readonly maxAgeMs: number;
   readonly maxCount: number;
+  /** Of data. */
+  readonly maxBytes: number;
 }
 
 export class PostgresEvents implements EventReader {
@@ -149,15 +152,19 @@ export class PostgresEvents implements EventReader {
   }
 
   /** Deletes what is too old or too much; answers how many. Hosts that do so at once harm nothing. */
-  async sweep({ maxAgeMs, maxCount }: Retention): Promise<number> {
+  async sweep({ maxAgeMs, maxCount, maxBytes }: Retention): Promise<number> {
     for (let deleted = 0; ;) {
       const { rowCount } = await connected(this.#pool, (client) =>
         client.query(
           `delete from noa.events where id in (
-             select id from noa.events, noa.event_head
-             where id <= last - $1 or time < now() - $2 * interval '1 millisecond'
-             order by id limit ${SWEEP_ROWS})`,
-          [maxCount, maxAgeMs],
+             select id from noa.events where time < now() - $1 * interval '1 millisecond'
+             union
+             select old.id from (select distinct source from noa.events) as sources, lateral (
+               select id, row_number() over newest as place, sum(bytes) over newest as size
+               from noa.events where source = sources.source window newest as (order by id desc)
+             ) as old where place > $2 or size > $3
+             limit ${SWEEP_ROWS})`,
+          [maxAgeMs, maxCount, maxBytes],
         ),
       );
       deleted += rowCount ?? 0;

@@ -157,25 +157,31 @@ t.test('hosts hear of each other’s events, and of a connection that came back'
   await listener[Symbol.asyncDispose]();
 });
 
-t.test('old events go, by age and by number, and the head stays', async (t) => {
-  await Promise.all(Array.from({ length: 30 }, () => log.publish(told('kept'))));
-  const head = await log.head();
-  await log.sweep({ maxAgeMs: 3_600_000, maxCount: 10 });
-  const { rows } = await pool.query<{ least: string; count: string }>(
-    'select min(id) as least, count(*) as count from noa.events',
-  );
-  t.match(rows[0], { least: String(head - 9), count: '10' });
-  await pool.query(`update noa.events set time = now() - interval '2 hours' where id <= $1`, [
-    head - 5,
-  ]);
-  await Promise.all(hosts.map((each) => each.log.sweep({ maxAgeMs: 3_600_000, maxCount: 10 })));
-  const left = await log.read({ after: 0, subjects: ['*'], limit: 100 });
-  t.strictSame(
-    left.events.map(({ id }) => Number(id)),
-    Array.from({ length: 5 }, (_, i) => head - 4 + i),
-  );
-  t.equal(await log.head(), head);
-});
+t.test(
+  'old events go, by age, and by number and size of each source; the head stays',
+  async (t) => {
+    const KEEP = { maxAgeMs: 3_600_000, maxCount: 10, maxBytes: 1 << 30 };
+    await log.publish({ ...told('kept'), source: '/plugins/quiet' });
+    await Promise.all(Array.from({ length: 30 }, () => log.publish(told('kept'))));
+    const head = await log.head();
+    await log.sweep(KEEP);
+    const kept = async (): Promise<number[]> => {
+      const { rows } = await pool.query<{ id: string }>('select id from noa.events order by id');
+      return rows.map(({ id }) => Number(id) - head);
+    };
+    const last = (count: number) => Array.from({ length: count }, (_, i) => i + 1 - count);
+    // That of the slow writer above is the one of its source.
+    t.strictSame((await kept()).slice(-11), [-30, ...last(10)], 'none pushes out another’s');
+    await pool.query(`update noa.events set time = now() - interval '2 hours' where id <= $1`, [
+      head - 5,
+    ]);
+    await Promise.all(hosts.map((each) => each.log.sweep(KEEP)));
+    t.strictSame(await kept(), last(5));
+    await log.sweep({ ...KEEP, maxBytes: 3 * 4 });
+    t.strictSame(await kept(), last(3), 'null has four bytes');
+    t.equal(await log.head(), head);
+  },
+);
 
 t.test('the driver names the source itself, and bounds size and rate', async (t) => {
   let now = 0;
