@@ -296,12 +296,12 @@ function quickJs(): Uint8Array {
     const require = createRequire(import.meta.url);
     const merge = join(dirname(require.resolve('binaryen')), 'bin/wasm-merge');
     const library = require.resolve('quickjs-wasi/quickjs.wasm');
-    const features = ['--enable-bulk-memory', '--enable-sign-ext', '--enable-mutable-globals'];
-    const more = ['--enable-bulk-memory-opt', '--enable-nontrapping-float-to-int'];
-    execFileSync(process.execPath, [
-      ...[merge, library, 'qjs', join(FIXTURES, 'quickjs.wat'), 'env'],
-      ...[...features, ...more, '--enable-multivalue', '--enable-reference-types', '-o', merged],
-    ]);
+    const parts = [library, 'qjs', join(FIXTURES, 'quickjs.wat'), 'env'];
+    // With every feature on, the merge writes modules that V8 refuses.
+    const features = ['bulk-memory', 'bulk-memory-opt', 'sign-ext', 'mutable-globals'];
+    const more = ['nontrapping-float-to-int', 'multivalue', 'reference-types'];
+    const flags = [...features, ...more].map((feature) => `--enable-${feature}`);
+    execFileSync(process.execPath, [merge, ...parts, ...flags, '-o', merged]);
     return readFileSync(merged);
   } finally {
     rmSync(folder, { recursive: true });
