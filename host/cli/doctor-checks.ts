@@ -3,6 +3,7 @@ import { execFile } from 'node:child_process';
 import { once } from 'node:events';
 import { access, constants, stat, statfs } from 'node:fs/promises';
 import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
 import { delimiter, dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import pg from 'pg';
@@ -11,6 +12,7 @@ import { connectionConfig } from '../../capabilities/db/connection.ts';
 import { findBinaries, planLaunch } from '../../capabilities/db/embedded-cluster.ts';
 import { type Config, ConfigError, loadConfig } from '../config.ts';
 import { lockHolder } from '../data-folder/lock.ts';
+import { planWalls } from '../loaders/process/walls.ts';
 import { AdminClient } from './client.ts';
 import { type ConfigFlags, loadOptions } from './config-options.ts';
 import type { Session } from './session.ts';
@@ -57,6 +59,7 @@ export async function examine(flags: ConfigFlags, session: Session): Promise<Che
     await check('metrics port', () =>
       port(observability.metrics_bind, observability.metrics_port, '--metrics-port', hasMetrics),
     ),
+    await untrustedPlugins(config),
     await redisServer(session.io.env['PATH'] ?? ''),
   ];
 }
@@ -184,6 +187,22 @@ async function hasMetrics(url: string): Promise<boolean> {
   const signal = AbortSignal.timeout(2000);
   const response = await fetch(`${url}/metrics`, { signal }).catch(() => undefined); // not ours
   return response?.ok === true && (await response.text()).includes('noa_build_info');
+}
+
+async function untrustedPlugins({ data, plugins: { untrusted } }: Config): Promise<Check> {
+  const name = 'untrusted plugins';
+  if (untrusted === undefined) {
+    return { name, ok: null, message: 'none: plugins.untrusted gives plugins their own process' };
+  }
+  const list = untrusted.join(', ');
+  return check(name, async () => {
+    const { missing } = await planWalls([data.path, tmpdir()]);
+    if (missing.length === 0) return `${list}: within all walls that this version knows`;
+    throw new Fault(
+      `${list}: without ${missing.join('; without ')}`,
+      'install util-linux and allow user namespaces, or run the host as root',
+    );
+  });
 }
 
 async function redisServer(path: string): Promise<Check> {

@@ -406,8 +406,7 @@ t.test('the walls around a process hold for whatever runs in it', { skip: !linux
   const folder = mkdtempSync(join(tmpdir(), 'noa-walls-'));
   t.teardown(() => rmSync(folder, { recursive: true, force: true }));
   writeFileSync(join(folder, 'key'), 'of the host');
-  const script = new URL('../../host/loaders/process/child.ts', import.meta.url).pathname;
-  const walls = await planWalls(script, [folder]);
+  const walls = await planWalls([folder]);
   const command = walls.command([]);
   const prefix = command.slice(0, command.indexOf(process.execPath));
   const within = (program: string, ...args: string[]): string => {

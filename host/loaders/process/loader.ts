@@ -5,7 +5,6 @@
  */
 import { NoaError } from '@noa/sdk/host';
 import type { Limits, Manifest } from '@noa/sdk/host';
-import { fileURLToPath } from 'node:url';
 import type { LoadRequest, Loader } from '../../kernel/loader.ts';
 import type { WasmLoaderOptions } from '../wasm/loader.ts';
 import type { InspectHead } from './contract.ts';
@@ -36,7 +35,6 @@ export interface ProcessLoaderOptions extends WasmLoaderOptions {
 export function createProcessLoader(options: ProcessLoaderOptions = {}): Loader {
   const { processes = 64, idleProcessMs = 300_000, hidden = [], ...rest } = options;
   const { onNotice = () => undefined, ...given } = rest;
-  const script = fileURLToPath(new URL('./child.ts', import.meta.url));
   // One plugin's calls: a second thread is the spare.
   const wasm: WasmLoaderOptions = { threads: 1, ...given };
   const runtimes = new Set<IsolatedRuntime>();
@@ -46,7 +44,7 @@ export function createProcessLoader(options: ProcessLoaderOptions = {}): Loader 
   let closed = false;
 
   const plan = (): Promise<Walls> => {
-    walls ??= planWalls(script, hidden).then((planned) => {
+    walls ??= planWalls(hidden).then((planned) => {
       if (planned.missing.length > 0) {
         onNotice(`untrusted plugins run without ${planned.missing.join('; without ')}`, {});
       }

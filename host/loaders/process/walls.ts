@@ -22,6 +22,7 @@ const HEAP_MIB = 256;
 const MEMORY_PAGES = 16_384;
 const PROGRAM_MS = 10_000;
 
+const SCRIPT = join(import.meta.dirname, 'child.ts');
 const ROOT = resolve(import.meta.dirname, '../../..');
 /** The code that runs in the process, and nothing else of the machine. */
 const READABLE = ['host', 'sdk', 'node_modules', 'package.json'].map((name) => join(ROOT, name));
@@ -30,16 +31,16 @@ const FOLDERS = ['/usr/bin', '/bin', '/usr/local/bin', '/run/current-system/sw/b
 export interface Walls {
   /** Walls that are not there, in words. */
   readonly missing: readonly string[];
-  /** The command that runs the script within the walls, for one process: each has another user. */
+  /** The command that runs `child.ts` within the walls, for one process: each has another user. */
   command(args: readonly string[]): readonly [string, ...string[]];
 }
 
 /**
- * For this script. What lies in the folders `hidden` is not to be seen: as root that follows from the
+ * For `child.ts`. What lies in the folders `hidden` is not to be seen: as root that follows from the
  * user, otherwise they are covered. Rejects with UNAVAILABLE and words for the operator where the host
  * runs as root and cannot leave it.
  */
-export async function planWalls(script: string, hidden: readonly string[]): Promise<Walls> {
+export async function planWalls(hidden: readonly string[]): Promise<Walls> {
   const [setpriv, prlimit] = await Promise.all(['setpriv', 'prlimit'].map(which));
   const root = process.getuid?.() === 0;
   const missing: string[] = [];
@@ -67,7 +68,7 @@ export async function planWalls(script: string, hidden: readonly string[]): Prom
     ...(prlimit === undefined ? [] : [prlimit, ...LIMITS, ...(root ? [`--nproc=${TASKS}`] : [])]),
   ];
   const probe = prefix(USERS[0]);
-  if (root && !(await runs([...probe, process.execPath, '--check', script]))) {
+  if (root && !(await runs([...probe, process.execPath, '--check', SCRIPT]))) {
     throw refused(`user ${USERS[0]} cannot read ${ROOT}; put it where every user may`);
   }
   const [lowest, end] = USERS;
@@ -76,7 +77,7 @@ export async function planWalls(script: string, hidden: readonly string[]): Prom
     missing,
     command: (args) => {
       user = user + 1 < end ? user + 1 : lowest;
-      const node: string[] = [process.execPath, ...NODE_FLAGS, script, ...args];
+      const node: string[] = [process.execPath, ...NODE_FLAGS, SCRIPT, ...args];
       const [program = process.execPath, ...rest] = [...prefix(user), ...node];
       return [program, ...rest];
     },
