@@ -1,9 +1,13 @@
 /** The host functions of ABI 1.1 under a guest that uses them rightly and wrongly. */
+import { isDeepStrictEqual } from 'node:util';
 import { DEFAULT_LIMITS } from '@noa/sdk/host';
 import type { Json } from '@noa/sdk/host';
+import fc from 'fast-check';
 import t from 'tap';
 import type { Test } from 'tap';
+import { builtinBytes } from '../../host/builtin.ts';
 import type { Loader, Runtime, RuntimeCall } from '../../host/kernel/loader.ts';
+import { Attachments, bytesTable } from '../../host/loaders/wasm/attachment.ts';
 import { assemble, call, loader, manifestOf, refusal } from './sandbox.ts';
 
 const BULK = `(module
@@ -222,3 +226,44 @@ await t.test(
     test.equal(await ask('taken'), 'none', 'a refusal has nothing beside it');
   },
 );
+
+await t.test('where bytes may stand is read from the schemas', (test) => {
+  test.same(builtinBytes['blob.read'], { input: [], output: [['base64']] });
+  test.same(builtinBytes['blob.write'], { input: [['base64']], output: [] });
+  test.same(builtinBytes['http.request'], { input: [['bodyBase64']], output: [['bodyBase64']] });
+  test.equal(builtinBytes['cache.set'], undefined);
+
+  const base64 = { type: 'string', contentEncoding: 'base64' };
+  const rows = { type: 'array', items: { properties: { cell: base64 } } };
+  const input = { properties: { rows, either: { anyOf: [{ type: 'null' }, base64] } } };
+  const output = { additionalProperties: base64 };
+  const rest = { summary: '', idempotent: true };
+  const table = bytesTable([
+    {
+      name: 'test',
+      summary: '',
+      resource: '',
+      operations: { run: { ...rest, input, output }, other: { ...rest, input: {}, output: {} } },
+      normalizeResource: (pattern) => pattern,
+    },
+  ]);
+  const paths = [['rows', '*', 'cell'], ['either']];
+  test.same(table, { 'test.run': { input: paths, output: [['*']] } });
+
+  const both = { 'test.run': { input: paths, output: paths } };
+  const text = fc
+    .uint8Array({ maxLength: 40 })
+    .map((bytes) => Buffer.from(bytes).toString('base64'));
+  const row = fc.record({ cell: fc.oneof(text, fc.constant(null)), note: fc.jsonValue() });
+  const value = fc.record({ rows: fc.array(row), either: text, rest: fc.jsonValue() });
+  fc.assert(
+    fc.property(value, (whole) => {
+      const there = new Attachments(both, null);
+      const bare = JSON.parse(JSON.stringify(there.extract('test.run', whole))) as Json;
+      const back = new Attachments(both, there.reply ?? null).resolve('test.run', bare);
+      return isDeepStrictEqual(back, JSON.parse(JSON.stringify(whole)));
+    }),
+    { numRuns: 200 },
+  );
+  test.end();
+});

@@ -8,8 +8,6 @@ export interface GuestOptions {
   readonly config?: unknown;
   /** Answers capability calls; throws the NoaError that the guest is to see. */
   answer?(call: Call): unknown;
-  /** Stands beside every reply that can have something there. */
-  readonly reply?: Uint8Array;
 }
 
 /** How an export ended. */
@@ -25,8 +23,6 @@ export type Ending =
 export class GuestInstance {
   readonly logs: string[] = [];
   readonly calls: Call[] = [];
-  /** What came beside each call that can have something there; undefined where nothing did. */
-  readonly attachments: (Uint8Array | undefined)[] = [];
   readonly exports: Readonly<Record<string, unknown>>;
   #blocks = new Map<bigint, Uint8Array>();
   #next = 8n;
@@ -42,16 +38,8 @@ export class GuestInstance {
       'extism:host/env': this.#env(),
       'extism:host/user': {
         noa_call: new WebAssembly.Suspending((block: bigint) => this.#call(block)),
-        noa_call_bytes: new WebAssembly.Suspending((block: bigint, attachment: bigint) => {
-          this.attachments.push(this.#blocks.get(attachment)?.slice());
-          return this.#call(block);
-        }),
-        noa_reply_bytes: () => {
-          const bytes = this.#options.reply ?? new Uint8Array();
-          const address = this.#alloc(bytes.length);
-          this.#blocks.get(address)?.set(bytes);
-          return address;
-        },
+        noa_call_bytes: new WebAssembly.Suspending((block: bigint) => this.#call(block)),
+        noa_reply_bytes: () => 0n,
         noa_read: (address: bigint, pointer: number, length: number) =>
           this.#own(pointer, length).set(this.#bytes(address, length)),
         noa_write: (address: bigint, pointer: number, length: number) =>
