@@ -12,6 +12,7 @@ import { registerPlugin } from './plugin.ts';
 import { registerSecret } from './secret.ts';
 import { registerServe } from './serve.ts';
 import { DEFAULT_URL, type Session } from './session.ts';
+import { registerToken } from './token.ts';
 
 /** Usage errors are thrown (CommanderError) and written by `writeError`, never by an exit. */
 export function buildProgram(session: Session, writeError: (text: string) => void): Command {
@@ -43,6 +44,7 @@ export function buildProgram(session: Session, writeError: (text: string) => voi
   registerPlugin(plugin, session);
   registerGrant(program, session);
   registerSecret(program, session);
+  registerToken(program, session);
   registerAudit(program, session);
   registerCompletion(program, session);
   return program;

@@ -13,6 +13,7 @@ import { event, grantEvent, mustHave, mustMove, noGrant, versionOf } from './rec
 import { activate, keepTriggers, openRequests, promote, type Unfit } from './requests.ts';
 import type { AuditPage, Store, StoreTx } from './store.ts';
 import type { Supervisor } from './supervisor.ts';
+import { TokenKeys } from './token-keys.ts';
 import {
   type PluginDetail,
   type PluginView,
@@ -35,11 +36,13 @@ export interface AdministrationOptions {
 
 export class Administration {
   readonly advice: Advice;
+  readonly keys: TokenKeys;
   readonly #options: AdministrationOptions;
 
   constructor(options: AdministrationOptions) {
     this.#options = options;
     this.advice = new Advice(options);
+    this.keys = new TokenKeys(options);
   }
 
   /**
@@ -142,9 +145,8 @@ export class Administration {
       if (record.previous === null) {
         throw new NoaError('CONFLICT', `plugin ${name} has no earlier version to return to`);
       }
-      const manifest = (await tx.versions(name)).find(
-        ({ digest }) => digest === record.previous,
-      )?.manifest;
+      const versions = await tx.versions(name);
+      const manifest = versions.find(({ digest }) => digest === record.previous)?.manifest;
       const problem = manifest && (await this.#unfit(tx, manifest));
       if (problem !== undefined) {
         throw new NoaError('CONFLICT', `the earlier version does not accept ${problem}`);
@@ -234,8 +236,8 @@ export class Administration {
   }
 
   grants(plugin?: string): readonly Grant[] {
-    const { grants } = this.#options.supervisor.snapshot;
-    return plugin === undefined ? grants : grants.filter((grant) => grant.plugin === plugin);
+    const all = this.#options.supervisor.snapshot.grants;
+    return plugin === undefined ? all : all.filter((grant) => grant.plugin === plugin);
   }
 
   grant(id: string): Grant {

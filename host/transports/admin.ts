@@ -58,6 +58,7 @@ export function registerAdmin(scope: FastifyInstance, options: AdminOptions): vo
   registerPluginState(scope, options);
   grants(scope, options.administration);
   secrets(scope, options.secrets);
+  tokens(scope, options.administration);
   audit(scope, options.administration);
 }
 
@@ -199,6 +200,11 @@ function secrets(scope: FastifyInstance, kept: Secrets): void {
       },
     },
   });
+}
+
+function tokens(scope: FastifyInstance, { keys }: Administration): void {
+  resource(scope, '/v1/tokens/keys', { GET: { run: () => ({ keys: keys.list() }) } });
+  resource(scope, '/v1/tokens/rotate', { POST: { run: (request) => keys.rotate(actor(request)) } });
 }
 
 function audit(scope: FastifyInstance, administration: Administration): void {

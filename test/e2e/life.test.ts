@@ -85,6 +85,32 @@ t.test('a version that asks for more waits while the old one serves', async (t) 
   t.strictSame(bad, []);
 });
 
+t.test('a rotation of the signing key fails no request, and is on record', async (t) => {
+  const kids: string[] = [];
+  const { bad, calls } = await underLoad(async () => {
+    for (let i = 0; i < 3; i += 1) {
+      const { status, body } = await host.post('/v1/tokens/rotate');
+      t.equal(status, 200);
+      kids.push(String(body['kid']));
+      await host.get('/plugins/notes/notes');
+    }
+    t.match(await host.cli('token', 'rotate'), { code: 0, stdout: /^k-\w+ signs from now on/ });
+  });
+  t.strictSame(bad, []);
+  t.ok(calls > 10, `${calls} calls`);
+  const { body } = await host.get('/v1/tokens/keys');
+  const keys = body['keys'] as { kid: string; retiredAt: string | null }[];
+  t.equal(keys.filter(({ retiredAt }) => retiredAt === null).length, 1);
+  t.equal(keys[0]?.retiredAt, null);
+  t.ok(kids.every((kid) => keys.some((key) => key.kid === kid && key.retiredAt !== null)));
+  t.match(await host.cli('token', 'list'), { code: 0, stdout: /k-\w+ +\S+Z +signs\n/ });
+  const { body: log } = await host.get('/v1/audit?limit=1000');
+  const rotations = (log['records'] as { kind: string }[]).filter(
+    ({ kind }) => kind === 'key.rotate',
+  );
+  t.equal(rotations.length, 4);
+});
+
 t.test('a pinned plugin changes its version in no way, also after a restart', async (t) => {
   t.match(await post('pin', { version: '1.0.0' }), {
     status: 409,

@@ -1,7 +1,7 @@
 /** The author's commands, from a new folder to a bundle, as the command line runs them. */
 import { spawn } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
-import { mkdir, mkdtemp, rename, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -165,12 +165,36 @@ void t.test('what is wrong in the source is said in the lines of the source', as
   });
 });
 
+void t.test(
+  'a plugin beyond the host’s folder builds by its package.json’s path to the SDK',
+  async (t) => {
+    const dir = await made(t);
+    const text = readFileSync(path.join(dir, 'package.json'), 'utf8');
+    const { devDependencies } = JSON.parse(text) as { devDependencies: Record<string, string> };
+    const given = devDependencies['@noa/sdk'] ?? '';
+    t.match(given, /^file:\.\.\/.*sdk\/js$/);
+    // As after a clone of the plugin: what npm installs is not there yet.
+    await rm(path.join(dir, 'node_modules'), { recursive: true });
+    await t.rejects(noa(['build', dir]), {
+      message: /SDK is not installed for hits: run npm install/,
+    });
+    // What npm makes of a path: a link.
+    await mkdir(path.join(dir, 'node_modules/@noa'), { recursive: true });
+    await symlink(
+      path.resolve(dir, given.slice(5)),
+      path.join(dir, 'node_modules/@noa/sdk'),
+      'dir',
+    );
+    t.match((await noa(['build', dir])).results, [{ name: 'hits' }]);
+  },
+);
+
 void t.test('new refuses what it cannot make', async (t) => {
   const dir = await made(t);
   await t.rejects(noa(['new', 'hits', '--dir', dir]), { code: 'CONFLICT', message: /not empty/ });
   await t.rejects(noa(['new', 'Hits', '--dir', `${dir}-b`]), { message: /\/name must match/ });
-  await t.rejects(noa(['new', 'hits', '--lang', 'rust', '--dir', `${dir}-c`]), {
-    message: /TypeScript/,
+  await t.rejects(noa(['new', 'hits', '--lang', 'cobol', '--dir', `${dir}-c`]), {
+    message: /none of ts, rust, c, as/,
   });
   await t.rejects(noa(['new']), CommanderError);
   t.notOk(existsSync(`${dir}-b`));

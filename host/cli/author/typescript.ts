@@ -22,7 +22,12 @@ export async function checkTypes(dir: string, options: { tests: boolean }): Prom
   const found = await Promise.all(projects.map((project) => run(dir, project)));
   const lines = found.filter((text) => text !== '');
   if (lines.length === 0) return;
-  throw new NoaError('INVALID_ARGUMENT', `The TypeScript check found:\n${lines.join('\n')}`);
+  const report = lines.join('\n');
+  const alone = /Cannot find (type definition file for|module) '@noa\/sdk/.test(report);
+  const fix = alone
+    ? `\nThe SDK is not installed for ${path.basename(dir)}: run npm install in it`
+    : '';
+  throw new NoaError('INVALID_ARGUMENT', `The TypeScript check found:\n${report}${fix}`);
 }
 
 /** What the compiler has to say about a project; empty when it has nothing. */
