@@ -99,7 +99,7 @@ await t.test('a runaway of any form ends at its deadline and harms nobody', asyn
     test.equal(error.code, 'DEADLINE_EXCEEDED', name);
     test.equal(await call(bystander, 'echo', '1'), '1', `the next call works after ${name}`);
     const ms = performance.now() - start;
-    test.ok(ms < 500, `${name} held its worker for ${ms.toFixed(0)} ms`);
+    test.ok(ms < 2000, `${name} held its worker for ${ms.toFixed(0)} ms`);
   }
   work.answer('undisturbed');
   test.same(JSON.parse(await waits), { ok: true, value: 'undisturbed' }, 'one worker all the time');
@@ -415,31 +415,41 @@ await t.test(
   'generated programs answer the same when metered, and cost the same each time',
   (test) => {
     fc.assert(
-      fc.property(statements, statements, fc.integer(), fc.integer(), (first, second, a, b) => {
-        const wasm = assemble(`(module (memory (export "memory") 1)
+      fc.property(
+        statements,
+        statements,
+        fc.integer(),
+        fc.integer(),
+        fc.nat(300),
+        (first, second, a, b, left) => {
+          const wasm = assemble(`(module (memory (export "memory") 1)
         (global $turns (export "turns") (mut i32) (i32.const 200))
         (func $leaf (param i32) (result i32) (i32.add (local.get 0) (i32.const 3)))
         (func $second (param i32 i32) (result i32) (local i32 i32) (block ${second}) (local.get 2))
         (func (export "run") (param i32 i32) (result i32) (local i32 i32)
           (block ${first} (local.set 2 (call $second (local.get 3) (local.get 1)))) (local.get 2)))`);
-        const outcome = (bytes: Uint8Array): readonly unknown[] => {
-          const exports = instance(bytes) as {
-            run: (a: number, b: number) => number;
-            memory: WebAssembly.Memory;
+          const outcome = (bytes: Uint8Array, start: number): readonly unknown[] => {
+            const exports = instance(bytes);
+            let burned = (): number => 0;
+            if (FUEL_EXPORT.ask in exports) {
+              const fuel = new Fuel(
+                exports,
+                asking(() => true),
+              );
+              // The slice ends at another place.
+              (exports[FUEL_EXPORT.left] as { value: bigint }).value = BigInt(start);
+              const before = fuel.burned;
+              burned = () => fuel.burned - before;
+            }
+            const result = (exports['run'] as (a: number, b: number) => number)(a, b);
+            const { buffer } = exports['memory'] as WebAssembly.Memory;
+            return [result, Buffer.from(buffer).toString('base64'), burned()];
           };
-          const result = exports.run(a, b);
-          const fuel =
-            FUEL_EXPORT.ask in exports
-              ? new Fuel(
-                  exports,
-                  asking(() => true),
-                ).burned
-              : 0;
-          return [result, Buffer.from(exports.memory.buffer).toString('base64'), fuel];
-        };
-        const [one, two, original] = [outcome(meter(wasm)), outcome(meter(wasm)), outcome(wasm)];
-        return one[0] === original[0] && one[1] === original[1] && one[2] === two[2];
-      }),
+          const [one, two] = [outcome(meter(wasm), 0), outcome(meter(wasm), left)];
+          const original = outcome(wasm, 0);
+          return one[0] === original[0] && one[1] === original[1] && one[2] === two[2];
+        },
+      ),
       { numRuns: 150 },
     );
     test.end();

@@ -12,6 +12,11 @@ import { ModuleError, Reader } from './reader.ts';
 /** Code to insert before the instruction at offset `at`. */
 export type Charge =
   | { readonly at: number; readonly cost: number }
+  /** Of a tight loop: it is put into a second one, whose header asks, so that its own holds no call. */
+  | { readonly at: number; readonly cost: number; readonly type: Uint8Array }
+  | { readonly at: number; readonly closes: 'loop' }
+  /** A branch out of a tight loop has one label more to cross. */
+  | { readonly at: number; readonly to: number; readonly label: number }
   /** By the topmost operand, an i32: how much the instruction there works on. */
   | { readonly at: number; readonly weight: number };
 
@@ -21,6 +26,9 @@ const TURN = 2;
 const LARGE = 48;
 /** What a region pays at most for small ones behind its branches: of many, few are taken. */
 const FOLDED = 64;
+
+/** Far less than a slice: a tight loop goes on only when its turn is paid whole. */
+const TIGHT = 1 << 14;
 
 const MAX_BODY_BYTES = 1 << 20;
 const MAX_LOCALS = 10_000;
@@ -34,6 +42,22 @@ interface Region {
   cost: number;
 }
 
+/** A loop without calls and loops in it. */
+interface Tight {
+  readonly region: Region;
+  /** Of the loop's frame. */
+  readonly depth: number;
+  readonly type: Uint8Array;
+  isTight: boolean;
+}
+
+/** What is done only where the loop stays tight. */
+interface Rewrite {
+  readonly at: number;
+  readonly of: Tight;
+  readonly charge: Charge;
+}
+
 interface Frame {
   /** The region in which the block stands. */
   readonly region: Region;
@@ -42,7 +66,11 @@ interface Frame {
 }
 
 class Body {
-  readonly charges: (Region | Charge)[] = [];
+  readonly #found: (Region | Rewrite | Charge)[] = [];
+  /** By the region of its turn. */
+  readonly #loops = new Map<Region, Tight>();
+  /** The innermost loop that may be tight. */
+  #loop: Tight | undefined;
   readonly #reader: Reader;
   readonly #bytes: Uint8Array;
   readonly #frames: Frame[] = [];
@@ -71,7 +99,7 @@ class Body {
 
   #enter(from: Region | undefined, always = false, cost = 0): Region {
     this.#region = { at: this.#reader.at, always, from, cost };
-    this.charges.push(this.#region);
+    this.#found.push(this.#region);
     return this.#region;
   }
 
@@ -89,17 +117,21 @@ class Body {
     const reader = this.#reader;
     switch (op) {
       case OP.block:
+        reader.blockType();
+        return this.#open();
       case OP.try:
+        this.#loosen();
         reader.blockType();
         return this.#open();
       case OP.tryTable:
+        this.#loosen();
         reader.blockType();
         this.#open();
         return this.#catches();
       case OP.loop:
         reader.blockType();
         this.#open();
-        return void this.#enter(this.#region, true, TURN);
+        return this.#turn(at + 1);
       case OP.if:
         reader.blockType();
         this.#region.cost += 1;
@@ -117,11 +149,11 @@ class Body {
       case OP.end:
         return this.#close();
       case OP.br:
-        this.#branch(reader.number());
+        this.#branch();
         return void this.#enter(this.#region);
       case OP.brIf:
         this.#region.cost += 1;
-        this.#branch(reader.number());
+        this.#branch();
         return void this.#enter(this.#region);
       case OP.brTable:
         return this.#branches();
@@ -134,12 +166,31 @@ class Body {
     const reader = this.#reader;
     const after = reader.at;
     this.#region.cost += instruction(reader, op);
-    if (op >= OP.call && op <= OP.returnCallIndirect) this.#region.always = true;
+    if (op >= OP.call && op <= OP.returnCallIndirect) {
+      this.#region.always = true;
+      this.#loosen();
+    } else if (op === OP.rethrow) this.#loosen();
     const leaves = op === OP.returnCall || op === OP.returnCallIndirect || op === OP.return;
     if (leaves || op === OP.throw || op === OP.rethrow || op === OP.throwRef) this.#reach(0);
     const number = op === OP.bulk ? (this.#bytes[after] ?? 0) : 0;
     const weight = weightOf(op, number);
-    if (weight !== undefined) this.charges.push({ at, weight });
+    if (weight === undefined) return;
+    this.#found.push({ at, weight });
+    this.#loosen(); // What weighs is a call.
+  }
+
+  /** Begins a loop whose type stands at this offset. */
+  #turn(typeAt: number): void {
+    this.#loosen();
+    const region = this.#enter(this.#region, true, TURN);
+    const type = this.#bytes.subarray(typeAt, region.at);
+    this.#loop = { region, depth: this.#frames.length - 1, type, isTight: true };
+    this.#loops.set(region, this.#loop);
+  }
+
+  #loosen(): void {
+    if (this.#loop !== undefined) this.#loop.isTight = false;
+    this.#loop = undefined;
   }
 
   #open(): void {
@@ -160,6 +211,11 @@ class Body {
     const { region, reach } = this.#top();
     this.#frames.pop();
     const depth = this.#frames.length;
+    if (depth === this.#loop?.depth) {
+      const { at } = this.#reader;
+      this.#found.push({ at, of: this.#loop, charge: { at, closes: 'loop' } });
+      this.#loop = undefined;
+    }
     if (depth === 0) return;
     this.#reach(reach);
     // What follows runs whenever the block was entered, unless the block can be left for further out.
@@ -172,8 +228,15 @@ class Body {
     if (depth < top.reach) top.reach = depth;
   }
 
-  #branch(label: number): void {
-    this.#reach(Math.max(0, this.#frames.length - 1 - label));
+  /** Reads the label of a branch. */
+  #branch(): void {
+    const { at } = this.#reader;
+    const label = this.#reader.number();
+    const depth = Math.max(0, this.#frames.length - 1 - label);
+    this.#reach(depth);
+    if (this.#loop === undefined || depth >= this.#loop.depth) return;
+    const charge = { at, to: this.#reader.at, label: label + 1 };
+    this.#found.push({ at, of: this.#loop, charge });
   }
 
   #branches(): void {
@@ -185,7 +248,7 @@ class Body {
       );
     }
     this.#region.cost += 4;
-    for (let left = count + 1; left > 0; left -= 1) this.#branch(reader.number());
+    for (let left = count + 1; left > 0; left -= 1) this.#branch();
     this.#enter(this.#region);
   }
 
@@ -195,20 +258,28 @@ class Body {
       const kind = reader.byte();
       if (kind > 3) throw new ModuleError('The module has a try_table with an unknown clause.');
       if (kind < 2) reader.number();
-      this.#branch(reader.number());
+      this.#branch();
     }
   }
 
   /** The charges that remain when small regions have been added to those that lead to them. */
   result(): Charge[] {
-    const regions = this.charges.filter((charge) => 'always' in charge);
+    const regions = this.#found.filter((found) => 'always' in found);
     const kept = new Set<Region>();
     for (const region of regions.toReversed()) {
       const { always, cost, from } = region;
       if (always || cost >= LARGE) kept.add(region);
       else if (from !== undefined && from.cost + cost <= FOLDED) from.cost += cost;
     }
-    return this.charges.filter((charge) => !('always' in charge) || kept.has(charge));
+    for (const loop of this.#loops.values()) loop.isTight &&= loop.region.cost <= TIGHT;
+    return this.#found.flatMap((found): Charge[] => {
+      if ('of' in found) return found.of.isTight ? [found.charge] : [];
+      if (!('always' in found)) return [found];
+      if (!kept.has(found)) return [];
+      const { at, cost } = found;
+      const loop = this.#loops.get(found);
+      return [loop?.isTight === true ? { at, cost, type: loop.type } : { at, cost }];
+    });
   }
 }
 

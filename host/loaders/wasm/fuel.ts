@@ -11,6 +11,7 @@ import { readFileSync } from 'node:fs';
 import type { Section } from './binary.ts';
 import { readSections } from './binary.ts';
 import { chargesOf } from './charges.ts';
+import type { Charge } from './charges.ts';
 import { OP } from './instructions.ts';
 import { MAX_ENTRIES, ModuleError, Reader, leb, section, signedLeb } from './reader.ts';
 
@@ -107,6 +108,17 @@ class Parts {
     this.#weigh = leb(counts.functions + 1);
   }
 
+  /** The code that takes the place of what stands between these offsets. */
+  insertion(charge: Charge): { at: number; to: number; code: Uint8Array } {
+    const { at } = charge;
+    if ('label' in charge) return { at, to: charge.to, code: Uint8Array.from(leb(charge.label)) };
+    if ('closes' in charge) return { at, to: at, code: Uint8Array.of(OP.end) };
+    if ('weight' in charge) return { at, to: at, code: this.weigh(charge.weight) };
+    const { cost } = charge;
+    const code = 'type' in charge ? this.turn(cost, charge.type) : this.charge(cost);
+    return { at, to: at, code };
+  }
+
   /** Takes fuel; the stack stays as it is. */
   charge(cost: number): Uint8Array {
     const known = this.#charges.get(cost);
@@ -114,6 +126,13 @@ class Parts {
     const code = Uint8Array.from([...this.#take(constant(cost)), ...this.#check()]);
     this.#charges.set(cost, code);
     return code;
+  }
+
+  /** In the header of a tight loop: asks outside of it when its turn cannot be paid. */
+  turn(cost: number, type: Uint8Array): Uint8Array {
+    const short = [OP.globalGet, ...this.#left, ...constant(cost), OP.i64LtS];
+    const outside = [...short, OP.if, EMPTY, OP.call, ...this.#refuel, OP.end, OP.loop, ...type];
+    return Uint8Array.from([...outside, ...short, OP.brIf, 1, ...this.#take(constant(cost))]);
   }
 
   /** Takes fuel by the topmost operand, which stays. */
@@ -202,16 +221,13 @@ function charged(bytes: Uint8Array, { body: start, end }: Section, parts: Parts)
     const size = reader.number();
     const from = reader.at;
     reader.skip(size);
-    const inserted = chargesOf(bytes, from, reader.at).map((charge) => ({
-      at: charge.at,
-      code: 'cost' in charge ? parts.charge(charge.cost) : parts.weigh(charge.weight),
-    }));
-    const grown = inserted.reduce((sum, { code }) => sum + code.length, size);
+    const inserted = chargesOf(bytes, from, reader.at).map((charge) => parts.insertion(charge));
+    const grown = inserted.reduce((sum, { at, to, code }) => sum + code.length - (to - at), size);
     pieces.push(Uint8Array.from(leb(grown)));
     let last = from;
-    for (const { at, code } of inserted) {
+    for (const { at, to, code } of inserted) {
       pieces.push(bytes.subarray(last, at), code);
-      last = at;
+      last = to;
     }
     pieces.push(bytes.subarray(last, reader.at));
   }
