@@ -3,6 +3,7 @@ import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import t from 'tap';
 import { bundleOf, eventually, RunningHost } from './running-host.ts';
 
+t.setTimeout(120_000);
 const linux = process.platform === 'linux';
 const [notes, digest, rogue] = await Promise.all(
   ['plugins/examples/notes', 'plugins/examples/digest', 'test/fixtures/plugins/rogue'].map(

@@ -13,6 +13,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import fc from 'fast-check';
 import t, { type Test } from 'tap';
 import type { CallCost, LogLevel, Runtime, RuntimeCall } from '../../host/kernel/loader.ts';
@@ -160,7 +161,11 @@ async function takenOver(t: Test, attack: string): Promise<Taken> {
   ];
   const guest = new GuestProcess({
     plugin: 'kit',
-    command: [process.execPath, join(import.meta.dirname, 'hostile-process.ts'), attack],
+    command: [
+      process.execPath,
+      fileURLToPath(new URL('./hostile-process.ts', import.meta.url)),
+      attack,
+    ],
     requestBytes: 1000,
     replyBytes: 1000,
     outputBytes: 1000,
@@ -242,9 +247,9 @@ t.test('a process that stops answering is ended soon after the deadline', async 
   const start = performance.now();
   t.equal((await refusal(ask(guest, 200))).code, 'DEADLINE_EXCEEDED');
   t.ok(performance.now() - start < 1000, 'the caller hears at the deadline');
-  t.equal((await refusal(ask(guest, 4000))).code, 'UNAVAILABLE', 'others fall with it');
+  t.equal((await refusal(ask(guest, 20_000))).code, 'UNAVAILABLE', 'others fall with it');
   const ms = performance.now() - start;
-  t.ok(ms > 1000 && ms < 3000, `after ${ms} ms`);
+  t.ok(ms > 2000 && ms < 8000, `after ${ms} ms`);
   t.match(reasons, [/did not end a call that was over/]);
   t.same(harms, ['overran']);
 });

@@ -29,7 +29,7 @@ import {
 
 const TICK_MS = 5;
 /** How long the process may take to let go of a call that is over: it is ended after that. */
-const GRACE_MS = 1000;
+const GRACE_MS = 2000;
 /** How long the end of the channel waits for the end of the process. */
 const EXIT_MS = 50;
 /** Inputs that the process holds, and replies that it has not read. */

@@ -138,8 +138,8 @@ export function createProcessLoader(options: ProcessLoaderOptions = {}): Loader 
 
     async close(): Promise<void> {
       closed = true;
-      await Promise.all([...runtimes].map((runtime) => runtime.stop()));
-      await Promise.all([...live].map((child) => child.stop(shutDown())));
+      const ends = [...live].map((child) => child.stop(shutDown()));
+      await Promise.all([...ends, ...[...runtimes].map((runtime) => runtime.stop())]);
     },
   };
 }

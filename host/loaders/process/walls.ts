@@ -8,6 +8,7 @@ import { execFile } from 'node:child_process';
 import { randomInt } from 'node:crypto';
 import { access, constants } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { NoaError } from '@noa/sdk/host';
 
 /** Users that systemd keeps for services that need one for as long as they run; no files are theirs. */
@@ -22,7 +23,7 @@ const HEAP_MIB = 256;
 const MEMORY_PAGES = 16_384;
 const PROGRAM_MS = 10_000;
 
-const SCRIPT = join(import.meta.dirname, 'child.ts');
+const SCRIPT = fileURLToPath(new URL('./child.ts', import.meta.url));
 const ROOT = resolve(import.meta.dirname, '../../..');
 /** The code that runs in the process, and nothing else of the machine. */
 const READABLE = ['host', 'sdk', 'node_modules', 'package.json'].map((name) => join(ROOT, name));
