@@ -33,6 +33,7 @@ async function pair(
   test: Test,
   wasm: Uint8Array,
   options: ExtismPluginOptions = {},
+  into = loader(test, { bytes: builtinBytes }),
 ): Promise<Pair> {
   const logs = { ours: [] as string[], theirs: [] as string[] };
   const write = (...words: unknown[]): number => logs.theirs.push(words.join(' '));
@@ -52,7 +53,7 @@ async function pair(
   const exports = [...readOutline(wasm).functions]
     .filter(([, type]) => type === '() -> i32')
     .map(([name]) => name);
-  const runtime = await loader(test, { bytes: builtinBytes }).load({
+  const runtime = await into.load({
     plugin: 'kit',
     generation: 1,
     manifest: manifestOf(exports),
@@ -179,6 +180,37 @@ await t.test('WASI: what a C library asks for is there, and nothing else', async
   await test.rejects(extism.call('exit'), 'an exit is an error in both');
 });
 
+await t.test('guests are started as Extism starts them', async (test) => {
+  const started = (name: string, imports: string): Uint8Array =>
+    assemble(`(module ${imports}
+      (import "extism:host/env" "alloc" (func $alloc (param i64) (result i64)))
+      (import "extism:host/env" "store_u8" (func $store_u8 (param i64 i32)))
+      (import "extism:host/env" "output_set" (func $output (param i64 i64)))
+      (memory (export "memory") 1)
+      (global $starts (mut i32) (i32.const 48))
+      (func (export "${name}") (global.set $starts (i32.add (global.get $starts) (i32.const 1))))
+      (func (export "run") (result i32)
+        (local $block i64)
+        (local.set $block (call $alloc (i64.const 1)))
+        (call $store_u8 (local.get $block) (global.get $starts))
+        (call $output (local.get $block) (i64.const 1))
+        (i32.const 0)))`);
+  const yields = '(import "wasi_snapshot_preview1" "sched_yield" (func (result i32)))';
+  const sandbox = loader(test);
+  for (const [name, imports, starts] of [
+    ['_initialize', '', '1'],
+    ['_initialize', yields, '1'],
+    ['_start', '', '1'],
+    ['_start', yields, '0'],
+    ['hs_init', '', '1'],
+    ['__wasm_call_ctors', '', '0'],
+  ] as const) {
+    const wasi = { useWasi: imports !== '' };
+    const { both } = await pair(test, started(name, imports), wasi, sandbox);
+    test.equal(await both('run'), starts, `${name}${imports === '' ? '' : ' of a WASI program'}`);
+  }
+});
+
 await t.test('a C library built for WASI runs unchanged', async (test) => {
   const { both, runtime } = await pair(test, quickJs(), { useWasi: true });
   test.equal(await both('run', '6 * 7'), '42');
@@ -266,16 +298,7 @@ await t.test('70,000 calls leave nothing behind', async (test) => {
 async function assemblyScript(file: string): Promise<Uint8Array> {
   let wasm: Uint8Array | undefined;
   const { error } = await asc.main(
-    [
-      file,
-      '--outFile',
-      'module.wasm',
-      '--use',
-      'abort=pdk/abort',
-      '--optimize',
-      '--baseDir',
-      FIXTURES,
-    ],
+    [file, '--outFile', 'module.wasm', '--use', 'abort=pdk/abort', '--baseDir', FIXTURES],
     {
       readFile: (name, folder) => readText(join(folder, name)),
       writeFile: (name, content) => {
