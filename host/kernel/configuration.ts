@@ -78,6 +78,14 @@ export class Configuration {
     };
   }
 
+  /** Plugins whose secret settings this host's root key does not open. */
+  foreign(): string[] {
+    const { supervisor, seal } = this.#options;
+    return supervisor.snapshot.configurations
+      .filter((stored) => stored.secrets.length > 0 && !seal.isOurs(stored))
+      .map(({ plugin }) => plugin);
+  }
+
   /**
    * Replaces the settings; running calls end with the old ones. A value `{"$secret": "set"}` keeps what is
    * set there. With `version` only when that is the present one. Settings that fit an upgrade which waits

@@ -222,6 +222,7 @@ export class Kernel {
     await this.#firstKey();
     await this.#dropLeftovers();
     await withinReason(this.supervisor.sync());
+    await this.#tellOfAnotherRootKey();
     const follow = async (): Promise<void> => {
       if ((await store.revision()) !== this.supervisor.snapshot.revision)
         await this.supervisor.sync();
@@ -254,6 +255,21 @@ export class Kernel {
       .catch((error: unknown) =>
         onError('the data of removed plugins cannot be deleted yet', error),
       );
+  }
+
+  /** A host with the wrong root key runs, and says what it cannot open before a plugin finds out. */
+  async #tellOfAnotherRootKey(): Promise<void> {
+    const lost = [
+      ...(await this.secrets.foreign()).map((name) => `secret ${name}`),
+      ...this.configuration.foreign().map((plugin) => `configuration of ${plugin}`),
+    ];
+    if (lost.length === 0) return;
+    const more = lost.length > 10 ? ` and ${lost.length - 10} more` : '';
+    this.#powers.onError(
+      `auth.root_key is not the one that sealed ${lost.slice(0, 10).join(', ')}${more}: ` +
+        'nothing opens them here; start with that key, or set them again',
+      undefined,
+    );
   }
 
   /** The very first host makes the first signing key. */

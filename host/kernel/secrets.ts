@@ -40,6 +40,16 @@ export class Secrets {
     return this.#options.store.secrets();
   }
 
+  /** Names of those that this host's root key does not open. */
+  async foreign(): Promise<string[]> {
+    const names: string[] = [];
+    for (const { name } of await this.list()) {
+      const secret = await this.#options.store.secret(name);
+      if (secret !== undefined && !this.#seal.isOurs(secret)) names.push(name);
+    }
+    return names;
+  }
+
   /** Sets a secret or replaces its value. Throws INVALID_ARGUMENT, PAYLOAD_TOO_LARGE, RESOURCE_EXHAUSTED. */
   async set(name: string, value: string, actor: string): Promise<SecretView> {
     checkName(name);

@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import t, { type Test } from 'tap';
-import { eventually } from '../e2e/running-host.ts';
+import { eventually, RunningHost } from '../e2e/running-host.ts';
 import { NOA } from './noa.ts';
 
 const ENV = {
@@ -50,6 +50,26 @@ t.test('Ctrl-C at a terminal ends the host and its PostgreSQL, with 0', { skip }
   t.strictSame(await ended, [0, null], 'script -e ends as its command does');
   t.equal(postgresOf(cwd), undefined, 'PostgreSQL has ended in order');
   t.throws(() => process.kill(postgres ?? 0, 0), { code: 'ESRCH' });
+});
+
+t.test('a host with another root key says at its start what it cannot open', async (t) => {
+  const key = (letter: string) => ({ NOA_AUTH__ROOT_KEY: `${letter.repeat(43)}=` });
+  const first = await RunningHost.start({ env: key('a') });
+  const { dataPath } = first;
+  t.match(await first.request('PUT', '/v1/secrets/mail.key', { value: 'of-great-worth' }), {
+    status: 200,
+  });
+  await first.stop();
+  const second = await RunningHost.start({ dataPath, env: key('b') });
+  t.match(
+    second.output,
+    /auth\.root_key is not the one that sealed secret mail\.key: nothing opens/,
+  );
+  t.notMatch(second.output, /of-great-worth/);
+  await second.stop();
+  const third = await RunningHost.start({ dataPath, env: key('a') });
+  t.notMatch(third.output, /auth\.root_key/);
+  await third.dispose();
 });
 
 for (const format of ['json', 'pretty']) {
