@@ -64,6 +64,8 @@ export class Quotas {
   readonly #over = new Map<string, Over>();
   readonly #timer: NodeJS.Timeout;
   #measuring = false;
+  /** The last look failed, or nobody wants to hear of it any more. */
+  #blind = false;
 
   constructor(options: QuotaOptions) {
     this.#options = options;
@@ -109,10 +111,12 @@ export class Quotas {
       const due = [...this.#dirty];
       for (const plugin of due) await this.#judge(plugin);
       if (this.#writes.size > 0) this.#judgeWrites(await this.#options.total());
+      this.#blind = false;
     } catch (error) {
-      // What is dirty stays so: the next look comes in a second.
+      // What is dirty stays so: the next look comes in a second. Told once, not each second.
       const text = error instanceof Error ? error.message : String(error);
-      this.#options.warn(`db: what plugins keep cannot be measured: ${text}`);
+      if (!this.#blind) this.#options.warn(`db: what plugins keep cannot be measured: ${text}`);
+      this.#blind = true;
     } finally {
       this.#measuring = false;
     }
@@ -162,6 +166,7 @@ export class Quotas {
   }
 
   close(): void {
+    this.#blind = true;
     clearInterval(this.#timer);
   }
 }

@@ -185,7 +185,7 @@ t.test('a hostile answer is refused before it is large, and others get their tur
     lag.disable();
     t.equal(error.code, code, `${sql.slice(0, 60)}: ${error.message}`);
     t.match(error.message, /LIMIT|select it as text/);
-    t.ok(lag.max < 150e6, `${sql.slice(0, 60)}: the loop stood for ${lag.max / 1e6} ms`);
+    t.ok(lag.max < 500e6, `${sql.slice(0, 60)}: the loop stood for ${lag.max / 1e6} ms`);
   }
   const statements = Array.from({ length: 20 }, () => ({ sql: "SELECT repeat('x', 300000)" }));
   t.match(await failure(driver.invoke('notes', 'transaction', { statements })), {

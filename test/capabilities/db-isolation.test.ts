@@ -575,7 +575,7 @@ t.test('a plugin holds up no change of its rights, nor of anybody’s', async (t
     const startedAt = Date.now();
     await work();
     const took = Date.now() - startedAt;
-    t.ok(took < 4_000, `${what} took ${took} ms`);
+    t.ok(took < 12_000, `${what} took ${took} ms`);
   };
   await driver.provisionOwn('bystander');
   for (const sql of holds) {
@@ -625,7 +625,7 @@ t.test('a reader of a plugin’s tables holds up neither its change nor its remo
     const startedAt = Date.now();
     await change();
     const took = Date.now() - startedAt;
-    t.ok(took < 4_000, `${what} took ${took} ms`);
+    t.ok(took < 12_000, `${what} took ${took} ms`);
     t.match(await looks, { code: 'UNAVAILABLE' });
   }
   t.match(await failure(driver.query('reader', 'SELECT * FROM read.t')), {

@@ -32,13 +32,25 @@ const until = (plugin: string, sql: string, wanted: object | undefined) =>
     if (wanted) t.match(found, wanted);
   });
 
+/** Writes a little at a time until it is refused. */
+async function fill(plugin: string): Promise<void> {
+  for (;;) {
+    const error = await driver.execute(plugin, FILL, [2_000]).then(
+      () => undefined,
+      (cause: unknown) => cause,
+    );
+    if (error === undefined) continue;
+    t.match(error, OVER);
+    return;
+  }
+}
+
 t.test('over the bound only reading and freeing go on, until there is less', async (t) => {
   await driver.provisionOwn('hoard');
   await driver.provisionOwn('frugal');
   await driver.execute('hoard', 'CREATE TABLE t (v text)');
   await driver.execute('hoard', 'CREATE TABLE other (v text)');
-  await driver.execute('hoard', FILL, [40_000]);
-  await until('hoard', "INSERT INTO other VALUES ('x')", OVER);
+  await fill('hoard');
   for (const sql of [
     "UPDATE t SET v = 'x'",
     'CREATE TABLE more (n int)',
@@ -47,7 +59,7 @@ t.test('over the bound only reading and freeing go on, until there is less', asy
     t.match(await failure(driver.execute('hoard', sql)), OVER, sql);
     t.match(await failure(driver.transaction('hoard', 'DELETE FROM other', sql)), OVER, sql);
   }
-  t.same(await driver.query('hoard', 'SELECT count(*) AS n FROM t'), [{ n: 40_000 }]);
+  t.same(await driver.query('hoard', 'SELECT count(*) > 10000 AS many FROM t'), [{ many: true }]);
   t.match(
     await driver.execute('frugal', 'CREATE TABLE t (n int)'),
     { rowCount: 0 },
@@ -56,8 +68,7 @@ t.test('over the bound only reading and freeing go on, until there is less', asy
   await driver.execute('hoard', 'DELETE FROM t');
   await driver.execute('hoard', 'VACUUM FULL t');
   await until('hoard', "INSERT INTO other VALUES ('x')", undefined);
-  await driver.execute('hoard', FILL, [40_000]);
-  await until('hoard', "INSERT INTO other VALUES ('x')", OVER);
+  await fill('hoard');
   await driver.transaction('hoard', 'TRUNCATE t', 'DROP TABLE other');
   await until('hoard', "INSERT INTO t VALUES ('x')", undefined);
 });
@@ -82,24 +93,25 @@ t.test('a write that goes on and on is ended at the bound', async (t) => {
 t.test('a function in a statement that frees space opens no way around', async (t) => {
   await driver.provisionOwn('sly');
   await driver.execute('sly', 'CREATE TABLE t (v text)');
-  await driver.execute('sly', 'CREATE TABLE bait (v text)');
-  const body = FILL.replace('$1::int', '40000');
+  await driver.execute('sly', 'CREATE TABLE bait AS SELECT generate_series(1, 500) AS n');
+  const body = FILL.replace('$1::int', '10000');
   await driver.execute(
     'sly',
     `CREATE FUNCTION f() RETURNS int LANGUAGE sql AS '${body}; SELECT 1'`,
   );
-  await driver.execute('sly', "INSERT INTO bait VALUES ('x'), ('y'), ('z')");
-  await driver.execute('sly', FILL, [40_000]);
-  await until('sly', "INSERT INTO bait VALUES ('x')", OVER);
+  await fill('sly');
   const closed = { code: 'RESOURCE_EXHAUSTED', message: /administrator/ };
-  await eventually(async () => {
-    const error = await failure(driver.execute('sly', 'DELETE FROM bait RETURNING f()'));
-    t.match(error, closed);
-  }, 20_000).catch(() => undefined);
+  const sly = 'DELETE FROM bait WHERE n = (SELECT min(n) FROM bait) RETURNING f()';
+  for (let message = ''; !closed.message.test(message);) {
+    message = await driver.execute('sly', sly).then(
+      () => '',
+      (error: Error) => error.message,
+    );
+  }
   t.match(await failure(driver.execute('sly', 'DELETE FROM bait')), closed);
   t.match(await failure(driver.transaction('sly', 'DROP TABLE t')), closed);
   await admin.query('TRUNCATE sly.t');
-  await until('sly', "INSERT INTO bait VALUES ('x')", undefined);
+  await until('sly', 'INSERT INTO bait VALUES (0)', undefined);
   await driver.driver.drop?.('sly');
 });
 
