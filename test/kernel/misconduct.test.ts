@@ -11,6 +11,7 @@ import { plugin } from '../../capabilities/plugin/capability.ts';
 import { createLocalDriver } from '../../capabilities/plugin/local.ts';
 import { isChain } from '../../host/kernel/chain.ts';
 import { Conduct } from '../../host/kernel/conduct.ts';
+import type { CostObservation } from '../../host/kernel/dispatcher.ts';
 import { Kernel } from '../../host/kernel/kernel.ts';
 import { KIT, KIT_EXPORTS, loader, manifestOf } from '../loaders/sandbox.ts';
 import { MemoryStore } from '../transports/memory-store.ts';
@@ -20,6 +21,7 @@ async function start(test: Test) {
   const store = new MemoryStore();
   const clock = { ahead: 0 };
   const events: string[] = [];
+  const costs: CostObservation[] = [];
   const kernel: Kernel = new Kernel({
     store,
     loader: loader(test),
@@ -50,7 +52,7 @@ async function start(test: Test) {
     onError: () => undefined,
     observeCall: () => undefined,
     observeCapability: () => undefined,
-    observeCost: () => undefined,
+    observeCost: (cost) => costs.push(cost),
     pluginLog: () => undefined,
   });
   await kernel.start();
@@ -61,6 +63,7 @@ async function start(test: Test) {
     store,
     clock,
     events,
+    costs,
     administration,
     install: async (content: Manifest): Promise<void> => {
       const { name } = content;
@@ -236,3 +239,32 @@ await t.test(
     });
   },
 );
+
+await t.test('what calls cost is observed, and stands in the records of use', async (test) => {
+  const { call, install, costs, store, kernel } = await start(test);
+  const names = ['p0', 'p1'];
+  for (const name of names) await install(caller(name, names));
+  const fuelOf = (name: string): number =>
+    costs.filter(({ plugin: owner }) => owner === name).reduce((sum, { fuel }) => sum + fuel, 0);
+  await call('p0', 'ask', nested(['p1']));
+  const [asked, answered] = [fuelOf('p0'), fuelOf('p1')];
+  test.ok(asked > 100 && answered > 10, `${asked} and ${answered}`);
+  await call('p0', 'ask', nested(['p1']));
+  test.equal(fuelOf('p0'), 2 * asked, 'the same call costs the same again');
+
+  await kernel.audit.flush();
+  const { records } = await store.auditPage({ limit: 1000 });
+  const uses = records.filter(
+    ({ kind, plugin: owner }) => kind === 'capability.use' && owner === 'p0',
+  );
+  const fuel = uses.map(({ details }) => (details as { fuel: number }).fuel);
+  test.equal(fuel.length, 2);
+  test.equal(fuel[0], fuel[1]);
+  test.ok(Number(fuel[0]) > 0 && Number(fuel[0]) < asked, `${fuel[0]} of ${asked} until its use`);
+  test.match(uses[0]?.details, { executionMs: Number });
+
+  // Of a call that was given up, what it burned is known a moment later.
+  test.equal(await code(call('p0', 'loop', null, 50)), 'DEADLINE_EXCEEDED');
+  for (let n = 0; n < 100 && fuelOf('p0') < 1e6; n += 1) await delay(10);
+  test.ok(fuelOf('p0') > 1e6, `${fuelOf('p0')}`);
+});
