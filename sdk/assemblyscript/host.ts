@@ -77,8 +77,13 @@ function put(bytes: ArrayBuffer): u64 {
   return block;
 }
 
+/** A lone surrogate, which UTF-8 does not have, becomes U+FFFD. */
+function utf8(text: string): ArrayBuffer {
+  return String.UTF8.encode(text, false, String.UTF8.ErrorMode.REPLACE);
+}
+
 function putText(text: string): u64 {
-  return put(String.UTF8.encode(text));
+  return put(utf8(text));
 }
 
 function copy(address: u64, length: i32): ArrayBuffer {
@@ -104,7 +109,7 @@ export function input(): string {
 }
 
 export function setOutput(text: string): void {
-  const bytes = String.UTF8.encode(text);
+  const bytes = utf8(text);
   outputSet(put(bytes), bytes.byteLength);
 }
 

@@ -48,7 +48,9 @@ export namespace cache {
 
   /** True when there was a value. */
   export function remove(key: string): bool {
-    return call('cache', 'delete', object().set('key', Value.of(key))).get('deleted').isTrue();
+    return call('cache', 'delete', object().set('key', Value.of(key)))
+      .get('deleted')
+      .isTrue();
   }
 
   /** Adds to a number atomically, from 0, and answers the sum; `ttlMs` counts from the first. */
@@ -79,7 +81,9 @@ export namespace blob {
 export namespace secrets {
   /** What is read must not be logged or answered. */
   export function read(name: string): string {
-    return call('secrets', 'read', object().set('name', Value.of(name))).get('value').text();
+    return call('secrets', 'read', object().set('name', Value.of(name)))
+      .get('value')
+      .text();
   }
 }
 

@@ -121,33 +121,43 @@ class Reader {
 
   private string(): string {
     this.at += 1;
-    let start = this.at;
-    const parts: string[] = [];
+    const start = this.at;
+    let escapes = false;
     for (let unit = this.peek(); unit != 0x22; unit = this.peek()) {
       if (unit < 0) this.wrong('a string has no end');
       if (unit < 0x20) this.wrong('control characters are written as escapes');
-      this.at += 1;
-      if (unit != 0x5c) continue;
-      parts.push(this.text.substring(start, this.at - 1));
-      parts.push(this.escape());
-      start = this.at;
+      escapes = escapes || unit == 0x5c;
+      this.at += unit == 0x5c ? 2 : 1;
     }
-    parts.push(this.text.substring(start, this.at));
+    const end = this.at;
     this.at += 1;
-    return parts.length == 1 ? parts[0] : parts.join('');
+    return escapes ? this.unescaped(start, end) : this.text.substring(start, end);
   }
 
-  private escape(): string {
+  private unescaped(start: i32, end: i32): string {
+    const units = new ArrayBuffer((end - start) << 1);
+    let out = changetype<usize>(units);
+    for (this.at = start; this.at < end; out += 2) {
+      const unit = this.peek();
+      this.at += 1;
+      store<u16>(out, <u16>(unit == 0x5c ? this.escape() : unit));
+    }
+    this.at = end + 1;
+    return String.UTF16.decodeUnsafe(changetype<usize>(units), out - changetype<usize>(units));
+  }
+
+  /** The code unit that an escape stands for, after its backslash. */
+  private escape(): i32 {
     const unit = this.peek();
     this.at += 1;
-    if (unit == 0x22) return '"';
-    if (unit == 0x5c) return '\\';
-    if (unit == 0x2f) return '/';
-    if (unit == 0x62) return '\b';
-    if (unit == 0x66) return '\f';
-    if (unit == 0x6e) return '\n';
-    if (unit == 0x72) return '\r';
-    if (unit == 0x74) return '\t';
+    if (unit == 0x22) return 0x22;
+    if (unit == 0x5c) return 0x5c;
+    if (unit == 0x2f) return 0x2f;
+    if (unit == 0x62) return 0x08;
+    if (unit == 0x66) return 0x0c;
+    if (unit == 0x6e) return 0x0a;
+    if (unit == 0x72) return 0x0d;
+    if (unit == 0x74) return 0x09;
     if (unit != 0x75) this.wrong('there is no such escape');
     let value = 0;
     for (let i = 0; i < 4; i += 1, this.at += 1) {
@@ -157,6 +167,6 @@ class Reader {
       else if (lower >= 0x61 && lower <= 0x66 && digit > 0) value = value * 16 + lower - 0x57;
       else this.wrong('\\u is followed by four hexadecimal digits');
     }
-    return String.fromCharCode(value);
+    return value;
   }
 }

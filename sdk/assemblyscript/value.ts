@@ -159,8 +159,13 @@ const HEX = '0123456789abcdef';
 
 function quote(text: string, parts: string[]): void {
   const length = text.length;
-  // Each code unit becomes six at most.
-  const buffer = new ArrayBuffer(12 * length + 4);
+  let units = length + 2;
+  for (let i = 0; i < length; i += 1) {
+    const unit = text.charCodeAt(i);
+    if (unit < 0x20) units += 5;
+    else if (unit == 0x22 || unit == 0x5c) units += 1;
+  }
+  const buffer = new ArrayBuffer(units << 1);
   const start = changetype<usize>(buffer);
   let at = start;
   store<u16>(at, 0x22);

@@ -1,7 +1,7 @@
 /** Builds a plugin in AssemblyScript: its own compiler, or the one of this host. */
 import { createRequire } from 'node:module';
 import { existsSync } from 'node:fs';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, symlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { NoaError } from '@noa/sdk/host';
@@ -13,8 +13,7 @@ export const ASSEMBLYSCRIPT_SDK = path.resolve(import.meta.dirname, '../../../sd
 export function assemblyScriptCompiler(dir: string): string {
   for (const from of [path.join(dir, 'plugin.json'), import.meta.filename]) {
     try {
-      const installed = createRequire(from).resolve('assemblyscript');
-      return path.join(path.dirname(installed), '../bin/asc.js');
+      return createRequire(from).resolve('assemblyscript/bin/asc.js');
     } catch (error) {
       const code = error instanceof Error && 'code' in error ? error.code : undefined;
       if (code !== 'MODULE_NOT_FOUND') throw error;
@@ -35,8 +34,13 @@ export async function compileAssemblyScript(dir: string): Promise<Compiled> {
   }
   const made = await mkdtemp(path.join(tmpdir(), 'noa-as-'));
   try {
+    // The plugin's own copy of the SDK, if it has one, goes first.
+    const packages = path.join(made, 'packages');
+    await mkdir(path.join(packages, '@noa'), { recursive: true });
+    await symlink(ASSEMBLYSCRIPT_SDK, path.join(packages, '@noa/assemblyscript'), 'dir');
     const file = path.join(made, 'module.wasm');
-    const args = [compiler, source, '--config', 'asconfig.json', '--outFile', file];
+    const args = [compiler, source, '--config', 'asconfig.json', '--path', packages];
+    args.push('--outFile', file, '--noColors');
     const { code, out, err } = await run(process.execPath, args, dir);
     const said = `${out}${err}`.trim();
     if (code !== 0) throw new NoaError('INVALID_ARGUMENT', `asc found:\n${said}`);

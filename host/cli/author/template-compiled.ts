@@ -179,14 +179,15 @@ export function read(): i32 {
 }
 `;
 
-export const ASCONFIG = {
+/** With a shrinkLevel above 0 the compiler's library joins strings in quadratic time. */
+const ASCONFIG = {
   options: {
     runtime: 'minimal',
     exportRuntime: false,
     optimizeLevel: 3,
-    shrinkLevel: 1,
+    shrinkLevel: 0,
     noAssert: false,
-    use: 'abort=~lib/@noa/assemblyscript/index/abort',
+    use: 'abort=~lib/@noa/assemblyscript/error/abort',
   },
 };
 
