@@ -52,11 +52,11 @@ export class Crew {
 
   /** The thread apart; when there is none yet, the spare becomes it. */
   apart(): Thread {
-    if (this.#apart === undefined) {
-      this.#setApart(this.#spare);
-      this.#spare = this.#spawn(0);
-    }
-    return this.#apart ?? this.#spare;
+    if (this.#apart !== undefined) return this.#apart;
+    const thread = this.#spare;
+    this.#spare = this.#spawn(0);
+    this.#setApart(thread);
+    return thread;
   }
 
   #setApart(thread: Thread): void {

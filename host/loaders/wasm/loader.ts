@@ -4,7 +4,7 @@
  */
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { availableParallelism } from 'node:os';
+import { availableParallelism, totalmem } from 'node:os';
 import { NoaError } from '@noa/sdk/host';
 import type { Limits, Manifest } from '@noa/sdk/host';
 import type { LoadRequest, Loader, Runtime, RuntimeCall } from '../../kernel/loader.ts';
@@ -18,7 +18,10 @@ import type { PluginUnit } from './protocol.ts';
 export interface WasmLoaderOptions {
   /** Threads that serve calls, beside one spare. Default: one less than the processors, 1 to 8. */
   readonly threads?: number;
-  /** Linear memory of all instances together, in MiB. Default 1024. */
+  /**
+   * Memory of all instances of the serving threads together, in MiB. Default: 512 a thread and at least
+   * 1024, but no more than half of the machine's.
+   */
   readonly memoryMiB?: number;
   /** Largest module, in bytes. Default 32 MiB. */
   readonly maxModuleBytes?: number;
@@ -49,6 +52,10 @@ function asset(name: string): WebAssembly.Module {
   return new WebAssembly.Module(readFileSync(new URL(name, import.meta.url)));
 }
 
+function defaultMemoryMiB(threads: number): number {
+  return Math.min(Math.max(1024, 512 * threads), Math.floor(totalmem() / 2 / MIB));
+}
+
 export function createWasmLoader(options: WasmLoaderOptions = {}): Loader {
   const threads = options.threads ?? Math.min(8, Math.max(1, availableParallelism() - 1));
   const maxModuleBytes = options.maxModuleBytes ?? 32 * MIB;
@@ -59,7 +66,7 @@ export function createWasmLoader(options: WasmLoaderOptions = {}): Loader {
     bytes: options.bytes,
     bounds: {
       fibers: options.suspendedPerThread ?? 64,
-      memoryBytes: Math.floor(((options.memoryMiB ?? 1024) * MIB) / threads),
+      memoryBytes: Math.floor(((options.memoryMiB ?? defaultMemoryMiB(threads)) * MIB) / threads),
       idleInstances: options.idleInstances ?? 64,
       idleMs: options.idleMs ?? 15_000,
       requestBytes: options.maxRequestBytes ?? MIB,

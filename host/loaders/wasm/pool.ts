@@ -151,7 +151,9 @@ export class Pool implements Owner {
       if (message[0] === 'done') job.spec.done?.(message[4]);
       else if (message[0] === 'compiled') job.spec.compiled?.(message[2]);
       else job.spec.failed(failure(message[4], message[5]));
-    } else if (message[0] === 'failed') this.#blame(job, 'overran', message[3]);
+    } else if (message[0] === 'failed' && message[4] !== 'cancelled') {
+      this.#blame(job, 'overran', message[3]);
+    }
     job.spec.plugin?.ended();
   }
 
@@ -241,10 +243,10 @@ export class Pool implements Owner {
         moves < MAX_MOVES &&
         !thread.hasBegun(id),
     );
-    if (holder === undefined || others.length === 0) return;
+    if (others.length === 0) return;
     if (this.#crew.serving()?.stalled === true) {
       this.#crew.relieve(thread);
-      this.#suspects.add(holder.name, HEAVY_MS);
+      if (holder !== undefined) this.#suspects.add(holder.name, HEAVY_MS);
     }
     for (const job of others) {
       const { plugin, bytes = 0 } = job.spec;
@@ -255,6 +257,7 @@ export class Pool implements Owner {
       thread.post(['cancel', job.id]);
       const moved = new Job(job.spec);
       moved.moves = job.moves + 1;
+      moved.repeated = job.repeated;
       plugin?.began();
       this.#assign(moved, next);
     }
@@ -317,15 +320,15 @@ export class Pool implements Owner {
   }
 
   /**
-   * The plugin whose job crashed a thread, or had to be ended after it had kept one for long, runs apart
-   * for a while. It is harm of its own doing when the job had taken half of what it may: one that took
-   * less had to wait, or its caller gave it little time.
+   * The plugin whose job crashed a thread, or was ended while it executed and after it had done so for
+   * long, runs apart for a while. It is harm of its own doing when the job had taken half of what it may:
+   * one that took less had to wait, or its caller gave it little time.
    */
   #blame({ spec: { plugin, allowanceMs } }: Job, what: Harm, executedMs: number): void {
     if (plugin === undefined || !this.#plugins.has(plugin)) return;
     const isHarm = what === 'crashed' || executedMs >= allowanceMs / 2;
     if (!isHarm && executedMs < TURN_GRACE_MS) return;
-    this.#suspects.add(plugin.name, SUSPECT_MS);
+    this.#suspects.add(plugin.name, isHarm ? SUSPECT_MS : HEAVY_MS);
     if (isHarm) plugin.harmed(what);
   }
 
