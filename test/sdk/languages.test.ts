@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import t, { type Test } from 'tap';
 import { packPlugin } from '@noa/sdk/author';
-import { NoaError, readBundle } from '@noa/sdk/host';
+import { NoaError, parseManifest, readBundle } from '@noa/sdk/host';
 import { createTestHost, provideLoader } from '@noa/sdk/testing';
 import { builtinBytes } from '../../host/builtin.ts';
 import { assemblyScriptCompiler } from '../../host/cli/author/assemblyscript.ts';
@@ -152,8 +152,8 @@ for (const subject of SUBJECTS) {
     const [, source = ''] = /```(?:rust|c|ts)\n([^]*?)```/.exec(readme) ?? [];
     t.match(source, /greet/);
     const { dir } = await newPlugin('greeter', path.join(await scratch(t), 'greeter'), language);
-    const manifest: unknown = JSON.parse(await readFile(path.join(dir, 'plugin.json'), 'utf8'));
-    const greets = { ...Object(manifest), exports: { greet: {} }, contributes: {} };
+    const manifest = parseManifest(await readFile(path.join(dir, 'plugin.json'), 'utf8'));
+    const greets = { ...manifest, exports: { greet: {} }, contributes: {} };
     await replaceFile(path.join(dir, 'plugin.json'), JSON.stringify(greets));
     const main = { rust: 'src/lib.rs', c: 'src/greeter.c', as: 'src/index.ts' }[language];
     await replaceFile(path.join(dir, main), source);
@@ -179,8 +179,8 @@ const [, c] = SUBJECTS;
 const withoutC = c === undefined ? 'no C' : await missing(c);
 await t.test('C: every float survives both conversions', { skip: withoutC }, async (t) => {
   const { dir } = await newPlugin('numbers', path.join(await scratch(t), 'numbers'), 'c');
-  const manifest: unknown = JSON.parse(await readFile(path.join(dir, 'plugin.json'), 'utf8'));
-  const changed = { ...Object(manifest), exports: { again: {} }, contributes: {} };
+  const manifest = parseManifest(await readFile(path.join(dir, 'plugin.json'), 'utf8'));
+  const changed = { ...manifest, exports: { again: {} }, contributes: {} };
   await replaceFile(path.join(dir, 'plugin.json'), JSON.stringify(changed));
   await replaceFile(path.join(dir, 'src/numbers.c'), NUMBERS);
   await build({ dir, check: 'sources' });
@@ -190,7 +190,7 @@ await t.test('C: every float survives both conversions', { skip: withoutC }, asy
   crypto.getRandomValues(bits);
   const random = [...new Float64Array(bits.buffer)].filter((number) => Number.isFinite(number));
   const decimals = Array.from({ length: 1000 }, (_, i) => (i * 7919) / 10 ** (i % 30));
-  const edges = [5e-324, 2.2250738585072011e-308, 1.7976931348623157e308, 2 ** 53 + 2, 0.1, 1e23];
+  const edges = [5e-324, 2.225073858507201e-308, 1.7976931348623157e308, 2 ** 53 + 2, 0.1, 1e23];
   for (const numbers of [random, decimals, edges.flatMap((edge) => [edge, -edge])]) {
     t.same(await host.callUnchecked('again', numbers), numbers);
   }
