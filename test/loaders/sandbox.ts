@@ -4,7 +4,7 @@ import { DEFAULT_LIMITS, NoaError } from '@noa/sdk/host';
 import type { Json, Limits, Manifest } from '@noa/sdk/host';
 import type { Test } from 'tap';
 import wabtFactory from 'wabt';
-import type { Loader, LogLevel, Runtime, RuntimeCall } from '../../host/kernel/loader.ts';
+import type { Harm, Loader, LogLevel, Runtime, RuntimeCall } from '../../host/kernel/loader.ts';
 import { createWasmLoader } from '../../host/loaders/wasm/loader.ts';
 import type { WasmLoaderOptions } from '../../host/loaders/wasm/loader.ts';
 
@@ -96,6 +96,7 @@ export interface Setup {
   readonly limits?: Partial<Limits>;
   readonly config?: Json;
   readonly log?: (level: LogLevel, message: string) => void;
+  readonly harmed?: (what: Harm) => void;
 }
 
 /** Loads the kit. */
@@ -109,6 +110,7 @@ export function load(into: Loader, setup: Setup = {}): Promise<Runtime> {
     wasm: setup.wasm === 'stalling' ? STALLING : KIT,
     config: setup.config ?? {},
     log: setup.log ?? (() => undefined),
+    harmed: setup.harmed ?? (() => undefined),
   });
 }
 
