@@ -194,13 +194,14 @@ t.test('a folder whose sources are newer than its module is built, or refused', 
   });
 });
 
-const skip = !existsSync('/usr/bin/script') && 'there is no script(1) to make a terminal';
+const SCRIPT = '/usr/bin/script';
+const skip = !existsSync(SCRIPT) && 'there is no script(1) to make a terminal';
 
 t.test('at a terminal a removal asks what becomes of the data', { skip }, async (t) => {
   const line = `${process.execPath} ${NOA} plugin remove`;
   const answer = async (plugin: string, word: string): Promise<string> => {
     const env = { ...process.env, NOA_URL: host.url, NOA_TOKEN: host.token };
-    const child = spawn('script', ['-qec', `${line} ${plugin}`, '/dev/null'], { cwd, env });
+    const child = spawn(SCRIPT, ['-qec', `${line} ${plugin}`, '/dev/null'], { cwd, env });
     let output = '';
     child.stdout.setEncoding('utf8').on('data', (text: string) => {
       if (!output.includes('[y/N]') && (output + text).includes('[y/N]')) {

@@ -38,12 +38,13 @@ async function started(
   return { child, ended, url: /Listening on (http[^\s]+)/.exec(output)?.[1] ?? '' };
 }
 
-const skip = !existsSync('/usr/bin/script') && 'there is no script(1) to make a terminal';
+const SCRIPT = '/usr/bin/script';
+const skip = !existsSync(SCRIPT) && 'there is no script(1) to make a terminal';
 
 t.test('Ctrl-C at a terminal ends the host and its PostgreSQL, with 0', { skip }, async (t) => {
   const cwd = t.testdir();
   const line = `exec ${process.execPath} ${NOA} serve`;
-  const { child, ended } = await started(t, ['script', '-qec', line, '/dev/null'], cwd);
+  const { child, ended } = await started(t, [SCRIPT, '-qec', line, '/dev/null'], cwd);
   const postgres = postgresOf(cwd);
   t.type(postgres, 'number');
   child.stdin?.write('\u0003');
