@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { DEFAULT_LIMITS, NoaError } from '@noa/sdk/host';
 import fc from 'fast-check';
 import t from 'tap';
+import { describe, inspect } from '../../host/cli/author/inspect.ts';
 import type { RuntimeCall } from '../../host/kernel/loader.ts';
 import { ModuleError, clamp, readOutline } from '../../host/loaders/wasm/binary.ts';
 import {
@@ -137,6 +138,20 @@ await t.test('a module is judged before it is installed', async (test) => {
   const small = loader(test, { maxModuleBytes: 100 });
   const error = await refusal(small.inspect(manifestOf(KIT_EXPORTS), DEFAULT_LIMITS, KIT));
   test.match(error.message, /at most 100 are allowed/);
+});
+
+await t.test('inspect tells what a module offers and its manifest does not name', async (test) => {
+  const wasm = assemble(`(module (memory (export "memory") 1)
+    (func (export "run") (result i32) (i32.const 0)) (func (export "tidy") (result i32) (i32.const 0))
+    (func (export "_start") (result i32) (i32.const 0)) (func (export "helper") (param i32)))`);
+  const dir = test.testdir({
+    'plugin.json': JSON.stringify(manifestOf(['run'])),
+    'kit.wasm': Buffer.from(wasm),
+  });
+  const report = await inspect(dir);
+  test.same(report.module.unnamed, ['tidy']);
+  test.match(describe(report), /^unnamed {4}tidy: add to exports what is to be called$/m);
+  test.equal((await inspect(`${dir}/kit.wasm`)).module.unnamed, undefined, 'without a manifest');
 });
 
 await t.test(

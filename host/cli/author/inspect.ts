@@ -9,6 +9,8 @@ export interface ModuleReport {
   readonly bytes: number;
   readonly sha256: string;
   readonly exports: readonly string[];
+  /** Of these, what could be called if the manifest named it; absent without a manifest. */
+  readonly unnamed?: readonly string[];
   /** What it wants of the host: names by module. */
   readonly imports: { readonly [module: string]: readonly string[] };
 }
@@ -53,11 +55,14 @@ function bundleReport(file: string, { manifest, files }: Bundle, digest?: string
       files: Object.fromEntries(sizes),
       ...(digest !== undefined && { digest }),
     },
-    module: moduleReport(wasm),
+    module: moduleReport(wasm, manifest),
   };
 }
 
-function moduleReport(bytes: Uint8Array): ModuleReport {
+/** Called by hosts and tools themselves, and so never named by a manifest. */
+const CONVENTIONAL: ReadonlySet<string> = new Set(['_initialize', '_start']);
+
+function moduleReport(bytes: Uint8Array, manifest?: Manifest): ModuleReport {
   let outline: Outline;
   try {
     outline = readOutline(bytes);
@@ -69,6 +74,7 @@ function moduleReport(bytes: Uint8Array): ModuleReport {
     bytes: bytes.length,
     sha256: sha256(bytes),
     exports: [...outline.functions.keys()].toSorted(),
+    ...(manifest !== undefined && { unnamed: unnamed(outline, manifest) }),
     imports: Object.fromEntries(
       [...Map.groupBy(outline.imports, ({ module }) => module)].map(([module, entries]) => [
         module,
@@ -76,6 +82,14 @@ function moduleReport(bytes: Uint8Array): ModuleReport {
       ]),
     ),
   };
+}
+
+function unnamed({ functions }: Outline, { exports }: Manifest): string[] {
+  return [...functions]
+    .filter(([name, signature]) => signature === '() -> i32' && !Object.hasOwn(exports, name))
+    .map(([name]) => name)
+    .filter((name) => !CONVENTIONAL.has(name))
+    .toSorted();
 }
 
 function sha256(bytes: Uint8Array): string {
@@ -89,6 +103,9 @@ export function describe({ bundle, module }: Report): string {
   lines.push(
     `module     ${size(module.bytes)}, sha256:${module.sha256}`,
     `functions  ${module.exports.join(', ')}`,
+    ...(module.unnamed?.length
+      ? [`unnamed    ${module.unnamed.join(', ')}: add to exports what is to be called`]
+      : []),
     ...section(
       'imports',
       Object.entries(module.imports).map(([from, names]) => [`  ${from}`, names.join(', ')]),
