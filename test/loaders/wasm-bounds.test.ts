@@ -158,7 +158,7 @@ await t.test('tables and variables are counted: many instances exhaust no worker
       (error: unknown) => (error instanceof NoaError ? error.code : 'bug'),
     ),
   );
-  await delay(200);
+  await Promise.all(works.map((work, n) => Promise.race([work.called, results[n]])));
   test.equal(await call(other, 'echo', '1'), '1', 'the worker lives');
   for (const work of works) work.answer(null);
   const codes = await Promise.all(results);
