@@ -3,6 +3,7 @@ import { readdir, readFile, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { packPlugin, readPackage, writeBundle } from '@noa/sdk/author';
 import { NoaError, readBundle } from '@noa/sdk/host';
+import { languageOf } from './author/language.ts';
 import { build, readManifest, TYPES_FILE } from './author/project.ts';
 import { fetchPackage, packageSpec } from './npm-package.ts';
 import type { Session } from './session.ts';
@@ -14,8 +15,8 @@ export interface BundleOptions {
 
 /**
  * The bytes of the bundle at `place`: a folder, a `.tgz`, `npm:NAME[@VERSION]`, or a name that is no path
- * and so a package. A folder's TypeScript is built when its module is missing or older. Rejects with
- * NoaError: NOT_FOUND, CONFLICT for a module that is older than sources of another language, or
+ * and so a package. A folder's sources are built when its module is missing or older. Rejects with
+ * NoaError: NOT_FOUND, CONFLICT for a module that is older than sources which nothing here builds, or
  * INVALID_ARGUMENT for what is no plugin.
  */
 export async function bundleAt(
@@ -65,7 +66,9 @@ async function refresh(dir: string, shown: string, session: Session): Promise<vo
   const module = await changedAt(join(dir, runtime.file));
   const newer = await newest(dir);
   if (newer === undefined || (module !== undefined && module >= newer.at)) return;
-  if ((await changedAt(join(dir, 'src/index.ts'))) === undefined) {
+  const known =
+    languageOf(dir) !== 'ts' || (await changedAt(join(dir, 'src/index.ts'))) !== undefined;
+  if (!known) {
     if (module === undefined) return; // packing says what is missing
     throw new NoaError(
       'CONFLICT',
