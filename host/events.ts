@@ -108,7 +108,11 @@ export function startDelivery({
   delivery.start();
   schedules.start();
   return {
-    deadLetters: new DeadLetters({ ...common, assertPlugin }),
+    deadLetters: new DeadLetters({
+      ...common,
+      assertPlugin,
+      assertServing: (name) => void supervisor.serving(name),
+    }),
     async [Symbol.asyncDispose]() {
       await Promise.all([delivery.close(), schedules.close()]);
     },

@@ -31,6 +31,8 @@ export interface DeadLettersOptions extends TriggerPowers {
   readonly audit: Audit<StoreTx>;
   /** Throws NOT_FOUND when no plugin has this name. */
   readonly assertPlugin: (name: string) => void;
+  /** Throws NOT_FOUND, GRANT_PENDING, PLUGIN_DISABLED … when the plugin cannot be called. */
+  readonly assertServing: (name: string) => void;
 }
 
 export class DeadLetters {
@@ -50,20 +52,21 @@ export class DeadLetters {
     return { letters, next: found.length > limit ? (letters.at(-1)?.id ?? null) : null };
   }
 
-  /** Delivers one again, or all in order. Throws NOT_FOUND, UNAVAILABLE … when the plugin cannot be called. */
+  /** Delivers one again, or all in order. Throws NOT_FOUND, PLUGIN_DISABLED … when it cannot. */
   async retry(
     plugin: string,
     id: string | undefined,
     actor: string,
     signal: AbortSignal,
   ): Promise<RetryReport> {
-    const { store, audit } = this.#options;
+    const { store, audit, assertServing } = this.#options;
+    // Its letters say why it failed, not that it was away.
+    assertServing(plugin);
     const limit = RETRY_AT_ONCE + 1;
     const found =
       id === undefined
         ? await store.letters({ plugin, after: 0, limit })
         : [await this.#letter(plugin, id)];
-    this.#options.assertPlugin(plugin);
     const failed: DeadLetter[] = [];
     let delivered = 0;
     for (const letter of found.slice(0, RETRY_AT_ONCE)) {

@@ -176,6 +176,8 @@ t.test('events wait while a plugin is disabled or its grant is revoked', async (
   const published = await Promise.all(pending);
   await one.post('/v1/plugins/listener/disable');
   t.match(await one.call('listener', 'seen'), { status: 409 });
+  const retry = await one.post('/v1/plugins/listener/dead-letters/retry');
+  t.match(retry, { status: 409, body: { code: 'PLUGIN_DISABLED' } });
   await one.post('/v1/plugins/listener/enable');
   await eventually('both serve', async () => (await two.call('listener', 'seen')).status === 200);
   for (const id of published) await arrival(id);

@@ -153,6 +153,7 @@ export async function startFront(
       audit: kernel.audit,
       newId: randomUUID,
       assertPlugin: (name) => void kernel.administration.plugin(name),
+      assertServing: (name) => void kernel.supervisor.serving(name),
     }),
     serving: (plugin) => kernel.supervisor.serving(plugin),
     dispatch: (invocation) => kernel.dispatcher.dispatch(invocation),
