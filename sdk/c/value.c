@@ -117,7 +117,11 @@ static void byte(sink *out, char value) {
 }
 
 static void bytes(sink *out, noa_text text) {
-  if (out->at != NULL) __builtin_memcpy(out->at + out->length, text.at, text.length);
+  if (out->at != NULL) {
+    char *to = out->at + out->length;
+    if (text.length > 64) __builtin_memcpy(to, text.at, text.length);
+    else for (size_t i = 0; i < text.length; i += 1) to[i] = text.at[i];
+  }
   out->length += text.length;
 }
 

@@ -40,7 +40,7 @@ pub fn call_bytes(
 }
 
 fn request(capability: &str, operation: &str, arguments: Value) -> String {
-    object! { "capability": capability, "operation": operation, "arguments": arguments }.to_string()
+    object! { "capability": capability, "operation": operation, "arguments": arguments }.to_json()
 }
 
 fn reply(text: Vec<u8>) -> Result<Value, Error> {

@@ -5,6 +5,7 @@ use crate::host;
 use crate::value::Value;
 use std::any::Any;
 use std::panic::{self, Location};
+use std::sync::Once;
 
 /// Makes functions `fn(Value) -> Result<Value, Error>` exports of the plugin, under their own names.
 ///
@@ -28,17 +29,21 @@ macro_rules! export {
     };
 }
 
+static HOOK: Once = Once::new();
+
 /// Runs an export once. For [`export!`].
 #[doc(hidden)]
 pub fn run(function: fn(Value) -> Result<Value, Error>) -> i32 {
-    panic::set_hook(Box::new(|panic| report(panic.payload(), panic.location())));
+    HOOK.call_once(|| {
+        panic::set_hook(Box::new(|panic| report(panic.payload(), panic.location())));
+    });
     match input().and_then(function) {
         Ok(output) => {
-            host::set_output(&output.to_string());
+            host::set_output(&output.to_json());
             0
         }
         Err(error) => {
-            host::set_error(&error.to_value().to_string());
+            host::set_error(&error.to_value().to_json());
             1
         }
     }
@@ -67,5 +72,5 @@ fn report(payload: &(dyn Any + Send), place: Option<&Location<'_>>) {
         let line = format!("at {}:{}", place.file(), place.line());
         members.insert("stack".into(), line.into());
     }
-    host::set_error(&body.to_string());
+    host::set_error(&body.to_json());
 }

@@ -7,45 +7,58 @@ use std::fmt::{self, Display, Formatter, Write};
 const LONG: f64 = 1e21;
 const SHORT: f64 = 1e-7;
 
-/// `to_string()` is the JSON text.
-impl Display for Value {
-    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+impl Value {
+    /// The JSON text.
+    pub fn to_json(&self) -> String {
+        let mut out = String::with_capacity(256);
+        self.write(&mut out);
+        out
+    }
+
+    fn write(&self, out: &mut String) {
         match self {
-            Value::Null => out.write_str("null"),
-            Value::Bool(true) => out.write_str("true"),
-            Value::Bool(false) => out.write_str("false"),
+            Value::Null => out.push_str("null"),
+            Value::Bool(true) => out.push_str("true"),
+            Value::Bool(false) => out.push_str("false"),
             Value::Number(number) => write_number(out, *number),
             Value::String(text) => write_string(out, text),
             Value::Array(items) => {
-                out.write_char('[')?;
+                out.push('[');
                 for (at, item) in items.iter().enumerate() {
                     if at > 0 {
-                        out.write_char(',')?;
+                        out.push(',');
                     }
-                    item.fmt(out)?;
+                    item.write(out);
                 }
-                out.write_char(']')
+                out.push(']');
             }
             Value::Object(members) => {
-                out.write_char('{')?;
+                out.push('{');
                 for (at, (name, value)) in members.iter().enumerate() {
                     if at > 0 {
-                        out.write_char(',')?;
+                        out.push(',');
                     }
-                    write_string(out, name)?;
-                    out.write_char(':')?;
-                    value.fmt(out)?;
+                    write_string(out, name);
+                    out.push(':');
+                    value.write(out);
                 }
-                out.write_char('}')
+                out.push('}');
             }
         }
     }
 }
 
-/// The shortest digits that read back as the same number.
-fn write_number(out: &mut Formatter<'_>, number: f64) -> fmt::Result {
+/// The JSON text.
+impl Display for Value {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.to_json())
+    }
+}
+
+/// The shortest digits that read back as the same number. Writing to a `String` cannot fail.
+fn write_number(out: &mut String, number: f64) {
     let size = number.abs();
-    if !number.is_finite() {
+    let written = if !number.is_finite() {
         out.write_str("null")
     } else if number == number.trunc() && size < 9e15 {
         write!(out, "{}", number as i64)
@@ -53,27 +66,33 @@ fn write_number(out: &mut Formatter<'_>, number: f64) -> fmt::Result {
         write!(out, "{}", number)
     } else {
         write!(out, "{:e}", number)
-    }
+    };
+    debug_assert!(written.is_ok());
 }
 
-fn write_string(out: &mut Formatter<'_>, text: &str) -> fmt::Result {
-    out.write_char('"')?;
+fn write_string(out: &mut String, text: &str) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    out.push('"');
     let mut plain = 0;
     for (at, byte) in text.bytes().enumerate() {
         if byte >= 0x20 && byte != b'"' && byte != b'\\' {
             continue;
         }
-        out.write_str(&text[plain..at])?;
+        out.push_str(&text[plain..at]);
         plain = at + 1;
         match byte {
-            b'"' => out.write_str("\\\"")?,
-            b'\\' => out.write_str("\\\\")?,
-            b'\n' => out.write_str("\\n")?,
-            b'\r' => out.write_str("\\r")?,
-            b'\t' => out.write_str("\\t")?,
-            _ => write!(out, "\\u{:04x}", byte)?,
+            b'"' => out.push_str("\\\""),
+            b'\\' => out.push_str("\\\\"),
+            b'\n' => out.push_str("\\n"),
+            b'\r' => out.push_str("\\r"),
+            b'\t' => out.push_str("\\t"),
+            _ => {
+                out.push_str("\\u00");
+                out.push(HEX[usize::from(byte >> 4)] as char);
+                out.push(HEX[usize::from(byte & 15)] as char);
+            }
         }
     }
-    out.write_str(&text[plain..])?;
-    out.write_char('"')
+    out.push_str(&text[plain..]);
+    out.push('"');
 }
