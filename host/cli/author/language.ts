@@ -11,7 +11,8 @@ export const LANGUAGES = ['ts', 'rust', 'c', 'as'] as const;
 export type Language = (typeof LANGUAGES)[number];
 
 /**
- * Compiles the sources in a folder. The same sources give the same bytes in any folder. Rejects with
+ * Compiles the sources in a folder. The same sources and tools give the same bytes in any folder; in Rust,
+ * with the SDK at the same path, which cargo makes part of its hashes. Rejects with
  * NoaError NOT_FOUND when a tool is missing, naming what to install, and INVALID_ARGUMENT with the
  * compiler's own lines.
  */
