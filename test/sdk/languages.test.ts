@@ -2,10 +2,12 @@
  * The SDKs in Rust, C and AssemblyScript: each conforms, makes new plugins that work as they are, and builds
  * the same bytes in any folder. A language whose compiler is missing is skipped, with the reason.
  */
+import { execFile } from 'node:child_process';
 import { cpSync, readFileSync } from 'node:fs';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { promisify } from 'node:util';
 import t, { type Test } from 'tap';
 import { packPlugin } from '@noa/sdk/author';
 import { NoaError, parseManifest, readBundle } from '@noa/sdk/host';
@@ -107,6 +109,13 @@ for (const subject of SUBJECTS) {
     const dir = await copyOf(t, `sdk/conformance/${conformance}`);
     t.same((await build({ dir, check: 'nothing' })).warnings, []);
     await runConformance(t, { name, folder: dir });
+    const host = await createTestHost({ folder: dir });
+    t.teardown(() => host.close());
+    await t.rejects(
+      host.callUnchecked('crash', { message: 'it bröke' }),
+      { code: 'PLUGIN_TRAP', message: 'The plugin reported: it bröke' },
+      'what a bug says of itself reaches the caller',
+    );
   });
 
   await t.test(`${name}: a new plugin works, is small, and packs`, { skip }, async (t) => {
@@ -164,6 +173,18 @@ for (const subject of SUBJECTS) {
     await t.rejects(host.callUnchecked('greet', { name: '' }), { code: 'INVALID_ARGUMENT' });
   });
 }
+
+await t.test('a missing compiler is named, with how to install it', async (t) => {
+  const { dir } = await newPlugin('hits', path.join(await scratch(t), 'hits'), 'c');
+  const run = promisify(execFile)(process.execPath, ['host/noa.js', 'plugin', 'build', dir], {
+    cwd: ROOT,
+    env: { PATH: dir },
+  });
+  await t.rejects(run, {
+    code: 1,
+    stderr: /NOT_FOUND There is no clang [^]*apt-get install clang lld/,
+  });
+});
 
 const NUMBERS = `#include <noa.h>
 NOA_EXPORT(again, input) {
