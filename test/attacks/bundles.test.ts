@@ -152,11 +152,9 @@ target.attack('something else than what was promised', { audit: refusal }, async
     'a module outside': gzipSync(
       tar([json(manifest({ runtime: { kind: 'wasm', file: '../../etc/passwd' } })), wasm]),
     ),
-    'an export that the module has not': await packedRaw(manifest({ exports: { absent: {} } })),
-    'a first-party runtime': await packedRaw(manifest({ runtime: { kind: 'builtin' } })),
-    'a native runtime': await packedRaw(
-      manifest({ runtime: { kind: 'native', file: 'plugin.wasm' } }),
-    ),
+    'an export that the module has not': packedRaw(manifest({ exports: { absent: {} } })),
+    'a first-party runtime': packedRaw(manifest({ runtime: { kind: 'builtin' } })),
+    'a native runtime': packedRaw(manifest({ runtime: { kind: 'native', file: 'plugin.wasm' } })),
   });
   const good = await packed(manifest({ name: 'harmless' }), ECHO);
   t.match(
@@ -297,7 +295,7 @@ target.attack(
 target.attack('modules that are no honest plugin', { audit: refusal }, async (t) => {
   const body = '(memory 1) (func (export "run") (result i32) (i32.const 0))';
   const offers: Record<string, string> = {
-    'an import of WASI': `(module (import "wasi_snapshot_preview1" "path_open" (func (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32))) ${body})`,
+    'an import of another WASI': `(module (import "wasi_unstable" "proc_exit" (func (param i32))) ${body})`,
     'an import of the host’s inside': `(module (import "noa" "grant" (func)) ${body})`,
     'an import with another type': `(module (import "extism:host/env" "alloc" (func (param i32) (result i32))) ${body})`,
     'an imported memory':

@@ -5,7 +5,7 @@
 import { mkdir, readdir, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import t from 'tap';
-import { built, Target } from './target.ts';
+import { assemble, built, packed, Target } from './target.ts';
 
 const QUOTA_BYTES = 1 << 20;
 const QUOTA_COUNT = 40;
@@ -34,7 +34,49 @@ const [burglar, owner] = await Promise.all([
   built(manifest('burglar', ['loot/*']), source),
   built(manifest('owner', ['*']), source),
 ]);
-const target = await Target.start(t, [burglar, owner], {
+
+/** What WASI would open: it answers the error numbers that it got, joined bit by bit. */
+const tourist = await packed(
+  { name: 'tourist', exports: { open: {}, look: {}, speak: {} } },
+  assemble(`(module
+    (import "wasi_snapshot_preview1" "path_open"
+      (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "fd_prestat_get" (func $prestat (param i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "environ_sizes_get" (func $environ (param i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "path_symlink"
+      (func $symlink (param i32 i32 i32 i32 i32) (result i32)))
+    (import "extism:host/env" "alloc" (func $alloc (param i64) (result i64)))
+    (import "extism:host/env" "store_u8" (func $store (param i64 i32)))
+    (import "extism:host/env" "output_set" (func $output (param i64 i64)))
+    (memory 1)
+    (data (i32.const 0) "/etc/passwd")
+    (data (i32.const 128) "\\00\\00\\00\\00\\0b\\00\\00\\00")
+    ;; "1" when every attempt was refused, "0" when one was not.
+    (func $tell (param $refused i32) (result i32) (local $b i64)
+      (local.set $b (call $alloc (i64.const 1)))
+      (call $store (local.get $b) (i32.add (i32.const 48) (local.get $refused)))
+      (call $output (local.get $b) (i64.const 1)) (i32.const 0))
+    (func $try (param $fd i32) (result i32)
+      (i32.and
+        (i32.ne (i32.const 0) (call $open (local.get $fd) (i32.const 1) (i32.const 0) (i32.const 11)
+          (i32.const 0) (i64.const -1) (i64.const -1) (i32.const 0) (i32.const 64)))
+        (i32.ne (i32.const 0) (call $symlink (i32.const 0) (i32.const 11) (local.get $fd)
+          (i32.const 0) (i32.const 11)))))
+    (func (export "open") (result i32)
+      (call $tell (i32.and (call $try (i32.const 0)) (i32.and (call $try (i32.const 3)) (call $try (i32.const -100))))))
+    (func (export "look") (result i32)
+      (drop (call $environ (i32.const 200) (i32.const 204)))
+      (call $tell (i32.and
+        (i32.and (i32.ne (i32.const 0) (call $prestat (i32.const 3) (i32.const 64)))
+          (i32.ne (i32.const 0) (call $read (i32.const 0) (i32.const 128) (i32.const 1) (i32.const 64))))
+        (i32.eqz (i32.load (i32.const 200))))))
+    (func (export "speak") (result i32)
+      (drop (call $write (i32.const 1) (i32.const 128) (i32.const 1) (i32.const 64)))
+      (call $tell (i32.ne (i32.const 0) (call $write (i32.const 4) (i32.const 128) (i32.const 1) (i32.const 64))))))`),
+);
+const target = await Target.start(t, [burglar, owner, tourist], {
   NOA_PLUGINS__BLOB_MAX_BYTES: String(QUOTA_BYTES),
   NOA_PLUGINS__BLOB_MAX_COUNT: String(QUOTA_COUNT),
 });
@@ -125,6 +167,21 @@ target.attack(
       t.notMatch(JSON.stringify(answer.body), /the prize/);
     }
     await rm(prize);
+  },
+);
+
+target.attack(
+  'a module for WASI that opens files, reads standard input and writes to descriptors of the host',
+  { audit: { plugin: 'burglar', capability: 'blob', operation: 'read' } },
+  async (t) => {
+    for (const name of ['open', 'look', 'speak']) {
+      const { body } = await target.call('tourist', name);
+      t.match(body, { text: '1' }, name);
+    }
+    const { body } = await host.get('/v1/plugins/tourist/logs?limit=10');
+    t.match(JSON.stringify(body), '/etc/passwd', 'standard output is the log of the plugin');
+    t.notMatch(host.output, /^\/etc\/passwd/m);
+    await target.call('burglar', 'read', { path: 'loot/none' });
   },
 );
 
