@@ -9,10 +9,9 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { packPlugin } from '@noa/sdk/author';
-import { buildPlugin } from '@noa/sdk/build';
-import { effectiveLimits, parseManifest } from '@noa/sdk/host';
 import type { Test } from 'tap';
 import wabtFactory from 'wabt';
+import { build } from '../../host/cli/author/project.ts';
 import { type Answer, bundleOf, eventually, RunningHost } from '../e2e/running-host.ts';
 
 /** Pause between two calls of the bystander, in ms. */
@@ -165,16 +164,14 @@ export function packed(manifest: object, wasm: Uint8Array): Promise<Uint8Array> 
   return inFolder(manifest, { 'plugin.wasm': wasm }, async (dir) => (await packPlugin(dir)).bytes);
 }
 
-/** A bundle of a manifest and the plugin's source in TypeScript, built as `noa plugin build` does. */
-export function built(manifest: object, source: string): Promise<Uint8Array> {
-  return inFolder(manifest, { 'src/index.ts': source }, async (dir, text) => {
-    const parsed = parseManifest(text);
-    await buildPlugin({
-      dir,
-      exports: Object.keys(parsed.exports),
-      memoryMiB: effectiveLimits(parsed).memoryMiB,
-      outFile: 'plugin.wasm',
-    });
+/** A bundle of a manifest and the plugin's sources, built in their language as `noa plugin build` does. */
+export function built(
+  manifest: object,
+  sources: string | Record<string, string>,
+): Promise<Uint8Array> {
+  const files = typeof sources === 'string' ? { 'src/index.ts': sources } : sources;
+  return inFolder(manifest, files, async (dir) => {
+    await build({ dir, check: 'nothing' });
     return (await packPlugin(dir)).bytes;
   });
 }
@@ -182,7 +179,7 @@ export function built(manifest: object, source: string): Promise<Uint8Array> {
 async function inFolder(
   manifest: object,
   files: Record<string, string | Uint8Array>,
-  work: (dir: string, manifest: string) => Promise<Uint8Array>,
+  work: (dir: string) => Promise<Uint8Array>,
 ): Promise<Uint8Array> {
   const dir = await mkdtemp(join(tmpdir(), 'noa-attack-'));
   try {
@@ -196,7 +193,7 @@ async function inFolder(
       await mkdir(dirname(join(dir, name)), { recursive: true });
       await writeFile(join(dir, name), content);
     }
-    return await work(dir, text);
+    return await work(dir);
   } finally {
     await rm(dir, { recursive: true, force: true });
   }
