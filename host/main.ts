@@ -80,14 +80,14 @@ export async function startHost(
   const onNotice = (message: string) => log.warn(message);
   const failure = Promise.withResolvers<Error>();
 
+  const folder = await openDataFolder(config.data.path, onProgress);
+  parts.defer(() => folder.release());
   const { metrics_bind, metrics_port } = config.observability;
   const metricsAddress = { host: metrics_bind, port: metrics_port };
   // Before anything that takes seconds; what takes a port after this is told of all the same.
   await assertFree(config.server, HTTP_FLAGS);
   await assertFree(metricsAddress, METRICS_FLAGS);
 
-  const folder = await openDataFolder(config.data.path, onProgress);
-  parts.defer(() => folder.release());
   const { token, made } = await folder.bootstrapToken(config.auth.bootstrap_token);
   const rootKey = await folder.rootKey(config.auth.root_key);
 
