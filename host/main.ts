@@ -29,6 +29,7 @@ import { isChain } from './kernel/chain.ts';
 import { Kernel, type PluginCall } from './kernel/kernel.ts';
 import type { Bundle } from './kernel/store.ts';
 import type { Supervisor } from './kernel/supervisor.ts';
+import { createNativeLoader, type NativeLoad } from './loaders/native/loader.ts';
 import { createProcessLoader } from './loaders/process/loader.ts';
 import { createTieredLoader } from './loaders/select.ts';
 import { createWasmLoader } from './loaders/wasm/loader.ts';
@@ -148,6 +149,11 @@ export async function startHost(
   parts.defer(() => egress.close());
 
   const { threads, max_queued_calls, max_bundle_bytes, max_processes, untrusted } = config.plugins;
+  const { allow_native, native = [] } = config.plugins;
+  if (allow_native) {
+    const words = `plugins.allow_native: ${native.length} listed modules may run without a sandbox, with all rights of this host's user`;
+    log.warn({ native }, words);
+  }
   const sandbox = {
     callsPerThread: max_queued_calls,
     maxModuleBytes: max_bundle_bytes,
@@ -159,6 +165,17 @@ export async function startHost(
       ...sandbox,
       processes: max_processes,
       hidden: [folder.path, tmpdir()],
+      onNotice: (message, about) => log.warn(about, message),
+    }),
+    native: createNativeLoader({
+      ...sandbox,
+      processes: max_processes,
+      allowed: allow_native,
+      listed: native,
+      onLoad: (load) => {
+        log.warn(load, `native plugin ${load.plugin} runs without a sandbox`);
+        kernel.audit.record(nativeEvent(load));
+      },
       onNotice: (message, about) => log.warn(about, message),
     }),
     untrusted: untrusted ?? [],
@@ -322,6 +339,20 @@ function pluginDriver(callPlugin: (call: PluginCall) => Promise<Json>): Driver {
     const { plugin, export: name, input = null, budget } = target;
     return callPlugin({ plugin, export: name, input, budget, chain, signal, deadline });
   });
+}
+
+function nativeEvent({ plugin, version, sha256 }: NativeLoad): AuditEvent {
+  return {
+    kind: 'plugin.native',
+    actor: 'host',
+    plugin,
+    capability: null,
+    operation: null,
+    resources: [],
+    outcome: 'ok',
+    code: null,
+    details: { version, module: `sha256:${sha256}` },
+  };
 }
 
 function denialEvent(denial: DenialRecord): AuditEvent {

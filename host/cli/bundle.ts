@@ -67,7 +67,8 @@ async function refresh(dir: string, shown: string, session: Session): Promise<vo
   const newer = await newest(dir);
   if (newer === undefined || (module !== undefined && module >= newer.at)) return;
   const known =
-    languageOf(dir) !== 'ts' || (await changedAt(join(dir, 'src/index.ts'))) !== undefined;
+    runtime.kind === 'wasm' &&
+    (languageOf(dir) !== 'ts' || (await changedAt(join(dir, 'src/index.ts'))) !== undefined);
   if (!known) {
     if (module === undefined) return; // packing says what is missing
     throw new NoaError(

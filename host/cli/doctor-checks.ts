@@ -12,6 +12,7 @@ import { connectionConfig } from '../../capabilities/db/connection.ts';
 import { findBinaries, planLaunch } from '../../capabilities/db/embedded-cluster.ts';
 import { type Config, ConfigError, loadConfig } from '../config.ts';
 import { lockHolder } from '../data-folder/lock.ts';
+import { holds, readListed } from '../loaders/native/loader.ts';
 import { planWalls } from '../loaders/process/walls.ts';
 import { AdminClient } from './client.ts';
 import { type ConfigFlags, loadOptions } from './config-options.ts';
@@ -60,6 +61,7 @@ export async function examine(flags: ConfigFlags, session: Session): Promise<Che
       port(observability.metrics_bind, observability.metrics_port, '--metrics-port', hasMetrics),
     ),
     await untrustedPlugins(config),
+    await nativePlugins(config),
     await redisServer(session.io.env['PATH'] ?? ''),
   ];
 }
@@ -201,6 +203,26 @@ async function untrustedPlugins({ data, plugins: { untrusted } }: Config): Promi
     throw new Fault(
       `${list}: without ${missing.join('; without ')}`,
       'install util-linux and allow user namespaces, or run the host as root',
+    );
+  });
+}
+
+async function nativePlugins({ plugins: { allow_native, native = [] } }: Config): Promise<Check> {
+  const name = 'native plugins';
+  if (!allow_native) return { name, ok: null, message: 'none: plugins.allow_native is false' };
+  const listed = native.map(readListed);
+  const checked = await Promise.all(
+    listed.map(async ({ path, sha256 }) => ((await holds(path, sha256)) ? undefined : path)),
+  );
+  const changed = checked.filter((path) => path !== undefined);
+  return check(name, () => {
+    if (changed.length === 0) {
+      const list = listed.map(({ path }) => path).join(', ') || 'none is listed';
+      return `ALLOWED, without a sandbox and with all rights of the host's user: ${list}`;
+    }
+    throw new Fault(
+      `${changed.join(', ')}: not there, or not with the listed digest; it will not be loaded`,
+      'put the file back, or correct plugins.native',
     );
   });
 }

@@ -3,7 +3,9 @@
  * config/default.toml are all made from this table. The name of a duration or a size ends in its unit.
  */
 import {
+  boolean,
   choice,
+  digests,
   hostname,
   hosts,
   integer,
@@ -116,7 +118,16 @@ export const KEYS = {
         'Plugins that run in a process of their own, without a network, files or rights of the operating system; * means all.',
     }),
     max_processes: integer(1, 1024, 64, {
-      description: 'Processes of untrusted plugins at one time; one more plugin is not started.',
+      description:
+        'Processes of untrusted plugins at one time, and as many of native ones; one more plugin is not started.',
+    }),
+    allow_native: boolean(false, {
+      description:
+        'Whether plugins of kind `native` may run, which is code without a sandbox, with all rights of the user that the host runs as; each must be listed in `plugins.native` too.',
+    }),
+    native: digests({
+      description:
+        'The modules of native plugins that may run: the file, which stays where it is, and its SHA-256. No other is installed or loaded.',
     }),
     max_queued_calls: integer(1, 1_000_000, 1024, {
       description:

@@ -19,7 +19,7 @@ export interface Key<T> extends About {
   /** Completes "must be …". */
   readonly rule: string;
   /** As a file would write it; absent when the key has no default. */
-  readonly default: string | number | undefined;
+  readonly default: string | number | boolean | undefined;
   /** A value that keeps the rule; undefined for one that does not. Relative paths start at `cwd`. */
   read(value: unknown, cwd: string): T | undefined;
 }
@@ -39,6 +39,15 @@ export function integer(
       if (typeof number !== 'number' || !Number.isInteger(number)) return undefined;
       return number >= minimum && number <= maximum ? number : undefined;
     },
+  };
+}
+
+export function boolean(fallback: boolean, about: About): Key<boolean> {
+  return {
+    ...about,
+    rule: 'true or false',
+    default: fallback,
+    read: (value) => [true, false].find((known) => value === known || value === String(known)),
   };
 }
 
@@ -96,6 +105,25 @@ export function plugins(about: About): Key<readonly string[] | undefined> {
       if (!Array.isArray(given)) return undefined;
       const read = given.filter((each) => typeof each === 'string' && name.test(each)) as string[];
       return read.length === given.length ? Object.freeze(read) : undefined;
+    },
+  };
+}
+
+/** Files with their digests, PATH@sha256:HEX, paths in absolute form: a list, or one text with commas. */
+export function digests(about: About): Key<readonly string[] | undefined> {
+  const form = /^([^\0,]+)(@sha256:[0-9a-f]{64})$/;
+  return {
+    ...about,
+    rule: 'PATH@sha256: with 64 lower-case hex digits, with commas between them',
+    default: undefined,
+    read: (value, cwd) => {
+      const given: unknown = typeof value === 'string' ? value.split(/\s*,\s*/) : value;
+      if (!Array.isArray(given)) return undefined;
+      const read = given.map((each: unknown) => {
+        const [, file, digest] = (typeof each === 'string' ? form.exec(each) : null) ?? [];
+        return file === undefined ? undefined : `${resolve(cwd, file)}${digest}`;
+      });
+      return read.every((entry) => entry !== undefined) ? Object.freeze(read) : undefined;
     },
   };
 }

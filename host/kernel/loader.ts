@@ -47,8 +47,11 @@ export interface RuntimeCall {
   spent?(cost: CallCost): void;
 }
 
-/** Where a plugin's code runs: in a thread of the host, or in a process of its own. */
-export type Isolation = 'thread' | 'process';
+/**
+ * Where a plugin's code runs: in the sandbox, in a thread of the host or in a process of its own, or
+ * without a sandbox, as a program of the operator's.
+ */
+export type Isolation = 'thread' | 'process' | 'native';
 
 /** What a call has cost the host's processors so far. */
 export interface CallCost {

@@ -1,4 +1,5 @@
-/** Chooses for each plugin the loader that the operator's configuration asks for. */
+/** Chooses for each plugin the loader that its manifest and the operator's configuration ask for. */
+import { type Manifest, NoaError } from '@noa/sdk/host';
 import type { Loader } from '../kernel/loader.ts';
 
 export interface Tiers {
@@ -6,19 +7,27 @@ export interface Tiers {
   readonly shared: Loader;
   /** A process for each plugin. */
   readonly isolated: Loader;
+  /** A process without a sandbox, for what the operator has listed. */
+  readonly native: Loader;
   /** Names of the plugins that get a process; `*` is every plugin. */
   readonly untrusted: readonly string[];
 }
 
-export function createTieredLoader({ shared, isolated, untrusted }: Tiers): Loader {
+export function createTieredLoader({ shared, isolated, native, untrusted }: Tiers): Loader {
   const every = untrusted.includes('*');
   const names = new Set(untrusted);
-  const tierOf = (plugin: string): Loader => (every || names.has(plugin) ? isolated : shared);
+  const tierOf = ({ name, runtime }: Manifest): Loader => {
+    const mistrusted = every || names.has(name);
+    if (runtime.kind !== 'native') return mistrusted ? isolated : shared;
+    if (!mistrusted) return native;
+    const words = `runtime.kind: ${name} is a native plugin, and plugins.untrusted names it: what is not trusted runs as "wasm" only`;
+    throw new NoaError('INVALID_ARGUMENT', words);
+  };
   return {
-    inspect: (manifest, limits, wasm) => tierOf(manifest.name).inspect(manifest, limits, wasm),
-    load: (request) => tierOf(request.plugin).load(request),
+    inspect: async (manifest, limits, wasm) => tierOf(manifest).inspect(manifest, limits, wasm),
+    load: async (request) => tierOf(request.manifest).load(request),
     async close() {
-      await Promise.all([shared.close(), isolated.close()]);
+      await Promise.all([shared.close(), isolated.close(), native.close()]);
     },
   };
 }

@@ -14,6 +14,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { DEFAULT_LIMITS } from '@noa/sdk/host';
 import fc from 'fast-check';
 import t, { type Test } from 'tap';
 import type { CallCost, LogLevel, Runtime, RuntimeCall } from '../../host/kernel/loader.ts';
@@ -166,6 +167,7 @@ async function takenOver(t: Test, attack: string): Promise<Taken> {
       fileURLToPath(new URL('./hostile-process.ts', import.meta.url)),
       attack,
     ],
+    mayRunMs: 0,
     requestBytes: 1000,
     replyBytes: 1000,
     outputBytes: 1000,
@@ -412,7 +414,7 @@ t.test('the walls around a process hold for whatever runs in it', { skip: !linux
   t.teardown(() => rmSync(folder, { recursive: true, force: true }));
   writeFileSync(join(folder, 'key'), 'of the host');
   const walls = await planWalls([folder]);
-  const command = walls.command([]);
+  const command = walls.command([], DEFAULT_LIMITS);
   const prefix = command.slice(0, command.indexOf(process.execPath));
   const within = (program: string, ...args: string[]): string => {
     const [first = program, ...rest] = [...prefix, program, ...args];

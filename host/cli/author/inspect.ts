@@ -55,7 +55,10 @@ function bundleReport(file: string, { manifest, files }: Bundle, digest?: string
       files: Object.fromEntries(sizes),
       ...(digest !== undefined && { digest }),
     },
-    module: moduleReport(wasm, manifest),
+    module:
+      manifest.runtime.kind === 'native'
+        ? { bytes: wasm.length, sha256: sha256(wasm), exports: [], imports: {} }
+        : moduleReport(wasm, manifest),
   };
 }
 
@@ -102,7 +105,9 @@ export function describe({ bundle, module }: Report): string {
   if (bundle !== undefined) lines.push(...describeBundle(bundle));
   lines.push(
     `module     ${size(module.bytes)}, sha256:${module.sha256}`,
-    `functions  ${module.exports.join(', ')}`,
+    bundle?.manifest.runtime.kind === 'native'
+      ? "native     JavaScript without a sandbox, with all rights of the host's user"
+      : `functions  ${module.exports.join(', ')}`,
     ...(module.unnamed?.length
       ? [`unnamed    ${module.unnamed.join(', ')}: add to exports what is to be called`]
       : []),

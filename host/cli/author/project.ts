@@ -62,6 +62,11 @@ const MAX_MODULE_BYTES = 32 << 20;
 export async function build({ dir, out, check }: BuildPlan): Promise<Built> {
   const started = performance.now();
   const manifest = await readManifest(dir);
+  if (manifest.runtime.kind === 'native') {
+    const fix = 'bundle the sources into that file yourself, then noa plugin pack';
+    const words = `runtime.kind: native, and this builds WebAssembly; ${fix}`;
+    throw new NoaError('INVALID_ARGUMENT', words);
+  }
   const language = languageOf(dir);
   const { wasm, warnings } =
     language === 'ts'

@@ -63,6 +63,8 @@ export interface ProcessOptions {
   readonly replyBytes: number;
   /** One output, in bytes. */
   readonly outputBytes: number;
+  /** How long a call that is over may still run, from its start on, before the grace begins. */
+  readonly mayRunMs: number;
   /** Hears what the plugin logs and does to what runs it. */
   readonly listener: Pick<LoadRequest, 'log' | 'harmed'>;
   /** It ended by itself or for what it did; for the operator. Not called after `stop`. */
@@ -72,7 +74,8 @@ export interface ProcessOptions {
 interface Ask {
   readonly resolve: (output: string) => void;
   readonly reject: (error: NoaError) => void;
-  /** By `performance.now()`. */
+  /** By `performance.now()`, as is `expires`. */
+  readonly since: number;
   readonly expires: number;
   readonly expired: string;
   readonly call: RuntimeCall | undefined;
@@ -206,7 +209,8 @@ export class GuestProcess {
       }
       this.#lastId += 1;
       this.#heldBytes += body.length;
-      const asked = { resolve, reject, expires, expired, call, bytes: body.length };
+      const since = performance.now();
+      const asked = { resolve, reject, since, expires, expired, call, bytes: body.length };
       this.#asks.set(this.#lastId, { ...asked, abort: undefined, invokes: 0, reapAt: undefined });
       this.#channel.send(kind, this.#lastId, head, body);
       this.#ticker ??= setInterval(() => this.#tick(), TICK_MS);
@@ -301,7 +305,7 @@ export class GuestProcess {
 
   /** Answers the caller at once; the process has the grace to let go of the call. */
   #giveUp(id: number, ask: Ask, error: NoaError): void {
-    ask.reapAt = performance.now() + GRACE_MS;
+    ask.reapAt = Math.max(performance.now(), ask.since + this.#options.mayRunMs) + GRACE_MS;
     ask.reject(error);
     ask.abort?.abort(error);
     this.#channel.send(KIND.cancel, id, '');

@@ -5,21 +5,40 @@
  */
 import { NoaError } from '@noa/sdk/host';
 import type { Limits, Manifest } from '@noa/sdk/host';
-import type { LoadRequest, Loader } from '../../kernel/loader.ts';
+import type { Isolation, LoadRequest, Loader } from '../../kernel/loader.ts';
 import type { WasmLoaderOptions } from '../wasm/loader.ts';
-import type { InspectHead } from './contract.ts';
+import { type InspectHead, MIB, requestBytes, UNFOLDED } from './contract.ts';
 import { KIND } from './frames.ts';
 import { GuestProcess } from './guest-process.ts';
 import { IsolatedRuntime } from './runtime.ts';
 import { type Walls, planWalls } from './walls.ts';
 
-const MIB = 1 << 20;
 /** Linear memory of all instances of one process, unless a single one may have more. */
 const MEMORY_MIB = 512;
 /** Start of the process, compilation and the module's start function. */
 const START_MS = 45_000;
 /** Processes that start at the same time: a host with many such plugins starts them in turn. */
 const STARTING = 2;
+
+/** What the processes are for, and what surrounds them. */
+export interface Tier {
+  readonly isolation: Isolation;
+  /** Completes "… run without". */
+  readonly plugins: string;
+  plan(hidden: readonly string[]): Promise<Walls>;
+  /**
+   * How long a call may go on in its process once nobody waits for it, from its start on: nothing where
+   * the sandbox ends it, up to the plugin's own limit where only an end of the process would.
+   */
+  mayRunMs(limits: Limits): number;
+}
+
+const UNTRUSTED: Tier = {
+  isolation: 'process',
+  plugins: 'untrusted plugins',
+  plan: planWalls,
+  mayRunMs: () => 0,
+};
 
 export interface ProcessLoaderOptions extends WasmLoaderOptions {
   /** Processes at one time; a plugin more is refused. Default 64. */
@@ -28,13 +47,15 @@ export interface ProcessLoaderOptions extends WasmLoaderOptions {
   readonly idleProcessMs?: number;
   /** Folders that no process may see into, such as the host's data. */
   readonly hidden?: readonly string[];
+  /** Absent: for untrusted plugins. */
+  readonly tier?: Tier;
   /** What the operator should know: walls that are missing (once), processes that ended by themselves. */
   readonly onNotice?: (message: string, about: { plugin?: string; pid?: number }) => void;
 }
 
 export function createProcessLoader(options: ProcessLoaderOptions = {}): Loader {
   const { processes = 64, idleProcessMs = 300_000, hidden = [], ...rest } = options;
-  const { onNotice = () => undefined, ...given } = rest;
+  const { onNotice = () => undefined, tier = UNTRUSTED, ...given } = rest;
   // One plugin's calls: a second thread is the spare.
   const wasm: WasmLoaderOptions = { threads: 1, ...given };
   const runtimes = new Set<IsolatedRuntime>();
@@ -44,9 +65,9 @@ export function createProcessLoader(options: ProcessLoaderOptions = {}): Loader 
   let closed = false;
 
   const plan = (): Promise<Walls> => {
-    walls ??= planWalls(hidden).then((planned) => {
+    walls ??= tier.plan(hidden).then((planned) => {
       if (planned.missing.length > 0) {
-        onNotice(`untrusted plugins run without ${planned.missing.join('; without ')}`, {});
+        onNotice(`${tier.plugins} run without ${planned.missing.join('; without ')}`, {});
       }
       return planned;
     });
@@ -72,10 +93,11 @@ export function createProcessLoader(options: ProcessLoaderOptions = {}): Loader 
       }
       const child = new GuestProcess({
         plugin,
-        command: planned.command([plugin]),
-        requestBytes: UNFOLDED * (wasm.maxRequestBytes ?? MIB) + REQUEST_MARGIN,
+        command: planned.command([plugin], limits),
+        requestBytes: requestBytes(wasm) + REQUEST_MARGIN,
         replyBytes: UNFOLDED * (wasm.maxReplyBytes ?? 4 * MIB),
         outputBytes: limits.maxOutputBytes,
+        mayRunMs: tier.mayRunMs(limits),
         listener,
         onEnd,
       });
@@ -120,6 +142,7 @@ export function createProcessLoader(options: ProcessLoaderOptions = {}): Loader 
       const head = JSON.stringify({ options: { ...wasm, memoryMiB }, request: kept });
       const runtime = new IsolatedRuntime({
         plugin,
+        isolation: tier.isolation,
         limits,
         idleMs: idleProcessMs,
         start: (onEnd) => start(plugin, KIND.load, head, module, limits, request, onEnd),
@@ -144,8 +167,6 @@ export function createProcessLoader(options: ProcessLoaderOptions = {}): Loader 
   };
 }
 
-/** Bytes beside a request or a reply travel in it as base64; the sandbox in the process bounds each. */
-const UNFOLDED = 3;
 /** The names around the arguments of a request, which the sandbox writes anew in the process. */
 const REQUEST_MARGIN = 4096;
 

@@ -4,7 +4,7 @@
  */
 import type { Limits } from '@noa/sdk/host';
 import { NoaError } from '@noa/sdk/host';
-import type { Runtime, RuntimeCall, RuntimeStats } from '../../kernel/loader.ts';
+import type { Isolation, Runtime, RuntimeCall, RuntimeStats } from '../../kernel/loader.ts';
 import { gone } from '../wasm/pool.ts';
 import type { GuestProcess } from './guest-process.ts';
 
@@ -15,6 +15,7 @@ const MAX_PAUSE_MS = 30_000;
 
 export interface IsolatedOptions {
   readonly plugin: string;
+  readonly isolation: Isolation;
   readonly limits: Limits;
   readonly idleMs: number;
   /** A process that has loaded the plugin; `onEnd` hears of its end unless it is stopped. */
@@ -24,7 +25,7 @@ export interface IsolatedOptions {
 }
 
 export class IsolatedRuntime implements Runtime {
-  readonly isolation = 'process';
+  readonly isolation: Isolation;
   readonly #options: IsolatedOptions;
   #process: GuestProcess | undefined;
   #starting: Promise<GuestProcess> | undefined;
@@ -36,6 +37,7 @@ export class IsolatedRuntime implements Runtime {
 
   constructor(options: IsolatedOptions) {
     this.#options = options;
+    this.isolation = options.isolation;
     this.#idle = setInterval(() => this.#endIdle(), options.idleMs);
     this.#idle.unref();
   }

@@ -9,7 +9,7 @@ import { randomInt } from 'node:crypto';
 import { access, constants } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { NoaError } from '@noa/sdk/host';
+import { type Limits, NoaError } from '@noa/sdk/host';
 
 /** Users that systemd keeps for services that need one for as long as they run; no files are theirs. */
 const USERS = [61_184, 65_520] as const;
@@ -32,8 +32,8 @@ const FOLDERS = ['/usr/bin', '/bin', '/usr/local/bin', '/run/current-system/sw/b
 export interface Walls {
   /** Walls that are not there, in words. */
   readonly missing: readonly string[];
-  /** The command that runs `child.ts` within the walls, for one process: each has another user. */
-  command(args: readonly string[]): readonly [string, ...string[]];
+  /** The command of one process, which gets these arguments: each has another user. */
+  command(args: readonly string[], limits: Limits): readonly [string, ...string[]];
 }
 
 /**
@@ -129,7 +129,8 @@ function refused(why: string): NoaError {
   );
 }
 
-async function which(program: string): Promise<string | undefined> {
+/** Its path; undefined where there is none. */
+export async function which(program: string): Promise<string | undefined> {
   if (process.platform !== 'linux') return undefined;
   for (const folder of FOLDERS) {
     const path = join(folder, program);

@@ -1,4 +1,4 @@
-/** What hosts and capability authors import. Plugins import `@noa/sdk`; this entry carries no guest code. */
+/** What hosts and capability authors import. Plugins import `@noa/sdk`; this entry carries none of the guest's engine. */
 export * from './capability.ts';
 export type { CloudEvent } from './cloud-event.ts';
 export { nextCronTime } from './cron.ts';
@@ -12,5 +12,8 @@ export { compileSchema, type SchemaViolation, type CompiledSchema } from './sche
 export { secretPointers } from './schema-secrets.ts';
 export { compileCoercion, type TextParameters } from './schema-coerce.ts';
 export { BUNDLE_LIMITS, readBundle, type Bundle, type BundleLimits } from './author/bundle.ts';
+export { toBody } from './guest/describe.ts';
+export { withFetch } from './native-fetch.ts';
+export { makePorts } from './native-ports.ts';
 export { nearest } from './nearest.ts';
 export { mapStack } from './stack.ts';

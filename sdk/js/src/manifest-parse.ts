@@ -33,6 +33,7 @@ export function parseManifest(source: unknown): Manifest {
   if (findings.length > 0) throw refusal(findings);
   if (!isManifest(value)) throw refusal(schemaFindings());
   const broken = [
+    ...runtimeFile(value),
     ...ranges(value),
     ...routes(value),
     ...triggers(value),
@@ -139,6 +140,13 @@ function fixOf({ keyword, params, parentSchema }: ErrorObject): string {
   }
   const { description } = schema;
   return typeof description === 'string' ? description : 'Correct the value.';
+}
+
+function* runtimeFile({ runtime: { kind, file } }: Manifest): Generator<Finding> {
+  if ((kind === 'wasm') === file.endsWith('.wasm')) return;
+  const message = `is no file of a plugin of kind "${kind}"`;
+  const fix = 'A file of kind "wasm" ends in .wasm, one of kind "native" in .js or .mjs.';
+  yield { path: '/runtime/file', rule: 'pattern', message, fix };
 }
 
 function* ranges({ noa, needs = [] }: Manifest): Generator<Finding> {

@@ -211,12 +211,17 @@ export const MANIFEST_SCHEMA: JsonSchema = {
       additionalProperties: false,
       required: ['kind', 'file'],
       properties: {
-        kind: { const: 'wasm', description: '"wasm": a WebAssembly module.' },
+        kind: {
+          enum: ['wasm', 'native'],
+          description:
+            '"wasm": a WebAssembly module; or "native": a JavaScript module without a sandbox, for hosts whose operator listed this very file.',
+        },
         file: {
           type: 'string',
           maxLength: 200,
-          pattern: '^([A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]*\\.wasm$',
-          description: 'A path inside the plugin, with forward slashes, that ends in .wasm.',
+          pattern: '^([A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]*\\.(wasm|m?js)$',
+          description:
+            'A path inside the plugin, with forward slashes, that ends in .wasm; of a native plugin in .js or .mjs.',
         },
         sha256: {
           type: 'string',

@@ -76,7 +76,11 @@ export interface Manifest {
   homepage?: string;
   /** Semver range of the ABI; the present major version when absent. */
   noa?: string;
-  runtime: { kind: 'wasm'; file: string; sha256?: string };
+  /**
+   * `wasm` runs in the sandbox. `native` is a JavaScript module that runs as a program of the host's user,
+   * on hosts whose operator has listed this very file.
+   */
+  runtime: { kind: 'wasm' | 'native'; file: string; sha256?: string };
   needs?: Dependency[];
   /** Names that other plugins may need, with the version provided; the plugin's own name is implied. */
   provides?: { [name: string]: string };

@@ -3,11 +3,11 @@ import { createHash } from 'node:crypto';
 import { NoaError } from '../errors.ts';
 import type { Context, PluginContract, PluginDefinition } from '../guest/define.ts';
 import type { Json } from '../json.ts';
-import type { Cache, Capabilities, Db, Log, PluginPort, Random } from '../ports.ts';
-import { blobPort, eventsPort, httpPort, type InvokeBytes, secretsPort } from '../storage-ports.ts';
+import { withFetch } from '../native-fetch.ts';
+import { makePorts } from '../native-ports.ts';
+import type { Capabilities, Log, Random } from '../ports.ts';
 import type { FakeDoor } from './door.ts';
 import { copy } from './fakes.ts';
-import { withFetch } from './native-fetch.ts';
 
 /** Runs one export on a JSON value and answers its JSON output; rejects with the NoaError of a caller. */
 export type Run = (exportName: string, input: Json, timeoutMs: number) => Promise<Json>;
@@ -77,77 +77,11 @@ function makeContext({
   seed,
 }: Surroundings): Capabilities & Omit<Context<PluginContract>, 'plugin'> {
   return {
-    ...ports(door),
+    ...makePorts((capability, operation, args) => door.invoke(capability, operation, args)),
     config: freeze(copy<{ [key: string]: Json }>(config)),
     log: makeLog(door),
     clock: { now },
     random: seededRandom(seed),
-  };
-}
-
-function ports(door: FakeDoor): Capabilities {
-  const invoke = async <Value>(
-    capability: string,
-    operation: string,
-    args: object,
-  ): Promise<Value> => (await door.invoke(capability, operation, args)) as Value;
-  /** The fakes know bytes as base64, as the host's drivers do. */
-  const invokeBytes: InvokeBytes = async <Value>(
-    capability: string,
-    operation: string,
-    args: object,
-    member: string,
-    bytes?: Uint8Array,
-  ) => {
-    const given = bytes && { [member]: Buffer.from(bytes).toString('base64') };
-    const value = await invoke<Value & object>(capability, operation, { ...args, ...given });
-    const held: unknown = Reflect.get(value, member);
-    if (typeof held !== 'string') return { value };
-    return { value, bytes: new Uint8Array(Buffer.from(held, 'base64')) };
-  };
-  const db: Db = {
-    query: async <Row>(sql: string, params: readonly unknown[] = []) =>
-      (await invoke<{ rows: Row[] }>('db', 'query', { sql, params })).rows,
-    execute: (sql, params = []) => invoke('db', 'execute', { sql, params }),
-    transaction: async (statements) =>
-      (
-        await invoke<{ results: Awaited<ReturnType<Db['transaction']>> }>('db', 'transaction', {
-          statements,
-        })
-      ).results,
-  };
-  const cache: Cache = {
-    get: async <Value>(key: string) =>
-      (await invoke<{ value: Value | null }>('cache', 'get', { key })).value,
-    set: async (key, value, options = {}) => {
-      await invoke('cache', 'set', { key, value: value ?? null, ...options });
-    },
-    delete: async (key) => (await invoke<{ deleted: boolean }>('cache', 'delete', { key })).deleted,
-    increment: async (key, by = 1, options = {}) =>
-      (await invoke<{ value: number }>('cache', 'increment', { key, by, ...options })).value,
-    lock: async (key, { ttlMs }) => {
-      const { token } = await invoke<{ token?: string }>('cache', 'lock', { key, ttlMs });
-      if (token === undefined) return null;
-      const release = async (): Promise<boolean> =>
-        (await invoke<{ released: boolean }>('cache', 'lock', { key, release: token })).released;
-      return { release };
-    },
-  };
-  const plugin: PluginPort = {
-    call: async <Output>(name: string, exportName: string, input: unknown = null) => {
-      const args = { plugin: name, export: exportName, input };
-      return (await invoke<{ output: Output }>('plugin', 'call', args)).output;
-    },
-  };
-  const blob = blobPort(invoke, invokeBytes, (bytes) => Buffer.from(bytes).toString());
-  return {
-    db,
-    cache,
-    blob,
-    secrets: secretsPort(invoke),
-    http: httpPort(invokeBytes),
-    events: eventsPort(invoke),
-    plugin,
   };
 }
 

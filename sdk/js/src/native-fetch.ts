@@ -1,9 +1,9 @@
 /**
- * The global `fetch` of handlers that run in this process: inside a handler it goes to the fakes, as it
- * goes through the host's door in the sandbox; outside, in the test itself, it stays what it was.
+ * The global `fetch` of handlers that run natively: inside a handler it goes through the door, as in the
+ * sandbox; outside, in a test or in what a native plugin starts by itself, it stays what it was.
  */
 import { AsyncLocalStorage } from 'node:async_hooks';
-import type { Http, HttpRequest } from '../ports.ts';
+import type { Http, HttpRequest } from './ports.ts';
 
 const ports = new AsyncLocalStorage<Http>();
 let installed = false;
