@@ -87,7 +87,9 @@ t.test('each source outranks the one below it', async (t) => {
 });
 
 t.test('every key can be set by a file, and by a variable of its name', async (t) => {
-  const samples: Readonly<Record<string, string | number | string[]>> = {
+  const samples: Readonly<Record<string, string | number | boolean | string[]>> = {
+    'plugins.allow_native': true,
+    'plugins.native': [`/srv/tool.mjs@sha256:${'0a'.repeat(32)}`],
     'plugins.http_private_hosts': ['billing.internal', '10.0.0.1', '::1'],
     'plugins.untrusted': ['my-notes', 'digest'],
     'server.host': '::1',
@@ -118,6 +120,28 @@ t.test('every key can be set by a file, and by a variable of its name', async (t
     t.strictSame(read({ env: { [variable]: String(sample) } }), sample, `${path} from ${variable}`);
   }
 });
+
+t.test(
+  'native plugins are allowed by true alone, and listed by path and whole digest',
+  async (t) => {
+    const cwd = folder(t);
+    const digest = `@sha256:${'0a'.repeat(32)}`;
+    const listed = { NOA_PLUGINS__NATIVE: `lib/a.mjs${digest}, /b@c.js${digest}` };
+    t.strictSame(load(cwd, { env: listed }).plugins.native, [
+      `${join(cwd, 'lib/a.mjs')}${digest}`,
+      `/b@c.js${digest}`,
+    ]);
+    t.equal(load(cwd, { env: listed }).plugins.allow_native, false);
+    for (const value of ['yes', '1', 'TRUE']) {
+      const found = faults(cwd, { env: { NOA_PLUGINS__ALLOW_NATIVE: value } });
+      t.match(found, [{ path: 'plugins.allow_native' }], value);
+    }
+    for (const value of ['/a.mjs', digest, `/a.mjs${digest.slice(0, -1)}`, `/a${digest}0`, '*']) {
+      const found = faults(cwd, { env: { NOA_PLUGINS__NATIVE: value } });
+      t.match(found, [{ path: 'plugins.native' }], value);
+    }
+  },
+);
 
 t.test('an unknown key names its place and the key it resembles', async (t) => {
   const cwd = folder(t, {
