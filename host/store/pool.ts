@@ -14,7 +14,12 @@ export function openStatePool(config: PoolConfig, onLost: (error: Error) => void
   pool.on('error', onLost);
   let open = 0;
   const last = Promise.withResolvers<void>();
-  pool.on('connect', () => open++);
+  pool.on('connect', (client) => {
+    open++;
+    // While it is lent out, the pool does not listen, and an unheard error would end the host. The query
+    // that the borrower runs, or runs next, fails with it.
+    client.on('error', () => {});
+  });
   pool.on('remove', () => {
     if (--open === 0 && pool.ending) last.resolve();
   });
