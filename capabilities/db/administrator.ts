@@ -67,6 +67,7 @@ interface Database {
 export class Administrator {
   readonly #options: AdministratorOptions;
   readonly #pool: pg.Pool;
+  readonly #resets = new Map<string, Promise<void>>();
   readonly #logins = new Map<string, pg.ClientConfig>();
   #prepared: Promise<Database> | undefined;
   /** Areas are made one after the other, so that the pool always has a connection for the rest. */
@@ -128,16 +129,24 @@ export class Administrator {
       // 28000: the role is closed, on purpose.
       const refused = error instanceof pg.DatabaseError && !/^(53|57|28000)/.test(error.code ?? '');
       if (!refused) throw error;
-      const admin = await this.#pool.connect();
-      try {
-        await resetRole(admin, role, this.#options.rolePassword(role));
-      } catch (cause) {
-        throw away(cause);
-      } finally {
-        admin.release();
-      }
+      await this.#reset(role);
       return Session.open(role, config, onBroken);
     }
+  }
+
+  /** Once for all logins that failed together: PostgreSQL refuses two changes of one role at a time. */
+  async #reset(role: string): Promise<void> {
+    const running = this.#resets.get(role);
+    if (running !== undefined) return running;
+    const reset = this.#withAdmin((admin) =>
+      resetRole(admin, role, this.#options.rolePassword(role)),
+    )
+      .catch((cause: unknown) => {
+        throw away(cause);
+      })
+      .finally(() => this.#resets.delete(role));
+    this.#resets.set(role, reset);
+    return reset;
   }
 
   /**
