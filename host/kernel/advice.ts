@@ -143,7 +143,7 @@ export class Advice {
         ...(cursor === '' ? {} : { cursor }),
       });
       seen += page.records.length;
-      records.push(...page.records.filter(({ kind }) => kind.startsWith('capability.')));
+      records.push(...page.records.filter(({ kind }) => isUse(kind)));
       cursor = page.next;
     }
     const since = records.at(-1)?.timestamp ?? null;
@@ -188,6 +188,10 @@ export class Advice {
       grants: grants.filter((grant) => grant.plugin === plugin),
     };
   }
+}
+
+function isUse(kind: string): boolean {
+  return kind.startsWith('capability.') || kind === 'event.delivery';
 }
 
 function difference(request: CapabilityRequest, grants: readonly Grant[]): Difference {

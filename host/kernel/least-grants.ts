@@ -17,12 +17,18 @@ export interface LeastGrant {
 /** More names than these become their common prefix. */
 const MAX_NAMES = 8;
 
-/** For each approved grant, the operations and resources that the records show in use. */
+/**
+ * For each approved grant, the operations and resources that the records show in use. An event that was
+ * brought to the plugin used its grant, whatever the plugin made of it.
+ */
 export function leastGrants(
   grants: readonly Grant[],
   records: readonly AuditRecord[],
 ): LeastGrant[] {
-  const used = records.filter(({ kind, outcome }) => kind === 'capability.use' && outcome === 'ok');
+  const used = records.filter(
+    ({ kind, outcome }) =>
+      (kind === 'capability.use' && outcome === 'ok') || kind === 'event.delivery',
+  );
   return grants
     .filter(({ status }) => status === 'approved')
     .map((grant) => {

@@ -1,8 +1,9 @@
 /** What is told of rights before they are decided: explain, suggest and diff, over REST and the CLI. */
-import { covers } from '@noa/sdk/host';
+import { type CloudEvent, covers, NoaError } from '@noa/sdk/host';
 import fc from 'fast-check';
 import t from 'tap';
 import type { AuditRecord } from '../../host/kernel/audit.ts';
+import { deliveryRecord } from '../../host/kernel/delivery.ts';
 import type { Grant } from '../../host/kernel/grants.ts';
 import { leastGrants } from '../../host/kernel/least-grants.ts';
 import { bundleOf, RunningHost } from '../e2e/running-host.ts';
@@ -83,6 +84,25 @@ t.test('suggest proposes what the recorded uses need, and that is enough', async
   t.match(await host.cli(...args.split(' '), resources), { code: 0 });
   t.match(await read(), { status: 200 }, 'what was used is still allowed');
   t.match(await host.cli('grant', 'suggest', 'none'), { code: 1, stderr: /NOT_FOUND/ });
+});
+
+t.test('a delivery is a use of the right to subscribe, also one that the plugin failed', (t) => {
+  const about = { capability: 'events', operations: ['subscribe'], resources: ['orders.placed'] };
+  const decision = { requested: null, optional: false, decidedAt: null, decidedBy: null };
+  const grant: Grant = {
+    ...{ id: 'g', plugin: 'p', ...about, ...decision, reason: '' },
+    ...{ status: 'approved', createdAt: '' },
+  };
+  const event = { id: '1', subject: 'orders.placed' } as CloudEvent;
+  const subscription = { plugin: 'p', subject: 'orders.*', export: 'onOrder' };
+  const chained = { chain: '', seq: 1, timestamp: '', prevHash: '', hash: '' };
+  const records = [undefined, new NoaError('PLUGIN_TRAP', 'no')].map((failure) => ({
+    ...deliveryRecord(subscription, event, failure),
+    ...chained,
+  }));
+  const { operations, resources } = about;
+  t.match(leastGrants([grant], records), [{ uses: 2, least: { operations, resources } }]);
+  t.end();
 });
 
 t.test('what is suggested lies within the grant and covers every use, whatever was used', (t) => {
