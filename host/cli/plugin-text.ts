@@ -1,5 +1,7 @@
 /** Plugins as people read them. */
+import type { ScheduleSpec } from '@noa/sdk/host';
 import type { HealthView } from '../kernel/health.ts';
+import type { SubscriptionView } from '../kernel/subscriptions.ts';
 import type { PluginDetail, PluginView } from '../kernel/views.ts';
 import { table } from './table.ts';
 
@@ -52,7 +54,8 @@ export function list(plugins: readonly PluginView[], columns: number): string {
 }
 
 export function describe(detail: PluginDetail, health: HealthView, columns: number): string {
-  const { manifest, routes, versions, instances, memoryBytes, isolation, restarts } = detail;
+  const { manifest, routes, subscriptions, versions, instances, memoryBytes, isolation } = detail;
+  const { schedules = [] } = manifest.contributes ?? {};
   const lines = [standing(detail)];
   if (manifest.description !== undefined) lines.push(manifest.description);
   const rows = [
@@ -61,16 +64,35 @@ export function describe(detail: PluginDetail, health: HealthView, columns: numb
     ...(detail.candidate === null ? [] : [['candidate', waiting(detail)]]),
     ['exports', Object.keys(manifest.exports).join(', ')],
     ['routes', routes.join(', ')],
+    ...rowsOf('subscriptions', subscriptions.map(subscriptionText)),
+    ...rowsOf('schedules', schedules.map(scheduleText)),
     ['versions', versions.map(({ version }) => version).join(', ')],
     ['instances', `${instances}, ${Math.round(memoryBytes / 1024)} KiB`],
     ['isolation', isolation ?? ''],
-    ['restarts', String(restarts)],
+    ['restarts', String(detail.restarts)],
     ['last minute', lastMinute(health)],
     ['last error', lastError(health)],
   ];
   lines.push('', table(['', ''], rows, columns).trimStart());
   if (detail.requested.length > 0) lines.push('', 'it asks for:', requests(detail, columns));
   return lines.join('\n');
+}
+
+/** The name stands before the first. */
+function rowsOf(name: string, values: readonly string[]): string[][] {
+  return values.map((value, i) => [i === 0 ? name : '', value]);
+}
+
+function subscriptionText({ subject, export: target, undelivered }: SubscriptionView): string {
+  return `${subject} to ${target}${undelivered === null ? '' : `; ${undelivered}`}`;
+}
+
+function scheduleText(schedule: ScheduleSpec): string {
+  return `${schedule.name}: ${scheduleTime(schedule)} to ${schedule.export}`;
+}
+
+export function scheduleTime({ cron, everyMs, timezone = 'UTC' }: ScheduleSpec): string {
+  return everyMs === undefined ? `${cron} ${timezone}` : `every ${everyMs} ms`;
 }
 
 function lastMinute({ lastMinute: { calls, failures, p50Ms, p95Ms } }: HealthView): string {

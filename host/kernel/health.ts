@@ -14,13 +14,14 @@ const CLASSES = 80;
 const LEAST_MS = 0.1;
 const STEP = 1.2;
 
+/** `reason` also tells of a plugin that serves which events are kept from it. */
 export interface HealthView extends Pick<
   PluginDetail,
   'name' | 'version' | 'state' | 'reason' | 'restarts' | 'instances' | 'memoryBytes' | 'isolation'
 > {
   readonly lastMinute: {
     readonly calls: number;
-    /** Those that ended by the plugin's own fault. */
+    /** Those that ended by the plugin's own fault, and every call for an event or a schedule that failed. */
     readonly failures: number;
     /** Milliseconds, to a fifth; null without a call. */
     readonly p50Ms: number | null;
@@ -66,7 +67,7 @@ export class Health {
     slice.durations[at] = (slice.durations[at] ?? 0) + 1;
   }
 
-  /** Notes a call that ended by the plugin's own fault. */
+  /** Notes a call that is to count as failed. */
   fault(plugin: string, name: string, { code, message }: NoaError): void {
     this.#slice(plugin).failures += 1;
     const at = new Date(this.#now()).toISOString();
@@ -75,7 +76,9 @@ export class Health {
   }
 
   view(detail: PluginDetail, droppedLogLines: number): HealthView {
-    const { name, version, state, reason, restarts, instances, memoryBytes, isolation } = detail;
+    const { name, version, state, restarts, instances, memoryBytes, isolation } = detail;
+    const still = detail.subscriptions.find(({ undelivered }) => undelivered !== null);
+    const reason = detail.reason ?? still?.undelivered ?? null;
     const fare = this.#fares.get(name);
     const oldest = this.#number() - SLICES;
     const slices = (fare?.slices ?? []).filter(({ number }) => number > oldest);

@@ -9,13 +9,13 @@ import {
   type CapabilityRequest,
   covers,
   effectiveLimits,
-  type Manifest,
   NoaError,
 } from '@noa/sdk/host';
 import { satisfies } from 'semver';
 import type { CapabilityEntry } from './broker.ts';
 import type { Loader } from './loader.ts';
 import type { Bundle, PluginVersion } from './store.ts';
+import { subscriptionRequests } from './subscriptions.ts';
 
 export interface JudgeOptions {
   readonly capabilities: readonly CapabilityEntry[];
@@ -68,34 +68,16 @@ export class Judge {
       );
       return { ...request, operations: [...operations], resources: [...resources] };
     });
-    requests.push(...this.#subscriptions(given, requests));
+    for (const request of subscriptionRequests(given, requests)) {
+      const { capability, operations, resources } = request;
+      this.reach(capability, operations, resources, '/contributes/subscriptions');
+      requests.push(request);
+    }
     const manifest = { ...given, ...(requests.length > 0 ? { capabilities: requests } : {}) };
     await this.#options.loader.inspect(manifest, effectiveLimits(manifest), wasm);
     const installedAt = new Date(this.#options.now()).toISOString();
     const { name: plugin, version } = manifest;
     return { version: { plugin, version, digest, manifest, installedAt }, requests };
-  }
-
-  /** What event subscriptions ask for, beyond what is requested anyway. */
-  #subscriptions(
-    { contributes }: Manifest,
-    requests: readonly CapabilityRequest[],
-  ): CapabilityRequest[] {
-    const asked = (subject: string): boolean =>
-      requests.some(
-        ({ capability, operations, resources }) =>
-          capability === 'events' &&
-          operations.includes('subscribe') &&
-          resources.some((pattern) => covers(pattern, subject)),
-      );
-    const wanted = Map.groupBy(contributes?.subscriptions ?? [], ({ subject }) => subject);
-    return [...wanted].flatMap(([subject, specs]) => {
-      if (asked(subject)) return [];
-      this.reach('events', ['subscribe'], [subject], '/contributes/subscriptions');
-      const exports = specs.map((spec) => spec.export).join(', ');
-      const reason = `Events on ${subject} are delivered to its export ${exports}.`;
-      return [{ capability: 'events', operations: ['subscribe'], resources: [subject], reason }];
-    });
   }
 
   /** Whether an operation is open to every plugin. */

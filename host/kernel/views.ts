@@ -5,6 +5,7 @@ import { type Grant, grantOf, type GrantStatus } from './grants.ts';
 import type { State } from './lifecycle.ts';
 import type { Isolation } from './loader.ts';
 import type { PluginRecord, PluginVersion } from './store.ts';
+import { type SubscriptionView, viewSubscriptions } from './subscriptions.ts';
 import type { Supervisor } from './supervisor.ts';
 
 export interface RequestView {
@@ -40,6 +41,7 @@ export interface PluginView {
 export interface PluginDetail extends PluginView {
   readonly manifest: Manifest;
   readonly routes: readonly string[];
+  readonly subscriptions: readonly SubscriptionView[];
   readonly versions: readonly {
     readonly version: string;
     readonly digest: string;
@@ -79,6 +81,7 @@ export function viewDetail(world: World, name: string): PluginDetail {
     routes: (manifest.contributes?.routes ?? []).map(
       ({ method, path }) => `${method} /plugins/${name}${path}`,
     ),
+    subscriptions: viewSubscriptions(manifest, grantsOf(world, name)),
     versions: world.snapshot.versions
       .filter(({ plugin }) => plugin === name)
       .toSorted((a, b) => compare(b.version, a.version))
@@ -88,6 +91,10 @@ export function viewDetail(world: World, name: string): PluginDetail {
     isolation: unit?.serving ? (unit.serving.runtime.isolation ?? 'thread') : null,
     restarts: unit?.restarts ?? 0,
   };
+}
+
+function grantsOf({ snapshot }: World, name: string): Grant[] {
+  return snapshot.grants.filter(({ plugin }) => plugin === name);
 }
 
 function recordOf({ snapshot }: World, name: string): PluginRecord {
@@ -107,7 +114,7 @@ function view(world: World, record: PluginRecord): PluginView {
   const unit = world.units.get(record.name);
   const active = versionOf(world, record.active);
   const candidate = record.candidate === null ? null : versionOf(world, record.candidate);
-  const grants = world.snapshot.grants.filter(({ plugin }) => plugin === record.name);
+  const grants = grantsOf(world, record.name);
   // After an upgrade that cannot start, the version that serves is not the one that should.
   const { serving } = unit ?? {};
   return {

@@ -90,8 +90,13 @@ t.test('a delivery is a use of the right to subscribe, also one that the plugin 
   const about = { capability: 'events', operations: ['subscribe'], resources: ['orders.placed'] };
   const decision = { requested: null, optional: false, decidedAt: null, decidedBy: null };
   const grant: Grant = {
-    ...{ id: 'g', plugin: 'p', ...about, ...decision, reason: '' },
-    ...{ status: 'approved', createdAt: '' },
+    id: 'g',
+    plugin: 'p',
+    ...about,
+    ...decision,
+    reason: '',
+    status: 'approved',
+    createdAt: '',
   };
   const event = { id: '1', subject: 'orders.placed' } as CloudEvent;
   const subscription = { plugin: 'p', subject: 'orders.*', export: 'onOrder' };

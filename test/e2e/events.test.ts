@@ -165,11 +165,19 @@ t.test('events wait while a plugin is disabled or its grant is revoked', async (
   const grants = body['grants'] as { id: string; operations: string[] }[];
   const grant = grants.find(({ operations }) => operations.includes('subscribe'))?.id;
   await one.request('DELETE', `/v1/grants/${grant}`);
+  const why = 'events on test.* are not delivered: grant revoked';
+  t.match(await one.get('/v1/plugins/listener/health'), {
+    body: { state: 'serving', reason: `${why}; noa grant approve ${grant}` },
+  });
+  const { stdout } = await one.cli('plugin', 'show', 'listener');
+  const shown = stdout.replace(/\s+/g, ' ');
+  t.ok(shown.includes(` subscriptions test.* to onEvent; ${why}; noa grant approve `), stdout);
   await sleep(2500); // the bound within which it holds on the other host
   const waits = await publish(one, 'test.waits');
   await sleep(2500);
   t.notOk((await ids()).includes(waits));
   await one.post(`/v1/grants/${grant}/approve`);
+  t.match(await one.get('/v1/plugins/listener/health'), { body: { reason: null } });
   await arrival(waits);
 
   const pending = Array.from({ length: 5 }, (_, i) => publish(one, 'test.slow', { wait: 300, i }));

@@ -16,6 +16,7 @@ const DETAIL = {
   requested: [],
   manifest: manifest({ name: 'p', exports: { a: {} } }),
   routes: [],
+  subscriptions: [],
   versions: [],
   instances: 1,
   memoryBytes: 65_536,

@@ -2,7 +2,16 @@
 import { createHash } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
 import { readPluginFolder } from '@noa/sdk/author';
-import { type Bundle, effectiveLimits, type Manifest, NoaError, readBundle } from '@noa/sdk/host';
+import {
+  type Bundle,
+  type CapabilityRequest,
+  effectiveLimits,
+  type Manifest,
+  NoaError,
+  readBundle,
+} from '@noa/sdk/host';
+import { subscriptionRequests } from '../../kernel/subscriptions.ts';
+import { scheduleTime } from '../plugin-text.ts';
 import { ModuleError, type Outline, readOutline } from '../../loaders/wasm/binary.ts';
 
 export interface ModuleReport {
@@ -17,6 +26,8 @@ export interface ModuleReport {
 
 export interface BundleReport {
   readonly manifest: Manifest;
+  /** With what its event subscriptions ask for. */
+  readonly requests: readonly CapabilityRequest[];
   readonly limits: ReturnType<typeof effectiveLimits>;
   /** Files with their sizes in bytes. */
   readonly files: { readonly [name: string]: number };
@@ -46,11 +57,13 @@ export async function inspect(file: string): Promise<Report> {
 
 function bundleReport(file: string, { manifest, files }: Bundle, digest?: string): Report {
   const wasm = files.get(manifest.runtime.file) ?? new Uint8Array();
+  const { capabilities = [] } = manifest;
   const sizes = [...files].map(([name, content]) => [name, content.length] as const);
   return {
     path: file,
     bundle: {
       manifest,
+      requests: [...capabilities, ...subscriptionRequests(manifest, capabilities)],
       limits: effectiveLimits(manifest),
       files: Object.fromEntries(sizes),
       ...(digest !== undefined && { digest }),
@@ -119,17 +132,9 @@ export function describe({ bundle, module }: Report): string {
   return plain(lines.join('\n'));
 }
 
-function describeBundle({ manifest, limits, files, digest }: BundleReport): string[] {
-  const {
-    name,
-    version,
-    description,
-    license,
-    capabilities = [],
-    contributes,
-    needs = [],
-  } = manifest;
-  const requests = capabilities.map(({ capability, operations, resources, optional, reason }) => [
+function describeBundle({ manifest, requests, limits, files, digest }: BundleReport): string[] {
+  const { name, version, description, license, contributes, needs = [] } = manifest;
+  const asked = requests.map(({ capability, operations, resources, optional, reason }) => [
     `  ${capability}${optional === true ? ' (optional)' : ''}`,
     operations.join(', '),
     resources.join(', '),
@@ -142,6 +147,15 @@ function describeBundle({ manifest, limits, files, digest }: BundleReport): stri
       `${target}, ${status}`,
     ],
   );
+  const subscriptions = (contributes?.subscriptions ?? []).map(({ subject, export: target }) => [
+    `  ${subject}`,
+    target,
+  ]);
+  const schedules = (contributes?.schedules ?? []).map((schedule) => [
+    `  ${schedule.name}`,
+    scheduleTime(schedule),
+    schedule.export,
+  ]);
   const exports = Object.entries(manifest.exports).map(([id, { timeoutMs = limits.timeoutMs }]) => [
     `  ${id}`,
     `${timeoutMs} ms`,
@@ -157,8 +171,10 @@ function describeBundle({ manifest, limits, files, digest }: BundleReport): stri
       'needs',
       needs.map(({ plugin, version: range = '*' }) => [`  ${plugin}`, range]),
     ),
-    ...section('requests', requests, 'asks for nothing'),
+    ...section('requests', asked, 'asks for nothing'),
     ...section('routes', routes),
+    ...section('subscriptions', subscriptions),
+    ...section('schedules', schedules),
     ...section('exports', exports),
     ...section(
       'files',
