@@ -3,6 +3,7 @@
  * events and at times, each opened as one thing and closed as one. Only main.ts uses it.
  */
 import { randomUUID } from 'node:crypto';
+import type { NoaError } from '@noa/sdk/host';
 import type { ClientConfig, Pool } from 'pg';
 import type { Config } from './config.ts';
 import { DeadLetters } from './kernel/dead-letters.ts';
@@ -10,6 +11,7 @@ import { Delivery } from './kernel/delivery.ts';
 import type { Invocation } from './kernel/invocation.ts';
 import type { Kernel } from './kernel/kernel.ts';
 import { Schedules } from './kernel/schedules.ts';
+import type { Trigger } from './kernel/trigger.ts';
 import { PostgresDeliveries } from './store/deliveries.ts';
 import { EVENTS_CHANNEL, PostgresEvents } from './store/events.ts';
 import { listenTo } from './store/notices.ts';
@@ -79,6 +81,7 @@ export function startDelivery({
   const common = {
     store: new PostgresDeliveries(pool),
     dispatch: (invocation: Invocation) => dispatcher.dispatch(invocation),
+    noteFailure: (trigger: Trigger, failure: NoaError) => kernel.noteTriggered(trigger, failure),
     audit,
     newId: randomUUID,
   };

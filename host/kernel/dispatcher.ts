@@ -22,7 +22,7 @@ import type { Budget, Token } from './tokens.ts';
 const MAX_DEPTH = 8;
 
 /** Codes with which a plugin itself fails, rather than its caller or what it depends on. */
-const FAULTS: ReadonlySet<ErrorCode> = new Set([
+export const FAULTS: ReadonlySet<ErrorCode> = new Set([
   'PLUGIN_TRAP',
   'PLUGIN_OUTPUT_INVALID',
   'DEADLINE_EXCEEDED',

@@ -8,7 +8,7 @@ import { Audit } from './audit.ts';
 import { Broker, type CapabilityEntry, type CapabilityObservation } from './broker.ts';
 import { Budgets } from './budgets.ts';
 import { Configuration, configure, unfit } from './configuration.ts';
-import { type CallObservation, type CostObservation, Dispatcher } from './dispatcher.ts';
+import { type CallObservation, type CostObservation, Dispatcher, FAULTS } from './dispatcher.ts';
 import type { Chain } from './chain.ts';
 import { Health } from './health.ts';
 import type { Invocation } from './invocation.ts';
@@ -21,6 +21,7 @@ import { Seal } from './seal.ts';
 import { Secrets } from './secrets.ts';
 import { Supervisor } from './supervisor.ts';
 import { type Budget, TokenService } from './tokens.ts';
+import type { Trigger } from './trigger.ts';
 
 /** A plugin that takes longer than this to come up does not keep the host from serving the others. */
 const START_MS = 10_000;
@@ -168,6 +169,18 @@ export class Kernel {
     const { principal, requestId, traceId } = call.chain;
     const invocation = { ...call, id: requestId, principal, traceId };
     return (await this.dispatcher.dispatch(invocation, call.budget)).value;
+  }
+
+  /**
+   * A call that the host made of itself has failed: its author and an administrator are told also when
+   * that is not the plugin's own fault, which has been noted before.
+   */
+  noteTriggered({ plugin, export: name, subject }: Trigger, failure: NoaError): void {
+    const { code, message } = failure;
+    // What meets a plugin that does not serve tells nothing of the plugin.
+    if (FAULTS.has(code) || this.supervisor.units.get(plugin)?.serving === undefined) return;
+    this.health.fault(plugin, name, failure);
+    this.#powers.pluginLog(plugin, 'error', `${name}, called by ${subject}: ${code} ${message}`);
   }
 
   /** The plugin's own fault: its author reads it in the plugin's log, an administrator in the audit. */

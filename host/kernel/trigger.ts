@@ -3,6 +3,8 @@ import { type Json, NoaError } from '@noa/sdk/host';
 import type { Invocation, Outcome } from './invocation.ts';
 
 export interface TriggerPowers {
+  /** Told of each call that failed, whoever is at fault: nobody else reads its answer. */
+  readonly noteFailure: (trigger: Trigger, failure: NoaError) => void;
   readonly dispatch: (invocation: Invocation) => Promise<Outcome>;
   readonly newId: () => string;
 }
@@ -17,10 +19,11 @@ export interface Trigger {
 
 /** Calls the export; answers why it failed, never rejects. */
 export async function pull(
-  { dispatch, newId }: TriggerPowers,
-  { subject, ...call }: Trigger,
+  { dispatch, newId, noteFailure }: TriggerPowers,
+  trigger: Trigger,
   signal: AbortSignal,
 ): Promise<NoaError | undefined> {
+  const { subject, ...call } = trigger;
   try {
     const principal = { subject, scopes: [] };
     await dispatch({
@@ -32,7 +35,12 @@ export async function pull(
     });
     return undefined;
   } catch (error) {
-    if (error instanceof NoaError) return error;
-    return new NoaError('INTERNAL', 'the call failed in the host', { cause: error });
+    const failure =
+      error instanceof NoaError
+        ? error
+        : new NoaError('INTERNAL', 'the call failed in the host', { cause: error });
+    // A call that the end of this host cuts off is made again.
+    if (!signal.aborted) noteFailure(trigger, failure);
+    return failure;
   }
 }

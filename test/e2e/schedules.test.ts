@@ -69,6 +69,23 @@ t.test('runs and failures are in the audit', async (t) => {
   t.pass();
 });
 
+t.test('a call that fails by no fault of the plugin is told like one that does', async (t) => {
+  await eventually('in the health of a host', async () => {
+    const views = await Promise.all(
+      [one, two].map((host) => host.get('/v1/plugins/ticker/health')),
+    );
+    return views.some(({ body }) => {
+      const last = body['lastError'] as { export: string; code: string } | null;
+      return last?.export === 'refuse' && last.code === 'CAPABILITY_DENIED';
+    });
+  });
+  const logs = await Promise.all([one, two].map((host) => host.get('/v1/plugins/ticker/logs')));
+  t.match(
+    JSON.stringify(logs.map(({ body }) => body)),
+    /refuse, called by schedule: CAPABILITY_DENIED not by this plugin/,
+  );
+});
+
 t.test('times that were missed are made up for by one call', async (t) => {
   await Promise.all([one.stop(), two.stop()]);
   await missed('minutely');

@@ -151,6 +151,7 @@ export async function startFront(
       store: noDeliveries,
       dispatch: (invocation) => kernel.dispatcher.dispatch(invocation),
       audit: kernel.audit,
+      noteFailure: (trigger, failure) => kernel.noteTriggered(trigger, failure),
       newId: randomUUID,
       assertPlugin: (name) => void kernel.administration.plugin(name),
       assertServing: (name) => void kernel.supervisor.serving(name),
