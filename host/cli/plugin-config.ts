@@ -54,7 +54,7 @@ async function run(
   let settings = { ...(present.settings as Settings) };
   if (file !== undefined) settings = parsed(await textOf(`@${file}`, session), `--file ${file}`);
   else if (action === 'unset') for (const key of keys) unset(settings, key);
-  else for (const item of keys) await assign(settings, item, present.schema, session);
+  else for (const item of keys) await assign(settings, item, schemasOf(present), session);
   const json = { settings, version: present.version };
   const next = await session.request<ConfigurationView>('PUT', path, { json });
   session.result(
@@ -73,20 +73,20 @@ function unset(settings: Settings, key: string): void {
 async function assign(
   settings: Settings,
   item: string,
-  schema: JsonSchema | null,
+  schemas: readonly JsonSchema[],
   session: Session,
 ): Promise<void> {
   const at = item.indexOf('=');
   if (at < 1)
     throw new NoaError('INVALID_ARGUMENT', `set: ${JSON.stringify(item)} is not key=value`);
   const [key, given] = [item.slice(0, at), item.slice(at + 1)];
-  const secret = schema !== null && secretPointers(schema, { [key]: '' }).length > 0;
+  const secret = schemas.some((schema) => secretPointers(schema, { [key]: '' }).length > 0);
   if (secret && given !== '-' && !given.startsWith('@')) {
     const text = `set: ${key} is secret: write ${key}=- and give it on standard input, or ${key}=@FILE`;
     throw new NoaError('INVALID_ARGUMENT', text);
   }
   const value = await textOf(given, session);
-  settings[key] = takesText(schema, key) ? value : jsonOr(value);
+  settings[key] = takesText(schemas, key) ? value : jsonOr(value);
 }
 
 async function textOf(given: string, session: Session): Promise<string> {
@@ -117,25 +117,38 @@ function jsonOr(text: string): Json {
 }
 
 /** True when the setting is text alone, so that 1.0 or true are words. */
-function takesText(schema: JsonSchema | null, key: string): boolean {
-  return property(schema, key)?.['type'] === 'string';
+function takesText(schemas: readonly JsonSchema[], key: string): boolean {
+  return property(schemas, key)?.['type'] === 'string';
 }
 
-function property(schema: JsonSchema | null, key: string): JsonSchema | undefined {
-  const properties = schema?.['properties'] as { [key: string]: JsonSchema } | undefined;
-  return properties !== undefined && Object.hasOwn(properties, key) ? properties[key] : undefined;
+/** Of the version that waits, then of the one that serves: settings are for the one to come. */
+function schemasOf({ schema, candidate }: ConfigurationView): JsonSchema[] {
+  return [candidate?.schema, schema].filter((each) => each !== null && each !== undefined);
 }
 
-function describe({ plugin, settings, schema }: ConfigurationView, columns: number): string {
-  if (schema === null) return `${plugin} takes no configuration`;
-  const set = settings as Settings;
-  const known = Object.keys(schema['properties'] ?? {});
+function property(schemas: readonly JsonSchema[], key: string): JsonSchema | undefined {
+  const found = schemas.map(
+    ({ properties }) => properties as { [key: string]: JsonSchema } | undefined,
+  );
+  return found.find((each) => each !== undefined && Object.hasOwn(each, key))?.[key];
+}
+
+function describe(view: ConfigurationView, columns: number): string {
+  const { plugin, candidate } = view;
+  const schemas = schemasOf(view);
+  const set = view.settings as Settings;
+  if (schemas.length === 0) {
+    const kept = Object.keys(set).length > 0 ? '; what another version was set to is kept' : '';
+    return `${plugin} takes no configuration${kept}`;
+  }
+  const note = candidate === null ? '' : `\n\nwith the keys of ${candidate.version}, which waits`;
+  const known = schemas.flatMap(({ properties }) => Object.keys(properties ?? {}));
   const rows = [...new Set([...known, ...Object.keys(set)])].map((key) => {
-    const { default: preset, description = '' } = property(schema, key) ?? {};
+    const { default: preset, description = '' } = property(schemas, key) ?? {};
     const value = Object.hasOwn(set, key) ? shown(set[key]) : '';
     return [key, value, preset === undefined ? '' : JSON.stringify(preset), String(description)];
   });
-  return table(['KEY', 'VALUE', 'DEFAULT', ''], rows, columns);
+  return table(['KEY', 'VALUE', 'DEFAULT', ''], rows, columns) + note;
 }
 
 function shown(value: Json | undefined): string {

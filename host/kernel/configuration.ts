@@ -1,7 +1,8 @@
 /**
  * The configuration of plugins: what administrators set, judged by the manifest's schema. Invariants: a
  * secret value is stored sealed and leaves to its plugin alone, never to a view, an error or a record;
- * what is stored fits the version that serves.
+ * what is stored fits the version that serves, or that version takes none: then it gets none, and what
+ * another version was set to is kept for its return.
  */
 import {
   compileSchema,
@@ -31,6 +32,8 @@ export interface ConfigurationView {
   readonly settings: Json;
   /** Of the version that settings are for; null when the plugin takes none. */
   readonly schema: JsonSchema | null;
+  /** The version that waits to take over, with its schema; null when none does. */
+  readonly candidate: { readonly version: string; readonly schema: JsonSchema | null } | null;
   /** ISO 8601; null while nothing is set. */
   readonly updatedAt: string | null;
 }
@@ -41,11 +44,12 @@ export function configure(
   manifest: Manifest,
   stored: StoredConfiguration | undefined,
 ): Json {
+  if (manifest.config === undefined) return {};
   const config = stored === undefined ? {} : opened(seal, stored);
-  const problem = problemOf(manifest, config);
-  if (problem === undefined) return config;
-  const advice = `noa plugin config ${manifest.name}`;
-  throw new NoaError('INVALID_ARGUMENT', `its configuration: ${problem}; ${advice}`);
+  const broken = brokenBy(manifest.config, config);
+  if (broken === undefined) return config;
+  const advice = `noa plugin config ${manifest.name}${step(manifest.config, config, broken)}`;
+  throw new NoaError('INVALID_ARGUMENT', `its configuration: ${broken.text}; ${advice}`);
 }
 
 export interface ConfigurationOptions {
@@ -68,12 +72,14 @@ export class Configuration {
     const record = plugins.find(({ name }) => name === plugin);
     if (record === undefined) throw noPlugin(plugin);
     const { manifest } = versions.find(({ digest }) => digest === record.active) ?? {};
+    const waits = versions.find(({ digest }) => digest === record.candidate);
     const stored = configurations.find((each) => each.plugin === plugin);
     return {
       plugin,
       version: stored?.version ?? 0,
       settings: stored === undefined ? {} : replaced(stored, () => ({ ...SET })),
       schema: manifest?.config ?? null,
+      candidate: waits ? { version: waits.version, schema: waits.manifest.config ?? null } : null,
       updatedAt: stored?.updatedAt ?? null,
     };
   }
@@ -114,16 +120,19 @@ export class Configuration {
       const old = stored && readable(seal, stored);
       const settings = keepSecrets(given, stored, old);
       const versions = await tx.versions(plugin);
-      const manifests = [record.active, record.candidate].flatMap(
-        (digest) => versions.find((each) => each.digest === digest)?.manifest ?? [],
-      );
+      // A value that is secret to any version that may serve again is never stored open.
+      const manifests = versions.map(({ manifest }) => manifest);
       const sealed = sealedOf(seal, plugin, present + 1, settings, manifests);
       await tx.putConfiguration({ ...sealed, updatedAt: new Date(now()).toISOString() });
-      const unfit = (manifest: Manifest) => problemOf(manifest, structuredClone(settings));
+      const unfit = ({ config }: Manifest) =>
+        config && brokenBy(config, structuredClone(settings))?.text;
       await promote(tx, plugin, unfit);
-      const active = (await tx.plugin(plugin))?.active;
-      const serves = versions.find(({ digest }) => digest === active)?.manifest;
-      const problem = serves && unfit(serves);
+      const moved = await tx.plugin(plugin);
+      const [serves, waits] = [moved?.active, moved?.candidate].map(
+        (wanted) => versions.find(({ digest }) => digest === wanted)?.manifest,
+      );
+      const takes = serves?.config ? serves : waits;
+      const problem = isEmpty(settings) && !serves?.config ? undefined : refusal(takes, settings);
       if (problem !== undefined) throw new NoaError('INVALID_ARGUMENT', `settings: ${problem}`);
       const details = { version: present + 1, ...changed(old ?? {}, settings) };
       const none = { capability: null, operation: null, resources: [], code: null };
@@ -149,14 +158,47 @@ export function unfit(
   }
 }
 
-/** The first thing in the settings that the manifest does not accept, with its path. Fills in defaults. */
-function problemOf({ config }: Manifest, settings: Json): string | undefined {
-  if (config === undefined) {
-    const empty = isObject(settings) && Object.keys(settings).length === 0;
-    return empty ? undefined : 'the plugin takes none: its manifest has no config';
-  }
+/** Why settings cannot be set for the version that takes them. */
+function refusal(takes: Manifest | undefined, settings: Json): string | undefined {
+  if (takes?.config === undefined) return 'the plugin takes none: its manifest has no config';
+  return brokenBy(takes.config, structuredClone(settings))?.text;
+}
+
+interface Broken {
+  /** JSON Pointer of what is wrong. */
+  readonly path: string;
+  readonly text: string;
+}
+
+/** The first thing in the settings that the schema does not accept. Fills in defaults. */
+function brokenBy(config: JsonSchema, settings: Json): Broken | undefined {
   const [broken] = compileSchema(config, { defaults: true })(settings);
-  return broken && `${broken.path || '/'} ${broken.message}`;
+  if (broken === undefined) return undefined;
+  const { path, message } = broken;
+  const known = message === UNKNOWN && stepsOf(path).length === 1 ? knownKeys(config) : '';
+  return { path, text: `${path || '/'} ${message}${known}` };
+}
+
+/** As the schema compiler says it of a key. */
+const UNKNOWN = 'is not a known key';
+/** Names of keys that a message lists. */
+const MAX_NAMED = 20;
+
+function knownKeys({ properties }: JsonSchema): string {
+  const names = Object.keys(properties ?? {});
+  if (names.length === 0) return '; it takes no key';
+  const more = names.length > MAX_NAMED ? ', …' : '';
+  return `; it takes ${names.slice(0, MAX_NAMED).join(', ')}${more}`;
+}
+
+/** The rest of the command that mends what is broken; nothing where that is not one key. */
+function step(config: JsonSchema, settings: Json, { path, text }: Broken): string {
+  const [key = '', ...deeper] = stepsOf(path);
+  if (!/^[\w.-]+$/.test(key) || deeper.length > 0) return '';
+  if (text.includes(UNKNOWN)) return ` unset ${key}`;
+  const tried = { ...(isObject(settings) ? settings : {}), [key]: '' };
+  const secret = secretPointers(config, tried).some((pointer) => pointer === `/${key}`);
+  return ` set ${key}=${secret ? '-' : 'VALUE'}`;
 }
 
 /** Takes the secret values out of the settings and seals them. */
@@ -270,6 +312,10 @@ function stepsOf(pointer: string): string[] {
     .split('/')
     .slice(1)
     .map((token) => token.replaceAll('~1', '/').replaceAll('~0', '~'));
+}
+
+function isEmpty(value: Json): boolean {
+  return isObject(value) && Object.keys(value).length === 0;
 }
 
 function isObject(value: Json): value is { [key: string]: Json } {

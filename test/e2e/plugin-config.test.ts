@@ -6,6 +6,8 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Pool } from 'pg';
+import { writeBundle } from '@noa/sdk/author';
+import { readBundle } from '@noa/sdk/host';
 import t from 'tap';
 import { startPostgres } from '../../capabilities/db/embedded.ts';
 import { type Answer, bundleOf, eventually, repacked, RunningHost } from './running-host.ts';
@@ -171,6 +173,59 @@ t.test(
     });
   },
 );
+
+t.test('a version that takes no configuration hinders no upgrade and no way back', async (t) => {
+  const { manifest, files } = await readBundle(herald);
+  const { config: _, ...bare } = manifest;
+  const pack = (change: object) => {
+    const text = JSON.stringify({ ...bare, name: 'crier', ...change });
+    return writeBundle(new Map([...files, ['plugin.json', new TextEncoder().encode(text)]]));
+  };
+  const config = {
+    type: 'object',
+    additionalProperties: false,
+    properties: { apiKey: { type: 'string', secret: true } },
+    required: ['apiKey'],
+  };
+  await one.install(pack({ version: '0.1.0' }));
+  await one.approve('crier');
+  const next = pack({ version: '0.2.0', config });
+  t.match(await one.request('PUT', '/v1/plugins/crier', next), {
+    body: {
+      version: '0.1.0',
+      candidate: { reason: /\/apiKey is required; noa plugin config crier set apiKey=-$/ },
+    },
+  });
+  const shown = await one.cli('plugin', 'config', 'crier');
+  t.match(shown.stdout, /^KEY[^]*\napiKey[^]*with the keys of 0\.2\.0, which waits/);
+  const open = await one.cli('plugin', 'config', 'crier', 'set', `apiKey=${KEY}`);
+  t.match(open, { code: 1, stderr: /apiKey=-/ }, 'the secret rule holds for what waits');
+  const path = '/v1/plugins/crier/config';
+  const set = (settings: object) => one.request('PUT', path, { settings });
+  t.match(await set({ apyKey: KEY }), {
+    status: 400,
+    body: { detail: /\/apiKey is required|\/apyKey is not a known key; it takes apiKey/ },
+  });
+  t.match(await set({ apiKey: KEY }), { status: 200 });
+  t.match(await one.get('/v1/plugins/crier'), { body: { version: '0.2.0', state: 'serving' } });
+  t.match(await set({ apiKey: KEY, colour: 1 }), {
+    status: 400,
+    body: { detail: /\/colour is not a known key; it takes apiKey/ },
+  });
+
+  const rollback = () => one.post('/v1/plugins/crier/rollback');
+  t.match(await rollback(), { status: 200, body: { version: '0.1.0', state: 'serving' } });
+  const unset = { status: 500, body: { code: 'PLUGIN_TRAP', detail: /length/ } };
+  t.match(await one.call('crier', 'settings'), unset, 'it gets none, and reads its length');
+  t.match(await one.get(path), { body: { settings: { apiKey: { $secret: 'set' } } } });
+  t.match(await set({ apiKey: { $secret: 'set' } }), {
+    status: 400,
+    body: { detail: /takes none/ },
+  });
+  t.match(await rollback(), { status: 200, body: { version: '0.2.0', state: 'serving' } });
+  t.match((await one.call('crier', 'settings')).body, { keyLength: KEY.length });
+  await one.request('DELETE', '/v1/plugins/crier');
+});
 
 t.test('no secret value shows in an answer, the audit, the logs or the database', async (t) => {
   const audit = await one.get('/v1/audit?plugin=herald&limit=1000');
