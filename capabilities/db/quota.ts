@@ -10,7 +10,7 @@
 import { type Json, NoaError } from '@noa/sdk/host';
 
 export interface QuotaBounds {
-  /** Of tables with their indexes and large values, as files. */
+  /** Of tables with their indexes and large values, as files, and of definitions in the catalogs. */
   readonly bytes: number;
   /** Tables, indexes, views, sequences, functions and types together. */
   readonly objects: number;
@@ -62,6 +62,8 @@ export class Quotas {
   /** Plugins that wrote since they were last measured. */
   readonly #dirty = new Set<string>();
   readonly #over = new Map<string, Over>();
+  /** Plugins that wrote and could not be measured at the last look. */
+  readonly #unmeasured = new Set<string>();
   readonly #timer: NodeJS.Timeout;
   #measuring = false;
   /** The last look failed, or nobody wants to hear of it any more. */
@@ -80,6 +82,7 @@ export class Quotas {
   forget(plugin: string): void {
     this.#dirty.delete(plugin);
     this.#over.delete(plugin);
+    this.#unmeasured.delete(plugin);
   }
 
   /** Throws RESOURCE_EXHAUSTED when the plugin is over a bound and this does not make it less. */
@@ -125,7 +128,8 @@ export class Quotas {
   async #judge(plugin: string): Promise<void> {
     const busy = [...this.#writes].filter((write) => write.plugin === plugin);
     const usage = await this.#options.measure(plugin);
-    if (usage === undefined) return;
+    if (usage === undefined) return this.#judgeUnseen(plugin, busy);
+    this.#unmeasured.delete(plugin);
     const reason = this.#exceeded(usage);
     const before = this.#over.get(plugin);
     if (busy.length === 0 && (reason === undefined || before)) this.#dirty.delete(plugin);
@@ -142,6 +146,17 @@ export class Quotas {
     for (const { stop } of busy) stop(refusal(reason, closed));
   }
 
+  /** Locks of its own that hide what a plugin has are ended with its writes at the second look. */
+  #judgeUnseen(plugin: string, busy: readonly Write[]): void {
+    if (busy.length === 0 || !this.#unmeasured.has(plugin)) {
+      if (busy.length > 0) this.#unmeasured.add(plugin);
+      return;
+    }
+    const text =
+      'db: locks of this plugin keep what it has from being measured (plugins.db_max_bytes); hold them for less than a second';
+    for (const { stop } of busy) stop(new NoaError('RESOURCE_EXHAUSTED', text));
+  }
+
   #judgeWrites(total: number): void {
     for (const write of this.#writes) {
       write.from ??= total;
@@ -156,7 +171,7 @@ export class Quotas {
     const { bounds } = this.#options;
     if (bytes > bounds.bytes) {
       const [has, may] = [bytes, bounds.bytes].map((size) => `${Math.ceil(size / MiB)} MiB`);
-      return `its tables take ${has}, over the ${may} of plugins.db_max_bytes`;
+      return `its tables and definitions take ${has}, over the ${may} of plugins.db_max_bytes`;
     }
     if (objects > bounds.objects) {
       return `it has ${objects} tables, indexes, functions and types, over ${bounds.objects}`;

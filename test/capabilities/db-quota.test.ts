@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import t from 'tap';
 import { connectionConfig } from '../../capabilities/db/connection.ts';
+import { Quotas } from '../../capabilities/db/quota.ts';
 import { TestDriver, eventually, failure, testDatabase } from './database.ts';
 
 t.setTimeout(120_000);
@@ -146,4 +147,55 @@ t.test('temporary files have a bound, also after a role’s settings were put ri
   const sessions = `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename LIKE 'noa%temp%'`;
   await admin.query(sessions);
   await eventually(async () => t.same(await read(), [{ v: '1GB' }]));
+});
+
+t.test('what definitions take in the catalogs counts', async (t) => {
+  const text = `SELECT string_agg(md5(random()::text), '') INTO x FROM generate_series(1, 450000)`;
+  for (const [plugin, sql] of [
+    ['bodies', `'CREATE FUNCTION f#() RETURNS text LANGUAGE sql AS %L', 'SELECT ''' || x || ''''`],
+    ['views', `'CREATE VIEW v# AS SELECT %L::text AS x', x`],
+    ['defaults', `'ALTER TABLE t ADD COLUMN c# text; ALTER TABLE t ALTER c# SET DEFAULT %L', x`],
+    ['checks', `'ALTER TABLE t ADD CONSTRAINT c# CHECK (v <> %L)', x`],
+    ['comments', `'CREATE TABLE t#(); COMMENT ON TABLE t# IS %L', x`],
+  ] as const) {
+    await driver.provisionOwn(plugin);
+    await driver.execute(plugin, 'CREATE TABLE t (v text)');
+    for (let i = 1; i <= 3; i += 1) {
+      const made = `EXECUTE format(${sql.replaceAll('#', `${i}`)})`;
+      const block = `DO $do$ DECLARE x text; BEGIN ${text}; ${made}; END $do$`;
+      const options = { timeoutMs: 30_000 };
+      await driver.invoke(plugin, 'execute', { sql: block }, options).catch((error: unknown) => {
+        t.match(error, { code: 'RESOURCE_EXHAUSTED' }, plugin);
+      });
+    }
+    await until(plugin, 'CREATE TABLE IF NOT EXISTS t (v text)', OVER);
+    await driver.driver.drop?.(plugin);
+  }
+});
+
+t.test('a lock on an index hides nothing', async (t) => {
+  await driver.provisionOwn('wedge');
+  await driver.execute('wedge', 'CREATE TABLE bait (n int PRIMARY KEY)');
+  await driver.execute('wedge', 'CREATE TABLE t (v text)');
+  await admin.query('BEGIN; REINDEX INDEX wedge.bait_pkey');
+  await fill('wedge');
+  await admin.query('ROLLBACK');
+  await driver.driver.drop?.('wedge');
+  t.pass('it was refused');
+});
+
+t.test('writes of a plugin that cannot be measured are ended at the second look', async (t) => {
+  const bounds = { bytes: MiB, objects: 10, columns: 10 };
+  let looks = 0;
+  const measure = async () => void (looks += 1);
+  const quotas = new Quotas({ bounds, measure, total: async () => 0, warn: t.fail });
+  t.teardown(() => quotas.close());
+  const { promise, reject } = Promise.withResolvers<never>();
+  const busy = setInterval(() => undefined, 1_000);
+  t.match(await failure(quotas.during('dark', reject, () => promise)), {
+    code: 'RESOURCE_EXHAUSTED',
+    message: /locks of this plugin/,
+  });
+  clearInterval(busy);
+  t.equal(looks, 2);
 });
