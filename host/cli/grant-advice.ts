@@ -1,5 +1,6 @@
 /** `noa grant explain | suggest | diff`: what there is to know before deciding. */
 import type { Command } from 'commander';
+import { NoaError } from '@noa/sdk/host';
 import type { Difference, Explanation, Suggestion } from '../kernel/advice.ts';
 import type { LeastGrant } from '../kernel/least-grants.ts';
 import type { Session } from './session.ts';
@@ -14,6 +15,12 @@ export function registerGrantAdvice(grant: Command, session: Session): void {
     .argument('[resource]', 'any when absent')
     .action(async (plugin: string, use: string, resource?: string) => {
       const [capability = '', operation = ''] = use.split('.');
+      if (capability === '' || operation === '') {
+        throw new NoaError(
+          'INVALID_ARGUMENT',
+          `${JSON.stringify(use.slice(0, 64))} is no operation: write CAPABILITY.OPERATION, for example cache.get`,
+        );
+      }
       const query = {
         plugin,
         capability,

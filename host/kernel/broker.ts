@@ -202,7 +202,7 @@ export class Broker {
       throw new NoaError(
         'CAPABILITY_DENIED',
         `plugin ${claims.plugin} has no grant for ${capability}.${operation}${on}` +
-          `${whyNot(claims.rights, capability, operation)}; an administrator can change that: noa grant list`,
+          `${whyNot(claims.rights, capability, operation)}; an administrator can change that: noa grant list ${claims.plugin}`,
       );
     }
     return patterns;

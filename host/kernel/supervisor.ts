@@ -168,6 +168,7 @@ export class Supervisor {
     if (!record.enabled) return this.#stop(unit, 'disabled');
     if (problem !== undefined && unit.serving) await this.#stop(unit, problem);
     if (unit.serving === undefined && life.state !== 'pending') {
+      if (life.state === 'failed') unit.restarts += 1;
       if (life.state !== 'discovered' && life.state !== 'validated') life.to('discovered');
       life.to('validated', problem);
     }
@@ -180,7 +181,7 @@ export class Supervisor {
         const wanted = waiting.map(
           ({ capability, operations }) => `${capability}.${operations.join('+')}`,
         );
-        return life.to('pending', `${wanted.join(', ')}; noa grant approve ${life.plugin}`);
+        return life.to('pending', `${wanted.join(', ')}; noa grant approve ${life.plugin} --all`);
       }
       const unfit = this.unfit(manifest);
       if (unfit !== undefined) return life.to('pending', unfit);
@@ -236,7 +237,6 @@ export class Supervisor {
     if (old === undefined) {
       unit.life.to('loaded');
     } else {
-      unit.restarts += 1;
       await this.#retire(old);
     }
   }

@@ -15,6 +15,7 @@ export class Unit {
   /** Of the version that was loaded last. */
   conduct = new Conduct();
   digest = '';
+  /** Starts after a failure. */
   restarts = 0;
   #retry: NodeJS.Timeout | undefined;
   #retryAt = 0;

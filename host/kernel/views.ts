@@ -51,6 +51,7 @@ export interface PluginDetail extends PluginView {
   readonly memoryBytes: number;
   /** Where its code runs in this host; null while it does not. */
   readonly isolation: Isolation | null;
+  /** Starts after a failure, since the host began. */
   readonly restarts: number;
 }
 

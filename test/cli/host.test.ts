@@ -99,7 +99,10 @@ t.test(
     t.match(stdout, /^installed tally 1\.0\.0 {2}bundle sha256:[0-9a-f]{64}\n/);
     t.match(stdout, /\ncache +get,increment +tally:\* +pending +Keeps the total\.\n/);
     t.match(stdout, /\ndb +query +tally\.\* +pending \(optional\) +Later reports\.\n/);
-    t.match(stdout, /\ntally 1\.0\.0 is pending.*\nnext: noa grant approve tally --all\n$/);
+    t.match(
+      stdout,
+      /\ntally 1\.0\.0 is pending.*; noa grant approve tally --all\nnext: noa grant approve tally --all\n$/,
+    );
     t.ok(
       stdout.split('\n').every((line) => line.startsWith('installed') || line.length <= 80),
       '80 columns',

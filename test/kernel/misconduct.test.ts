@@ -113,6 +113,10 @@ await t.test('a storm of time-outs makes a plugin pause; it comes back by itself
     await delay(50);
   }
   test.same(await call('storm', 'echo', { well: 1 }), { well: 1 }, 'it serves again');
+  test.equal(administration.plugin('storm').restarts, 1);
+  const next = { ...manifestOf(KIT_EXPORTS, 'bystander'), version: '1.0.1' };
+  await administration.upgrade('bystander', new TextEncoder().encode(JSON.stringify(next)), 'root');
+  test.match(administration.plugin('bystander'), { version: '1.0.1', restarts: 0 });
   test.ok(events.includes('storm: serving → failed'));
   await kernel.audit.flush();
   const kinds = (await store.auditPage({ limit: 1000 })).records.map(
