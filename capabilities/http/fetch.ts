@@ -30,8 +30,10 @@ export interface HttpOptions {
   readonly maxRequestsPerPlugin?: number;
 }
 
-const MAX_REQUESTS = 64;
+const MAX_REQUESTS = 128;
 const MAX_REQUESTS_PER_PLUGIN = 16;
+/** Part of all requests that is kept for plugins that have none under way. */
+const KEPT = 0.5;
 const MAX_REDIRECTS = 5;
 const REDIRECTS = [301, 302, 303, 307, 308];
 /** Shorter than the five seconds after which common servers close a connection. */
@@ -157,7 +159,8 @@ class HttpDriver implements Driver {
   #enter(plugin: string): void {
     const own = this.#running.get(plugin) ?? 0;
     const all = this.#running.values().reduce((sum, count) => sum + count, 0);
-    if (own >= this.#maxPerPlugin || all >= this.#max) {
+    const open = own === 0 ? this.#max : this.#max * (1 - KEPT);
+    if (own >= this.#maxPerPlugin || all >= open) {
       throw new NoaError('RESOURCE_EXHAUSTED', 'http: too many requests are under way; try again');
     }
     this.#running.set(plugin, own + 1);

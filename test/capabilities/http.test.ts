@@ -872,3 +872,24 @@ t.test('proxies of the environment are not used', async (t) => {
   }
   t.match(await driver(t).request({ url }), { body: 'direct' });
 });
+
+t.test('plugins that wait for slow servers keep no other out', async (t) => {
+  const url = await serve(t, ({ url: path }, response) => {
+    if (path !== '/slow') response.end('ok');
+  });
+  const { request } = driver(t);
+  const over = new AbortController();
+  const slow = ['a', 'b', 'c', 'd', 'e'].flatMap((plugin) =>
+    Array.from({ length: 16 }, () =>
+      request({ url: `${url}/slow` }, { plugin, signal: over.signal }).catch(
+        (error: { code: string }) => error.code,
+      ),
+    ),
+  );
+  for (let n = 0; n < 10; n += 1) {
+    t.match(await request({ url }, { plugin: `other-${n}` }), { status: 200 });
+  }
+  over.abort();
+  const codes = await Promise.all(slow);
+  t.equal(codes.filter((code) => code === 'RESOURCE_EXHAUSTED').length, 15);
+});
