@@ -46,6 +46,11 @@ const attacks: { readonly [name: string]: (frame: Frame, nth: number) => void } 
   'closed channel': () => channel.destroy(),
   exit: () => process.exit(7),
   crash: () => process.abort(),
+  'stderr flood': () => {
+    const text = 'x'.repeat(1 << 16);
+    const more = (): void => void process.stderr.write(text, more);
+    more();
+  },
   noise: () => {
     process.stderr.write('\u001b[31mred\nlines\n'.repeat(1000));
     setTimeout(() => process.exit(1), 100);

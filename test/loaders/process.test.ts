@@ -213,6 +213,7 @@ t.test(
       ['request flood', /too many capability requests/],
       ['log flood', /over 20000 frames a second/],
       ['usage flood', /over 20000 frames a second/],
+      ['stderr flood', /over 1048576 bytes a second on stderr/],
     ];
     for (const [attack, said] of attacks) {
       const { guest, reasons, harms, lines } = await takenOver(t, attack);

@@ -44,6 +44,8 @@ const LINES_PER_SECOND = 1000;
 const MAX_UNASKED = 20_000;
 const MAX_HEAD_BYTES = 64;
 const MAX_STDERR_CHARS = 2000;
+/** An honest process writes some warnings, or the report of its end. */
+const MAX_STDERR_PER_SECOND = 1 << 20;
 
 /** Signals that the operator or a machine short of memory sends; all others come of what the code did. */
 const ENDED_BY_OTHERS: ReadonlySet<NodeJS.Signals | null> = new Set<NodeJS.Signals>([
@@ -105,6 +107,8 @@ export class GuestProcess {
   /** Why nothing more can be asked of it. */
   #over: NoaError | undefined;
   #stderr = '';
+  #stderrSecond = 0;
+  #stderrBytes = 0;
   #second = 0;
   #unasked = 0;
   #lines = 0;
@@ -131,9 +135,7 @@ export class GuestProcess {
       },
       { headBytes: MAX_HEAD_BYTES, bodyBytes },
     );
-    child.stderr?.on('data', (chunk: Buffer) => {
-      this.#stderr = `${this.#stderr}${chunk.toString('utf8')}`.slice(-MAX_STDERR_CHARS);
-    });
+    child.stderr?.on('data', (chunk: Buffer) => this.#said(chunk));
     this.ended = new Promise((resolve) => {
       child.once('error', (error) => {
         this.#end(this.#lost(), `cannot be started: ${error.message}`);
@@ -262,6 +264,17 @@ export class GuestProcess {
       this.#lines += 1;
       if (this.#lines <= LINES_PER_SECOND) listener.log(level, readLine(body));
     }
+  }
+
+  #said(chunk: Buffer): void {
+    const tail = chunk.subarray(-MAX_STDERR_CHARS).toString('utf8');
+    this.#stderr = `${this.#stderr}${tail}`.slice(-MAX_STDERR_CHARS);
+    const second = Math.floor(performance.now() / 1000);
+    if (second !== this.#stderrSecond) this.#stderrBytes = 0;
+    this.#stderrSecond = second;
+    this.#stderrBytes += chunk.length;
+    if (this.#stderrBytes <= MAX_STDERR_PER_SECOND) return;
+    this.#broken(new FrameError(`over ${MAX_STDERR_PER_SECOND} bytes a second on stderr`));
   }
 
   #reportLost(): void {
