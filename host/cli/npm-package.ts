@@ -17,10 +17,12 @@ const MAX_OUTPUT = 1 << 20;
 const FLAGS = ['--json', '--ignore-scripts', '--no-update-notifier', '--fetch-retries=1'];
 const SPEC =
   /^(?:npm:)?((?:@[a-z0-9][a-z0-9._~-]*\/)?[a-z0-9][a-z0-9._~-]*(?:@[\w.^~<>=*|+ -]{1,128})?)$/;
+/** What npm takes for a path or a tarball of this machine, by its beginning or its end. */
+const LOCAL = /@\.|\.(?:tgz|tar.gz|tar)(?:@|$)/i;
 
 /** NAME[@VERSION] as npm takes it, of `npm:NAME[@VERSION]` or NAME[@VERSION]; undefined for a path. */
 export function packageSpec(text: string): string | undefined {
-  return text.endsWith('.tgz') ? undefined : SPEC.exec(text)?.[1];
+  return LOCAL.test(text) ? undefined : SPEC.exec(text)?.[1];
 }
 
 /**

@@ -12,6 +12,7 @@ import { promisify } from 'node:util';
 import { packPlugin, readPackage, writeBundle } from '@noa/sdk/author';
 import { readBundle } from '@noa/sdk/host';
 import t from 'tap';
+import { packageSpec } from '../../host/cli/npm-package.ts';
 import { bundleOf, eventually, RunningHost } from '../e2e/running-host.ts';
 import { NOA, noa as runNoa, type Run } from './noa.ts';
 
@@ -215,4 +216,18 @@ t.test('at a terminal a removal asks what becomes of the data', { skip }, async 
   t.match(await answer('absent', 'y'), /error: NOT_FOUND/, 'no question about nothing');
   t.match(await answer('fresh', 'y'), /Delete the data of fresh too[^]*its data is deleted/);
   t.match(await answer(name, ''), /removed digest; its data stays/);
+});
+
+t.test('what npm takes for a path of this machine is no package', async (t) => {
+  for (const version of ['..', '.x', '.', 'x.tar', 'x.tgz', 'x.TGZ', '1.tar.gz', '1.tarxgz']) {
+    for (const prefix of ['', 'npm:', '@scope/']) {
+      t.equal(packageSpec(`${prefix}name@${version}`), undefined, `${prefix}name@${version}`);
+    }
+  }
+  for (const file of ['name.tar', 'name.tgz', 'name.tar.gz', 'name.tgz@1.0.0']) {
+    t.equal(packageSpec(file), undefined, file);
+  }
+  for (const spec of ['tar', 'tgz', '@scope/tar@1.2.3', 'name@^1.0.0-tar', 'name@latest']) {
+    t.equal(packageSpec(`npm:${spec}`), spec);
+  }
 });
