@@ -26,6 +26,7 @@ import {
   readText,
   readUsage,
 } from './replies.ts';
+import { StandardError } from './stderr.ts';
 
 const TICK_MS = 5;
 /** By `env`, because what instruments this process (a tracer, a test runner) adds to the environment of others. */
@@ -43,9 +44,7 @@ const LINES_PER_SECOND = 1000;
 /** Frames a second that nothing was asked for: beyond it the process does nothing else. */
 const MAX_UNASKED = 20_000;
 const MAX_HEAD_BYTES = 64;
-const MAX_STDERR_CHARS = 2000;
-/** An honest process writes some warnings, or the report of its end. */
-const MAX_STDERR_PER_SECOND = 1 << 20;
+const MAX_REASON_CHARS = 2000;
 
 /** Signals that the operator or a machine short of memory sends; all others come of what the code did. */
 const ENDED_BY_OTHERS: ReadonlySet<NodeJS.Signals | null> = new Set<NodeJS.Signals>([
@@ -106,9 +105,7 @@ export class GuestProcess {
   #stats: RuntimeStats = { instances: 0, memoryBytes: 0 };
   /** Why nothing more can be asked of it. */
   #over: NoaError | undefined;
-  #stderr = '';
-  #stderrSecond = 0;
-  #stderrBytes = 0;
+  readonly #stderr = new StandardError();
   #second = 0;
   #unasked = 0;
   #lines = 0;
@@ -135,7 +132,10 @@ export class GuestProcess {
       },
       { headBytes: MAX_HEAD_BYTES, bodyBytes },
     );
-    child.stderr?.on('data', (chunk: Buffer) => this.#said(chunk));
+    child.stderr?.on('data', (chunk: Buffer) => {
+      const breach = this.#stderr.add(chunk);
+      if (breach !== undefined) this.#broken(breach);
+    });
     this.ended = new Promise((resolve) => {
       child.once('error', (error) => {
         this.#end(this.#lost(), `cannot be started: ${error.message}`);
@@ -181,12 +181,8 @@ export class GuestProcess {
     if (remaining <= 0) return Promise.reject(new NoaError('DEADLINE_EXCEEDED', expired));
     if (call.signal.aborted) return Promise.reject(gone());
     const expires = performance.now() + remaining;
-    const head = JSON.stringify({
-      ...call,
-      input: undefined,
-      signal: undefined,
-      invoke: undefined,
-    });
+    const unsent = { input: undefined, signal: undefined, invoke: undefined };
+    const head = JSON.stringify({ ...call, ...unsent });
     return this.#ask(KIND.call, head, call.input, expires, expired, call);
   }
 
@@ -264,17 +260,6 @@ export class GuestProcess {
       this.#lines += 1;
       if (this.#lines <= LINES_PER_SECOND) listener.log(level, readLine(body));
     }
-  }
-
-  #said(chunk: Buffer): void {
-    const tail = chunk.subarray(-MAX_STDERR_CHARS).toString('utf8');
-    this.#stderr = `${this.#stderr}${tail}`.slice(-MAX_STDERR_CHARS);
-    const second = Math.floor(performance.now() / 1000);
-    if (second !== this.#stderrSecond) this.#stderrBytes = 0;
-    this.#stderrSecond = second;
-    this.#stderrBytes += chunk.length;
-    if (this.#stderrBytes <= MAX_STDERR_PER_SECOND) return;
-    this.#broken(new FrameError(`over ${MAX_STDERR_PER_SECOND} bytes a second on stderr`));
   }
 
   #reportLost(): void {
@@ -357,9 +342,9 @@ export class GuestProcess {
     }
     this.#asks.clear();
     if (reason === undefined) return;
-    const said = this.#stderr.trim();
+    const said = this.#stderr.text;
     this.#options.onEnd(
-      said === '' ? reason : `${reason}; it said: ${printable(said, MAX_STDERR_CHARS)}`,
+      said === '' ? reason : `${reason}; it said: ${printable(said, MAX_REASON_CHARS)}`,
     );
   }
 }
