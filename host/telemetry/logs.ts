@@ -212,9 +212,13 @@ function createOutput({ format, stream }: LogsOptions): Output {
   return standardOutput();
 }
 
-/** Access lines go out many at a time: a write of its own costs more than the making of a line. */
+/**
+ * Access lines go out many at a time: a write of its own costs more than the making of a line. Writes are
+ * synchronous, as Node's own to a pipe are: one that is under way in another thread when the process ends
+ * would lose its lines, or have later ones overtake it.
+ */
 function standardOutput(): Output {
-  const out = destination({ fd: 1, sync: false });
+  const out = destination({ fd: 1, sync: true });
   let waiting = '';
   const flush = (): void => {
     if (waiting === '') return;
