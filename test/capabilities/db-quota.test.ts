@@ -188,7 +188,12 @@ t.test('writes of a plugin that cannot be measured are ended at the second look'
   const bounds = { bytes: MiB, objects: 10, columns: 10 };
   let looks = 0;
   const measure = async () => void (looks += 1);
-  const quotas = new Quotas({ bounds, measure, total: async () => 0, warn: t.fail });
+  const quotas = new Quotas({
+    bounds,
+    measure,
+    total: async () => 0,
+    warn: (text) => t.fail(text),
+  });
   t.teardown(() => quotas.close());
   const { promise, reject } = Promise.withResolvers<never>();
   const busy = setInterval(() => undefined, 1_000);
