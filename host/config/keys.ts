@@ -99,7 +99,7 @@ export const KEYS = {
     }),
     db_max_bytes: integer(MiB, 2 ** 50, 1024 * MiB, {
       description:
-        'Bytes that the tables of one plugin take together at most, with their indexes. Over it the plugin reads and deletes but writes no more; it is measured each second while a plugin writes.',
+        'Bytes that the tables and definitions of one plugin take together at most, with their indexes. Over it the plugin reads and deletes but writes no more; it is measured each second while a plugin writes.',
     }),
     http_private_hosts: hosts({
       description:
