@@ -12,7 +12,9 @@ export class Spending implements CallCost {
   }
 
   /** Takes the sums of a call until now; one that was begun anew counts from zero again. */
-  note(sums: CallCost): void {
+  note({ fuel: fuelSum, executionMs: msSum }: CallCost): void {
+    // A process that its plugin has taken over says what it likes.
+    const sums = { fuel: Math.max(0, fuelSum), executionMs: Math.max(0, msSum) };
     const anew = sums.fuel < this.fuel || sums.executionMs < this.executionMs;
     const fuel = anew ? sums.fuel : sums.fuel - this.fuel;
     const executionMs = anew ? sums.executionMs : sums.executionMs - this.executionMs;

@@ -21,13 +21,18 @@ function sandbox(test: { teardown(fn: () => unknown): unknown }): Loader {
   return made;
 }
 
-function loadModule(into: Loader, name: string, wat: string, exports: string[]): Promise<Runtime> {
+function loadModule(
+  into: Loader,
+  name: string,
+  wat: string | Uint8Array,
+  exports: string[],
+): Promise<Runtime> {
   return into.load({
     plugin: name,
     generation: 1,
     manifest: manifestOf(exports, name),
     limits: DEFAULT_LIMITS,
-    wasm: assemble(wat, FEATURES),
+    wasm: typeof wat === 'string' ? assemble(wat, FEATURES) : wat,
     config: {},
     log: () => undefined,
   });
@@ -103,6 +108,55 @@ await t.test('a runaway of any form ends at its deadline and harms nobody', asyn
   }
   work.answer('undisturbed');
   test.same(JSON.parse(await waits), { ok: true, value: 'undisturbed' }, 'one worker all the time');
+});
+
+await t.test('what fails without work cannot make the counter run over', async (test) => {
+  const runtime = await loadModule(
+    sandbox(test),
+    'grower',
+    `(module (memory 1) (func (export "run") (result i32) (local $i i32)
+        (loop $l (drop (memory.grow (i32.const -1)))
+          (br_if $l (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 600000))))
+        (i32.const 1)))`,
+    ['run'],
+  );
+  let last: CallCost = { fuel: NaN, executionMs: NaN };
+  const spent = (sums: CallCost): void => void (last = sums);
+  const invoke = (): Promise<unknown> => Promise.resolve(null);
+  const deadline = Date.now() + 20_000;
+  await refusal(runtime.call({ export: 'run', input: '', deadline, signal: never, invoke, spent }));
+  test.ok(last.fuel > 0 && Number.isSafeInteger(Math.round(last.fuel / 1024)), `${last.fuel} fuel`);
+});
+
+await t.test('an instruction written longer than need be is charged like any', async (test) => {
+  const wasm = assemble(
+    `(module (memory 64) (func (export "run") (result i32)
+      (loop $l (memory.fill (i32.const 0) (i32.const 1) (i32.const 4000000)) (br $l)) (i32.const 0)))`,
+    FEATURES,
+  );
+  // memory.fill is fc 0b; the same number in two bytes is fc 8b 00, one byte more in body and section.
+  const at = wasm.findIndex((byte, index) => byte === 0xfc && wasm[index + 1] === 0x0b);
+  let section = 8;
+  while (wasm[section] !== 10) section += 2 + (wasm[section + 1] ?? 0);
+  const longer = Uint8Array.from([
+    ...wasm.subarray(0, at),
+    0xfc,
+    0x8b,
+    0,
+    ...wasm.subarray(at + 2),
+  ]);
+  for (const size of [section + 1, section + 3]) longer[size] = (longer[size] ?? 0) + 1;
+  test.ok(WebAssembly.validate(longer));
+  const into = sandbox(test);
+  const runtime = await loadModule(into, 'longer', longer, ['run']);
+  const bystander = await load(into, { name: 'bystander' });
+  const work = hanging();
+  const waits = call(bystander, 'ask', request(1), { ms: 30_000, invoke: work.invoke });
+  await work.called;
+  test.match(await refusal(call(runtime, 'run', '', { ms: 60 })), { code: 'DEADLINE_EXCEEDED' });
+  test.equal(await call(bystander, 'echo', '1'), '1');
+  work.answer('undisturbed');
+  test.same(JSON.parse(await waits), { ok: true, value: 'undisturbed' }, 'its worker went on');
 });
 
 await t.test('a loop ends soon after its caller went away', async (test) => {

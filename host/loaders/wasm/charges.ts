@@ -172,7 +172,8 @@ class Body {
     } else if (op === OP.rethrow) this.#loosen();
     const leaves = op === OP.returnCall || op === OP.returnCallIndirect || op === OP.return;
     if (leaves || op === OP.throw || op === OP.rethrow || op === OP.throwRef) this.#reach(0);
-    const number = op === OP.bulk ? (this.#bytes[after] ?? 0) : 0;
+    // In whatever length it is written.
+    const number = op === OP.bulk ? new Reader(this.#bytes, after, reader.at).number() : 0;
     const weight = weightOf(op, number);
     if (weight === undefined) return;
     this.#found.push({ at, weight });

@@ -196,14 +196,23 @@ class Parts {
     return body([...ask, ...obey, ...more, ...note, ...fill]);
   }
 
-  /** (amount, weight) -> amount, both unsigned: takes amount * weight / 16. */
+  /** (amount, weight) -> amount, both unsigned: takes amount * weight / 16, and no more than all there is. */
   #weighBody(): number[] {
     const local = (index: number): number[] => [0x20, index, I64_EXTEND_I32_U];
     const fuel = [...local(0), ...local(1), I64_MUL, ...constant(4), I64_SHR_U];
-    return body([...this.#take(fuel), ...this.#check(), 0x20, 0]);
+    const most = constant(MOST_WEIGHED);
+    const bounded = [...fuel, ...most, ...fuel, ...most, I64_LT_U, SELECT];
+    return body([...this.#take(bounded), ...this.#check(), 0x20, 0]);
   }
 }
 
+/**
+ * Fuel of growing by 4 GiB. An instruction that asks for more fails without work; were it paid for, the
+ * counter would run over in a moment.
+ */
+const MOST_WEIGHED = 2 ** 28;
+const I64_LT_U = 0x54;
+const SELECT = 0x1b;
 const I64_MUL = 0x7e;
 const I64_SHR_U = 0x88;
 const I64_EXTEND_I32_U = 0xad;
