@@ -235,12 +235,14 @@ A NOA plugin that counts hits of pages: \`POST /plugins/NAME/hits/:page\` counts
 - \`SOURCE\`: its exports
 - \`test/\`: its tests, of the built module
 
+\`noa\` below is the command of the clone that made this folder: \`npx noa\` inside of the clone, its \`node_modules/.bin/noa\` elsewhere. The last three talk to a host: set \`NOA_TOKEN\`, or \`NOA_DATA__PATH\` to the data folder (\`.noa\` where the host was started).
+
 \`\`\`sh
-npx noa plugin build
-npx noa plugin test
-npx noa plugin pack            # NAME-0.1.0.tgz
-npx noa plugin install .       # shows what it asks for, grants nothing
-npx noa grant approve NAME --all
-npx noa plugin call NAME hit '{"page": "home"}'
+noa plugin build
+noa plugin test
+noa plugin pack            # NAME-0.1.0.tgz
+noa plugin install .       # shows what it asks for, grants nothing
+noa grant approve NAME --all
+noa plugin call NAME hit '{"page": "home"}'
 \`\`\`
 `;

@@ -159,14 +159,16 @@ A NOA plugin that counts hits of pages: \`POST /plugins/NAME/hits/:page\` counts
 - \`src/index.ts\`: its handlers; \`src/noa.gen.ts\` is made from plugin.json
 - \`test/\`: its tests
 
+\`noa\` below is the command of the clone that made this folder: \`npx noa\` inside of the clone, its \`node_modules/.bin/noa\` elsewhere. The last three talk to a host: set \`NOA_TOKEN\`, or \`NOA_DATA__PATH\` to the data folder (\`.noa\` where the host was started).
+
 \`\`\`sh
-npx noa plugin dev             # build and test after each change
-npx noa plugin build
-npx noa plugin test
-npx noa plugin pack            # NAME-0.1.0.tgz
-npx noa plugin install .       # shows what it asks for, grants nothing
-npx noa grant approve NAME --all
-npx noa plugin call NAME hit '{"page": "home"}'
+noa plugin dev             # build and test after each change
+noa plugin build
+noa plugin test
+noa plugin pack            # NAME-0.1.0.tgz
+noa plugin install .       # shows what it asks for, grants nothing
+noa grant approve NAME --all
+noa plugin call NAME hit '{"page": "home"}'
 \`\`\`
 `;
 
