@@ -113,7 +113,11 @@ async function exportTo(path: string, client: AdminClient): Promise<number> {
   const reversed = `${path}.pages`;
   const draft = `${path}.draft`;
   const pages: { position: number; length: number }[] = [];
-  const input = await open(reversed, 'w+', 0o600);
+  const input = await open(reversed, 'w+', 0o600).catch((cause: unknown) => {
+    const why = cause instanceof Error && 'code' in cause ? String(cause.code) : 'unknown';
+    const text = `${path} cannot be written (${why}): name a file in a folder that you may write to`;
+    throw new NoaError('INVALID_ARGUMENT', text, { cause });
+  });
   const output = await open(draft, 'w', 0o600);
   let records = 0;
   try {

@@ -314,6 +314,10 @@ t.test('the audit log is listed in pages, exported and verified offline', async 
     code: 0,
     stdout: /^\d+ records written to audit\.ndjson\n/,
   });
+  t.match(await noa('audit', 'export', 'nowhere/audit.ndjson'), {
+    code: 1,
+    stderr: /^error: INVALID_ARGUMENT .*cannot be written \(ENOENT\).*\n$/,
+  });
   const lines = (await readFile(join(cwd, 'audit.ndjson'), 'utf8')).trim().split('\n');
   const seqs = lines.map((line) => (JSON.parse(line) as { seq: number }).seq);
   t.strictSame(
