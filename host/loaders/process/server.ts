@@ -139,7 +139,9 @@ class Call {
   }
 
   spent({ fuel, executionMs }: CallCost): void {
-    this.cost = `${Math.round(fuel)} ${executionMs.toFixed(3)}`;
+    // No more digits than the host reads.
+    const burned = Math.min(Number.MAX_SAFE_INTEGER, Math.round(fuel));
+    this.cost = `${burned} ${executionMs.toFixed(3)}`;
     this.#told?.();
   }
 
