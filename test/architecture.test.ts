@@ -220,8 +220,6 @@ t.test('no file evades the checkers without a reason', async (t) => {
   const guilty: string[] = [];
   for (const file of await sources()) {
     if (file === 'test/architecture.test.ts') continue;
-    // AssemblyScript, where a decorator is told to TypeScript's editors only so.
-    if (file.startsWith('sdk/assemblyscript/')) continue;
     if (evades(await readFile(join(ROOT, file), 'utf8'))) guilty.push(file);
   }
   t.strictSame(guilty, []);

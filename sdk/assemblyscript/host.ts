@@ -3,61 +3,42 @@
  * UTF-16 here.
  */
 
-// @ts-ignore: decorator
 @external('extism:host/env', 'input_offset')
 declare function inputOffset(): u64;
-// @ts-ignore: decorator
 @external('extism:host/env', 'input_length')
 declare function inputLength(): u64;
-// @ts-ignore: decorator
 @external('extism:host/env', 'alloc')
 declare function allocBlock(length: u64): u64;
-// @ts-ignore: decorator
 @external('extism:host/env', 'free')
 declare function freeBlock(block: u64): void;
-// @ts-ignore: decorator
 @external('extism:host/env', 'length')
 declare function lengthOf(block: u64): u64;
-// @ts-ignore: decorator
 @external('extism:host/env', 'output_set')
 declare function outputSet(block: u64, length: u64): void;
-// @ts-ignore: decorator
 @external('extism:host/env', 'error_set')
 declare function errorSet(block: u64): void;
-// @ts-ignore: decorator
 @external('extism:host/env', 'config_get')
 declare function configGet(key: u64): u64;
-// @ts-ignore: decorator
 @external('extism:host/env', 'log_debug')
 declare function logDebug(line: u64): void;
-// @ts-ignore: decorator
 @external('extism:host/env', 'log_info')
 declare function logInfo(line: u64): void;
-// @ts-ignore: decorator
 @external('extism:host/env', 'log_warn')
 declare function logWarn(line: u64): void;
-// @ts-ignore: decorator
 @external('extism:host/env', 'log_error')
 declare function logError(line: u64): void;
-// @ts-ignore: decorator
 @external('extism:host/user', 'noa_call')
 declare function noaCall(request: u64): u64;
-// @ts-ignore: decorator
 @external('extism:host/user', 'noa_call_bytes')
 declare function noaCallBytes(request: u64, attachment: u64): u64;
-// @ts-ignore: decorator
 @external('extism:host/user', 'noa_reply_bytes')
 declare function noaReplyBytes(): u64;
-// @ts-ignore: decorator
 @external('extism:host/user', 'noa_clock')
 declare function noaClock(): u64;
-// @ts-ignore: decorator
 @external('extism:host/user', 'noa_random')
 declare function noaRandom(): u64;
-// @ts-ignore: decorator
 @external('extism:host/user', 'noa_read')
 declare function noaRead(address: u64, pointer: usize, length: i32): void;
-// @ts-ignore: decorator
 @external('extism:host/user', 'noa_write')
 declare function noaWrite(address: u64, pointer: usize, length: i32): void;
 
