@@ -207,6 +207,14 @@ t.test('every source file stands in a declared layer', async (t) => {
   t.strictSame(outside(strays), strays, 'a file elsewhere is seen');
 });
 
+t.test('the map names every file of the kernel, and no other', async (t) => {
+  const map = await readFile(join(ROOT, 'ARCHITECTURE.md'), 'utf8');
+  const from = map.indexOf('## The kernel, file by file');
+  const section = map.slice(from, map.indexOf('\n## ', from + 1));
+  const named = [...section.matchAll(/`([a-z-]+\.ts)`/g)].map(([, name]) => name).toSorted();
+  t.strictSame(named, (await readdir(join(ROOT, 'host/kernel'))).toSorted());
+});
+
 const EVASIONS = [
   /\bas unknown as\b/,
   /@ts-(ignore|nocheck)/,
