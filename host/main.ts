@@ -27,6 +27,7 @@ import type { AuditEvent } from './kernel/audit.ts';
 import { openEventLog, startDelivery } from './events.ts';
 import { isChain } from './kernel/chain.ts';
 import { Kernel, type PluginCall } from './kernel/kernel.ts';
+import { RateLimiter } from './kernel/rate.ts';
 import type { Bundle } from './kernel/store.ts';
 import type { Supervisor } from './kernel/supervisor.ts';
 import { createNativeLoader, type NativeLoad } from './loaders/native/loader.ts';
@@ -188,6 +189,7 @@ export async function startHost(
     pluginMemory: () => memoryOf(kernel.supervisor),
   });
   parts.defer(() => metrics.close());
+  const eventRate = new RateLimiter(config.events.max_per_second, Date.now);
   const kernel: Kernel = new Kernel({
     store: new PostgresStore(pool),
     loader,
@@ -200,8 +202,7 @@ export async function startHost(
         http: egress,
         events: createEventsDriver({
           log: events,
-          ratePerSecond: config.events.max_per_second,
-          now: Date.now,
+          admit: (plugin, count) => eventRate.take(plugin, 'events.publish of a plugin', count),
         }),
         plugin: pluginDriver(call),
         log: createLogDriver({

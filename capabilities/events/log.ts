@@ -6,6 +6,11 @@ import { type CloudEvent, type Driver, type Json, NoaError } from '@noa/sdk/host
 import { MAX_DATA_BYTES } from './capability.ts';
 
 const PAGE = 100;
+/**
+ * So much of an event's data counts as one event of the rate. What a plugin may keep is looked at each
+ * minute; by the default rate it cannot write more than 200 MiB until then.
+ */
+const COUNTED_BYTES = 16 << 10;
 
 /** What the driver needs of the host's log; ids are whole numbers. */
 export interface Log {
@@ -27,10 +32,8 @@ export interface Log {
 
 export interface EventsOptions {
   readonly log: Log;
-  /** Events a second of one plugin in this host; as many at once. */
-  readonly ratePerSecond: number;
-  /** Milliseconds since the epoch. */
-  readonly now: () => number;
+  /** Throws RATE_LIMITED when the plugin publishes too fast; a large event counts as so many. */
+  readonly admit: (plugin: string, events: number) => void;
 }
 
 type Publish = {
@@ -45,32 +48,15 @@ type Subscribe = {
   readonly limit?: number;
 };
 
-export function createEventsDriver({ log, ratePerSecond, now }: EventsOptions): Driver {
-  const buckets = new Map<string, { tokens: number; at: number }>();
-
-  /** Takes one token of the plugin's bucket. Throws RATE_LIMITED when there is none. */
-  function take(plugin: string): void {
-    const at = now();
-    const bucket = buckets.get(plugin) ?? { tokens: ratePerSecond, at };
-    buckets.set(plugin, bucket);
-    const filled = bucket.tokens + ((at - bucket.at) / 1000) * ratePerSecond;
-    bucket.tokens = Math.min(ratePerSecond, filled);
-    bucket.at = at;
-    if (bucket.tokens < 1) {
-      const retryAfterMs = Math.ceil(((1 - bucket.tokens) / ratePerSecond) * 1000);
-      const text = `events: a plugin publishes at most ${ratePerSecond} events a second on a host`;
-      throw new NoaError('RATE_LIMITED', text, { retryAfterMs });
-    }
-    bucket.tokens -= 1;
-  }
-
+export function createEventsDriver({ log, admit }: EventsOptions): Driver {
   async function publish(plugin: string, { subject, type = subject, data = null }: Publish) {
     const json = JSON.stringify(data);
-    if (Buffer.byteLength(json) > MAX_DATA_BYTES) {
+    const bytes = Buffer.byteLength(json);
+    if (bytes > MAX_DATA_BYTES) {
       const text = `events: data has more than ${MAX_DATA_BYTES} bytes of JSON: keep it in a blob and send its path`;
       throw new NoaError('PAYLOAD_TOO_LARGE', text);
     }
-    take(plugin);
+    admit(plugin, Math.ceil(bytes / COUNTED_BYTES));
     const event = { source: `/plugins/${plugin}`, type, subject, data: json };
     const { id, time } = await log.publish(event);
     return { id: String(id), time: time.toISOString() };
@@ -85,10 +71,6 @@ export function createEventsDriver({ log, ratePerSecond, now }: EventsOptions): 
       return { events, next: String(next) };
     },
     async check() {},
-    drop(plugin) {
-      buckets.delete(plugin);
-      return Promise.resolve();
-    },
     async close() {},
   };
 }

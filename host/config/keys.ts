@@ -153,7 +153,8 @@ export const KEYS = {
         'Bytes that the events of one plugin have together; beyond, its oldest are deleted, delivered or not.',
     }),
     max_per_second: integer(1, 100_000, 200, {
-      description: 'Events that one plugin publishes in a second on each host.',
+      description:
+        'Events that one plugin publishes in a second on each host; one of more than 16 KiB counts for each 16 KiB of it.',
     }),
     attempts: integer(1, 100, 10, {
       description: 'Deliveries of one event to one export before it goes to the dead letters.',

@@ -70,7 +70,7 @@ export class PostgresEvents implements EventReader {
   }
 
   /** Resolves when the event is durable. Rejects with RESOURCE_EXHAUSTED, UNAVAILABLE. */
-  publish(event: NewEvent): Promise<Published> {
+  async publish(event: NewEvent): Promise<Published> {
     if (this.#waiting.length >= MAX_WAITING) {
       const text = `the event log cannot keep up: ${MAX_WAITING} events wait; try again later`;
       throw new NoaError('RESOURCE_EXHAUSTED', text, { retryAfterMs: 1000 });

@@ -5,6 +5,13 @@
 import pg from 'pg';
 
 const RETRY_MS = 1000;
+/**
+ * Notices of one connection before it is left for RETRY_MS. Any session of the database may send them, that of
+ * a plugin too, and each has to be read.
+ */
+const MAX_NOTICES = 2000;
+/** After so long without being left a connection counts from zero. */
+const WINDOW_MS = 1000;
 
 /** Listens until it is disposed of; calls back for each notice, and after each new connection. */
 export function listenTo(
@@ -26,7 +33,16 @@ export function listenTo(
       next.end().catch(() => undefined);
       if (!closed) timer = setTimeout(() => void connect(), RETRY_MS).unref();
     };
-    next.on('notification', onNotice);
+    let notices = 0;
+    let since = performance.now();
+    next.on('notification', () => {
+      const now = performance.now();
+      if (now - since > WINDOW_MS) [notices, since] = [0, now];
+      notices += 1;
+      if (notices <= MAX_NOTICES) onNotice();
+      // At once: what is on its way already is not read any more.
+      else if (client === next) next.connection.stream.destroy();
+    });
     next.on('error', lost);
     next.on('end', lost);
     try {

@@ -10,6 +10,7 @@ import { connectionConfig } from '../../capabilities/db/connection.ts';
 import { events as capability, MAX_DATA_BYTES } from '../../capabilities/events/capability.ts';
 import { createEventsDriver } from '../../capabilities/events/log.ts';
 import type { Subscription } from '../../host/kernel/events.ts';
+import { RateLimiter } from '../../host/kernel/rate.ts';
 import { PostgresDeliveries } from '../../host/store/deliveries.ts';
 import { EVENTS_CHANNEL, PostgresEvents } from '../../host/store/events.ts';
 import { runMigrations } from '../../host/store/migrate.ts';
@@ -157,6 +158,28 @@ t.test('hosts hear of each other’s events, and of a connection that came back'
   await listener[Symbol.asyncDispose]();
 });
 
+t.test('whoever floods the channel is not read for long, and news come all the same', async (t) => {
+  let notices = 0;
+  const listener = listenTo(config, EVENTS_CHANNEL, () => (notices += 1));
+  t.teardown(() => listener[Symbol.asyncDispose]());
+  const until = async (count: number) => {
+    for (let i = 0; i < 500 && notices < count; i += 1)
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    t.ok(notices >= count, `${notices} notices`);
+  };
+  await until(1);
+  const flood = "select pg_notify($1, i || 'x') from generate_series(1, 50000) as i";
+  await pool.query(flood, [EVENTS_CHANNEL]);
+  await until(2000);
+  // It has left by now, and calls back when it has come again.
+  const left = notices;
+  await until(left + 1);
+  t.ok(notices < 4000, `${notices} of 50,000 were told of`);
+  const before = notices;
+  await log.publish(told('after the flood'));
+  await until(before + 1);
+});
+
 t.test(
   'old events go, by age, and by number and size of each source; the head stays',
   async (t) => {
@@ -185,7 +208,9 @@ t.test(
 
 t.test('the driver names the source itself, and bounds size and rate', async (t) => {
   let now = 0;
-  const driver = createEventsDriver({ log, ratePerSecond: 5, now: () => now });
+  const rate = new RateLimiter(5, () => now);
+  const admit = (plugin: string, count: number) => rate.take(plugin, 'publishing', count);
+  const driver = createEventsDriver({ log, admit });
   const { id, time } = await call(driver, 'publish', { subject: 'd.one', data: { a: 'ü' } });
   t.match(time, /^\d{4}-/);
   const page = await call(driver, 'subscribe', { subject: 'd.*' });
@@ -215,6 +240,11 @@ t.test('the driver names the source itself, and bounds size and rate', async (t)
   await call(driver, 'publish', { subject: 'd.one' }, 'other'); // a plugin's rate is its own
   now += 200;
   await call(driver, 'publish', { subject: 'd.one' });
+  now += 1000;
+  const large = { subject: 'd.large', data: 'x'.repeat(40_000) };
+  await call(driver, 'publish', large);
+  const second = await failure(call(driver, 'publish', large));
+  t.match(second, { code: 'RATE_LIMITED', retryAfterMs: 200 }, 'a large event counts as three');
 });
 
 t.test('subjects and resources have one form', async (t) => {
