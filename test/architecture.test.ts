@@ -211,7 +211,9 @@ t.test('the map names every file of the kernel, and no other', async (t) => {
   const map = await readFile(join(ROOT, 'ARCHITECTURE.md'), 'utf8');
   const from = map.indexOf('## The kernel, file by file');
   const section = map.slice(from, map.indexOf('\n## ', from + 1));
-  const named = [...section.matchAll(/`([a-z-]+\.ts)`/g)].map(([, name]) => name).toSorted();
+  const named = [...section.matchAll(/`([a-z-]+\.ts)`/g)]
+    .map(([, name]) => String(name))
+    .toSorted();
   t.strictSame(named, (await readdir(join(ROOT, 'host/kernel'))).toSorted());
 });
 
