@@ -26,8 +26,11 @@ const CAPABILITIES = {
   random,
 } as const;
 
+/** What plugins can be given in a host of this version. */
+export const builtinContracts: readonly Capability[] = Object.values(CAPABILITIES);
+
 /** Where guests may put bytes beside a call's JSON. */
-export const builtinBytes = bytesTable(Object.values(CAPABILITIES));
+export const builtinBytes = bytesTable(builtinContracts);
 
 /** The driver of each capability, chosen by configuration in main.ts. */
 export type Drivers = { readonly [name in keyof typeof CAPABILITIES]: Driver };
@@ -49,14 +52,13 @@ export function builtinCapabilities(drivers: Drivers): readonly CapabilityEntry[
 
 /** capabilities/README.md, made from the operation tables. */
 export function capabilitiesReference(): string {
-  const capabilities: readonly Capability[] = Object.values(CAPABILITIES);
   return `# Capabilities
 
 <!-- Generated from the operation tables by \`node .ci/references.ts\`; a test keeps it current. -->
 
 What a plugin can reach, and how a manifest asks for it. A resource is written as an exact name or as a
 prefix that ends in \`*\`. Every call goes through one door: token, right, budget, schema, driver, audit.
-${capabilities.map(section).join('')}`;
+${builtinContracts.map(section).join('')}`;
 }
 
 function section({ name, summary, resource, always, operations }: Capability): string {

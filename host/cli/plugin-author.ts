@@ -133,6 +133,7 @@ async function test(dir: string, io: AuthorIo): Promise<void> {
 }
 
 async function pack(dir: string, io: AuthorIo): Promise<void> {
+  await readManifest(dir);
   const { file, bytes, sha256 } = await packPlugin(dir);
   const target = path.resolve(file);
   await replaceFile(target, bytes);

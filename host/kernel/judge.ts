@@ -9,6 +9,8 @@ import {
   type CapabilityRequest,
   covers,
   effectiveLimits,
+  type Manifest,
+  nearest,
   NoaError,
 } from '@noa/sdk/host';
 import { satisfies } from 'semver';
@@ -31,9 +33,11 @@ interface Reach {
 
 export class Judge {
   readonly #options: JudgeOptions;
+  readonly #capabilities: readonly Capability[];
 
   constructor(options: JudgeOptions) {
     this.#options = options;
+    this.#capabilities = options.capabilities.map(({ capability }) => capability);
   }
 
   /**
@@ -52,28 +56,7 @@ export class Judge {
       );
     }
     const { manifest: given, wasm } = await this.#options.readBundle(bytes);
-    const range = given.noa;
-    if (range !== undefined && !satisfies(ABI_VERSION, range)) {
-      throw new NoaError(
-        'INVALID_ARGUMENT',
-        `noa: the plugin needs ABI ${range}, this host speaks ${ABI_VERSION}`,
-      );
-    }
-    const requests = (given.capabilities ?? []).map((request, index) => {
-      const { operations, resources } = this.reach(
-        request.capability,
-        request.operations,
-        request.resources,
-        `/capabilities/${index}`,
-      );
-      return { ...request, operations: [...operations], resources: [...resources] };
-    });
-    for (const request of subscriptionRequests(given, requests)) {
-      const { capability, operations, resources } = request;
-      this.reach(capability, operations, resources, '/contributes/subscriptions');
-      requests.push(request);
-    }
-    const manifest = { ...given, ...(requests.length > 0 ? { capabilities: requests } : {}) };
+    const { manifest, requests } = judgeManifest(given, this.#capabilities);
     await this.#options.loader.inspect(manifest, effectiveLimits(manifest), wasm);
     const installedAt = new Date(this.#options.now()).toISOString();
     const { name: plugin, version } = manifest;
@@ -82,62 +65,18 @@ export class Judge {
 
   /** Whether an operation is open to every plugin. */
   isOpen(capability: string, operation: string): boolean {
-    const entry = this.#options.capabilities.find(
-      ({ capability: { name } }) => name === capability,
-    );
-    return (
-      entry?.capability.always !== undefined &&
-      Object.hasOwn(entry.capability.operations, operation)
-    );
+    const found = this.#capabilities.find(({ name }) => name === capability);
+    return found?.always !== undefined && Object.hasOwn(found.operations, operation);
   }
 
-  /** Operations and resources of a request or grant in canonical form. Throws INVALID_ARGUMENT. */
-  reach(
-    capability: string,
-    operations: readonly string[],
-    resources: readonly string[],
-    path = '',
-  ): Reach {
-    const found = this.#named(capability, operations, path);
-    if (resources.length === 0) {
-      throw new NoaError(
-        'INVALID_ARGUMENT',
-        `${path}/resources: name at least one (${found.resource})`,
-      );
-    }
-    const canonical = resources.map((pattern) => found.normalizeResource(pattern));
-    return { operations: [...new Set(operations)], resources: [...new Set(canonical)] };
+  /** Operations and resources of a grant in canonical form. Throws INVALID_ARGUMENT. */
+  reach(capability: string, operations: readonly string[], resources: readonly string[]): Reach {
+    return reachOf(this.#capabilities, capability, operations, resources, '');
   }
 
   /** Throws INVALID_ARGUMENT unless the capability needs grants and has this operation. */
   operation(capability: string, operation: string): void {
-    this.#named(capability, [operation], '');
-  }
-
-  #named(capability: string, operations: readonly string[], path: string): Capability {
-    const entries = this.#options.capabilities.map((entry) => entry.capability);
-    const found = entries.find(({ name }) => name === capability);
-    if (found === undefined || found.always !== undefined) {
-      const known = entries.filter(({ always }) => always === undefined).map(({ name }) => name);
-      const text = found
-        ? 'is open to every plugin and needs no grant'
-        : 'is not a capability of this host';
-      throw new NoaError(
-        'INVALID_ARGUMENT',
-        `${path}/capability: ${JSON.stringify(capability)} ${text}; it has ${known.join(', ')}`,
-      );
-    }
-    const unknown = operations.find((operation) => !Object.hasOwn(found.operations, operation));
-    if (unknown !== undefined || operations.length === 0) {
-      const has = Object.keys(found.operations).join(', ');
-      const text =
-        unknown === undefined ? 'is empty' : `has no operation ${JSON.stringify(unknown)}`;
-      throw new NoaError(
-        'INVALID_ARGUMENT',
-        `${path}/operations: ${capability} ${text}; it has ${has}`,
-      );
-    }
-    return found;
+    named(this.#capabilities, capability, [operation], '');
   }
 
   /** Throws INVALID_ARGUMENT unless the decision stays within what was asked. */
@@ -152,4 +91,85 @@ export class Judge {
       );
     }
   }
+}
+
+/**
+ * What a host with these capabilities takes of a manifest: the manifest and its requests, those of its
+ * subscriptions among them, in canonical form. The author's tools ask it before an installation does.
+ * Throws INVALID_ARGUMENT.
+ */
+export function judgeManifest(
+  given: Manifest,
+  capabilities: readonly Capability[],
+): { manifest: Manifest; requests: CapabilityRequest[] } {
+  const range = given.noa;
+  if (range !== undefined && !satisfies(ABI_VERSION, range)) {
+    throw new NoaError(
+      'INVALID_ARGUMENT',
+      `noa: the plugin needs ABI ${range}, this host speaks ${ABI_VERSION}`,
+    );
+  }
+  const requests = (given.capabilities ?? []).map((request, index): CapabilityRequest => {
+    const { capability, operations, resources } = request;
+    const path = `/capabilities/${index}`;
+    return { ...request, ...reachOf(capabilities, capability, operations, resources, path) };
+  });
+  for (const request of subscriptionRequests(given, requests)) {
+    const { capability, operations, resources } = request;
+    reachOf(capabilities, capability, operations, resources, '/contributes/subscriptions');
+    requests.push(request);
+  }
+  const manifest = { ...given, ...(requests.length > 0 ? { capabilities: requests } : {}) };
+  return { manifest, requests };
+}
+
+/** Operations and resources in canonical form. Throws INVALID_ARGUMENT. */
+function reachOf(
+  capabilities: readonly Capability[],
+  capability: string,
+  operations: readonly string[],
+  resources: readonly string[],
+  path: string,
+): { operations: string[]; resources: string[] } {
+  const found = named(capabilities, capability, operations, path);
+  if (resources.length === 0) {
+    throw new NoaError(
+      'INVALID_ARGUMENT',
+      `${path}/resources: name at least one (${found.resource})`,
+    );
+  }
+  const canonical = resources.map((pattern) => found.normalizeResource(pattern));
+  return { operations: [...new Set(operations)], resources: [...new Set(canonical)] };
+}
+
+/** The capability, which needs grants and has these operations. Throws INVALID_ARGUMENT. */
+function named(
+  capabilities: readonly Capability[],
+  capability: string,
+  operations: readonly string[],
+  path: string,
+): Capability {
+  const found = capabilities.find(({ name }) => name === capability);
+  if (found === undefined || found.always !== undefined) {
+    const known = capabilities.filter(({ always }) => always === undefined).map(({ name }) => name);
+    const text = found
+      ? 'is open to every plugin and needs no grant'
+      : 'is not a capability of this host';
+    const near = found ? undefined : nearest(capability, known);
+    const fix = near === undefined ? `it has ${known.join(', ')}` : `did you mean ${near}?`;
+    throw new NoaError(
+      'INVALID_ARGUMENT',
+      `${path}/capability: ${JSON.stringify(capability)} ${text}; ${fix}`,
+    );
+  }
+  const unknown = operations.find((operation) => !Object.hasOwn(found.operations, operation));
+  if (unknown !== undefined || operations.length === 0) {
+    const has = Object.keys(found.operations).join(', ');
+    const text = unknown === undefined ? 'is empty' : `has no operation ${JSON.stringify(unknown)}`;
+    throw new NoaError(
+      'INVALID_ARGUMENT',
+      `${path}/operations: ${capability} ${text}; it has ${has}`,
+    );
+  }
+  return found;
 }

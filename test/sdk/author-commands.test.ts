@@ -116,6 +116,69 @@ void t.test('a new plugin builds, tests, packs and inspects as it is', async (t)
   });
 });
 
+void t.test('what an installation refuses of a manifest is refused before', async (t) => {
+  const dir = await made(t);
+  const file = path.join(dir, 'plugin.json');
+  const good = JSON.parse(readFileSync(file, 'utf8')) as Record<string, unknown>;
+  const reason = 'To test.';
+  const asks = (capability: string, operation: string, resource: string): object => ({
+    capabilities: [{ capability, operations: [operation], resources: [resource], reason }],
+  });
+  for (const [part, message] of [
+    [asks('http', 'request', 'api.example.com'), /http: the resource "api\.example\.com" must be/],
+    [asks('db', 'query', 'hits'), /db: .*"hits"/],
+    [
+      asks('cach', 'get', 'hits:*'),
+      /"cach" is not a capability of this host; did you mean cache\?/,
+    ],
+    [asks('redis', 'get', 'hits:*'), /"redis" is not a capability of this host; it has db, cache/],
+    [asks('cache', 'gte', 'hits:*'), /no operation "gte"/],
+    [asks('log', 'write', 'hits'), /"log" is open to every plugin and needs no grant/],
+    [{ noa: '^2.0.0' }, /noa: the plugin needs ABI \^2\.0\.0, this host speaks 1\./],
+  ] as const) {
+    await writeFile(file, JSON.stringify({ ...good, ...part }));
+    for (const command of ['build', 'types', 'pack']) {
+      await t.rejects(
+        noa([command, dir]),
+        { name: 'NoaError', code: 'INVALID_ARGUMENT', message },
+        command,
+      );
+    }
+  }
+  t.notOk(existsSync(path.join(dir, 'dist')), 'nothing is written');
+});
+
+void t.test('a plugin may ask for any one capability alone', { timeout: 60_000 }, async (t) => {
+  const dir = await made(t);
+  const file = path.join(dir, 'plugin.json');
+  const good = JSON.parse(readFileSync(file, 'utf8')) as Record<string, unknown>;
+  for (const [capability, operation, resource, use] of [
+    ['db', 'query', 'hits.*', "db.query('select 1', [])"],
+    ['blob', 'readText', 'hits/*', "blob.readText('hits/x')"],
+    ['secrets', 'read', 'key', "secrets.read('key')"],
+    [
+      'http',
+      'request',
+      'GET https://api.example.com/*',
+      "http.request({ method: 'GET', url: 'https://api.example.com/' })",
+    ],
+    ['events', 'publish', 'hits.*', "events.publish('hits.x', 'hit')"],
+    ['plugin', 'call', 'notes/*', "plugin.call('notes', 'list', {})"],
+  ] as const) {
+    const asked = { operations: [operation.replace('Text', '')], resources: [resource] };
+    const capabilities = [{ capability, ...asked, reason: 'To test.' }];
+    const { contributes: _routes, ...rest } = good;
+    const manifest = { ...rest, exports: { hit: {} }, capabilities };
+    await writeFile(file, JSON.stringify(manifest));
+    const source = `import { definePlugin } from '@noa/sdk';
+import type { Plugin } from './noa.gen.ts';
+export default definePlugin<Plugin>({ hit: (_input, { ${capability} }) => ${use} });
+`;
+    await writeFile(path.join(dir, 'src/index.ts'), source);
+    t.match((await noa(['build', dir])).results, [{ name: 'hits' }], capability);
+  }
+});
+
 void t.test('builds are byte-identical wherever the folder lies', async (t) => {
   const [one, two] = [await made(t), await made(t)];
   const {

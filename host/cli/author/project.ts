@@ -5,6 +5,8 @@ import path from 'node:path';
 import { generateTypes } from '@noa/sdk/author';
 import { effectiveLimits, type Manifest, NoaError, parseManifest } from '@noa/sdk/host';
 import { buildPlugin } from '@noa/sdk/build';
+import { builtinContracts } from '../../builtin.ts';
+import { judgeManifest } from '../../kernel/judge.ts';
 import { admit } from '../../loaders/wasm/admission.ts';
 import { COMPILERS, type Language, languageOf } from './language.ts';
 import type { Compiled } from './tool.ts';
@@ -24,14 +26,19 @@ export interface Built {
   readonly warnings: readonly string[];
 }
 
-/** Throws NoaError NOT_FOUND when there is no plugin.json, INVALID_ARGUMENT when it is wrong. */
+/**
+ * The manifest as its author wrote it. Throws NoaError NOT_FOUND when there is no plugin.json,
+ * INVALID_ARGUMENT when it is wrong, or when an installation would refuse it.
+ */
 export async function readManifest(dir: string): Promise<Manifest> {
   const file = path.join(dir, 'plugin.json');
   const text = await readFile(file, 'utf8').catch((error: unknown) => {
     const fix = 'Go to the folder of a plugin, name it, or make one: noa plugin new NAME';
     throw new NoaError('NOT_FOUND', `There is no ${file}. ${fix}`, { cause: error });
   });
-  return parseManifest(text);
+  const manifest = parseManifest(text);
+  judgeManifest(manifest, builtinContracts);
+  return manifest;
 }
 
 /** Writes `src/noa.gen.ts`, and leaves it alone when it is as it should be. Answers whether it changed. */

@@ -18,13 +18,13 @@
  * An export without an input schema takes `input: Json`, without an output schema it answers `unknown`;
  * a manifest without `config` or `capabilities` has `{}` there.
  */
-import type { Cache, Clock, Db, Log, PluginPort, Random } from '../ports.ts';
+import type { Capabilities, Clock, Log, Random } from '../ports.ts';
 
 /** What a generated `Plugin` looks like. */
 export interface PluginContract {
   exports: { [name: string]: (input: never) => unknown };
   config: object;
-  capabilities: { db?: Partial<Db>; cache?: Partial<Cache>; plugin?: Partial<PluginPort> };
+  capabilities: { [Port in keyof Capabilities]?: Partial<Capabilities[Port]> };
 }
 
 /** The second argument of every handler: the declared ports, the configuration and what is always open. */
