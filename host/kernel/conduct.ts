@@ -1,7 +1,8 @@
 /**
  * Judges a plugin whose code brings workers down (Harm in loader.ts): now and then is tolerated, too
  * often means a pause, longer each time, and too many pauses mean that it is given up. What a plugin
- * throws or traps on is no harm, so nobody can bring it here by input that makes it fail.
+ * throws or traps on is no harm, so no input that makes it fail brings it here; one that makes an export
+ * overrun its own time does, because a plugin answers for its time (SECURITY.md).
  */
 
 /** So many times at once; one of them is forgotten each … */

@@ -68,7 +68,11 @@ const PROVIDED: { readonly [module: string]: { readonly [name: string]: string }
 };
 
 /** Imports that wait for the host. */
-const SUSPENDING: ReadonlySet<string> = new Set(['noa_call', 'noa_call_bytes', 'http_request']);
+export const SUSPENDING: ReadonlySet<string> = new Set([
+  'noa_call',
+  'noa_call_bytes',
+  'http_request',
+]);
 
 export interface Admitted {
   /** The module to compile: the installed bytes with clamped limits. */

@@ -1,89 +1,70 @@
 /**
- * Decides where in a function body fuel is taken, and how much. A region is code that runs as a whole
- * once its first instruction does, branches out of it aside. Those that begin a loop's turn or hold a
- * call always charge, because whatever runs for long turns loops or calls; any other charges when it is
- * large, else the region that leads to it pays for both. To charge each basic block, or each function's
- * entry as well, costs several times as much. Invariants: what a body costs depends on its bytes alone;
- * it is decoded in linear time, or refused by ModuleError.
+ * Decodes a function body into the regions of code that fuel is taken for, and what each costs: its
+ * instructions and the values that it moves. Invariants: what a body costs depends on its bytes and the
+ * types of what it calls alone; it is decoded in linear time, or refused by ModuleError.
  */
-import { OP, instruction, weightOf } from './instructions.ts';
+import { MOVE, OP, instruction, weightOf } from './instructions.ts';
 import { ModuleError, Reader } from './reader.ts';
-
-/** Code to insert before the instruction at offset `at`. */
-export type Charge =
-  | { readonly at: number; readonly cost: number }
-  /** Of a tight loop: it is put into a second one, whose header asks, so that its own holds no call. */
-  | { readonly at: number; readonly cost: number; readonly type: Uint8Array }
-  | { readonly at: number; readonly closes: 'loop' }
-  /** A branch out of a tight loop has one label more to cross. */
-  | { readonly at: number; readonly to: number; readonly label: number }
-  /** By the topmost operand, an i32: how much the instruction there works on. */
-  | { readonly at: number; readonly weight: number };
+import { settle } from './regions.ts';
+import type { Charge, Found, Region, Tight } from './regions.ts';
+import { arityOf } from './signatures.ts';
+import type { Arity, Signatures } from './signatures.ts';
 
 /** Of each turn of a loop, besides its instructions. */
 const TURN = 2;
-/** A region that costs less does not charge for itself. */
-const LARGE = 48;
-/** What a region pays at most for small ones behind its branches: of many, few are taken. */
-const FOLDED = 64;
-
-/** Far less than a slice: a tight loop goes on only when its turn is paid whole. */
-const TIGHT = 1 << 14;
+/** Of a local, which is zero at the entry. */
+const CLEARED = 1 / 16;
+/** Of a value that an exception carries: it is taken apart, and put together where it is caught. */
+const CARRIED = 16;
 
 const MAX_BODY_BYTES = 1 << 20;
 const MAX_LOCALS = 10_000;
 const MAX_BRANCHES = 1 << 14;
+/** Of one function: regions, and what else charging it may change. */
+const MAX_PLACES = 1 << 17;
+/** The engine's compiler keeps what it knows of each local at each of them. */
+const MAX_STATES = 1 << 23;
 
-interface Region {
-  readonly at: number;
-  always: boolean;
-  /** The one that leads here. */
-  readonly from: Region | undefined;
-  cost: number;
-}
-
-/** A loop without calls and loops in it. */
-interface Tight {
-  readonly region: Region;
-  /** Of the loop's frame. */
-  readonly depth: number;
-  readonly type: Uint8Array;
-  isTight: boolean;
-}
-
-/** What is done only where the loop stays tight. */
-interface Rewrite {
-  readonly at: number;
-  readonly of: Tight;
-  readonly charge: Charge;
-}
+const NOTHING: Arity = { params: 0, results: 0 };
+const VALUE: Arity = { params: 0, results: 1 };
 
 interface Frame {
   /** The region in which the block stands. */
   readonly region: Region;
+  /** Values that a branch to it moves, and those that its end does. */
+  readonly label: number;
+  readonly results: number;
   /** The outermost frame to which code in this one branches, by its depth from the function's own. */
   reach: number;
 }
 
 class Body {
-  readonly #found: (Region | Rewrite | Charge)[] = [];
+  readonly #found: Found[] = [];
   /** By the region of its turn. */
   readonly #loops = new Map<Region, Tight>();
   /** The innermost loop that may be tight. */
   #loop: Tight | undefined;
   readonly #reader: Reader;
   readonly #bytes: Uint8Array;
+  readonly #signatures: Signatures;
+  /** Values that the function gives. */
+  readonly #results: number;
+  readonly #maxPlaces: number;
   readonly #frames: Frame[] = [];
   #region: Region;
 
-  constructor(bytes: Uint8Array, start: number, end: number) {
+  constructor({ bytes, start, end, signatures, index }: FunctionBody) {
     this.#bytes = bytes;
+    this.#signatures = signatures;
+    const { params, results } = arityOf(signatures, signatures.functions[index]);
+    this.#results = results;
     this.#reader = new Reader(bytes, start, end);
-    this.#skipLocals();
-    this.#region = this.#enter(undefined);
+    const locals = this.#skipLocals();
+    this.#maxPlaces = Math.min(MAX_PLACES, Math.floor(MAX_STATES / (params + locals || 1)));
+    this.#region = this.#enter(undefined, false, locals * CLEARED);
   }
 
-  #skipLocals(): void {
+  #skipLocals(): number {
     const reader = this.#reader;
     let locals = 0;
     for (let groups = reader.count(); groups > 0; groups -= 1) {
@@ -95,17 +76,27 @@ class Body {
         `The module has a function with ${locals} locals; at most ${MAX_LOCALS} are allowed.`,
       );
     }
+    return locals;
+  }
+
+  #add(found: Found): void {
+    if (this.#found.length >= this.#maxPlaces) {
+      throw new ModuleError(
+        `The module has a function with more than ${this.#maxPlaces} loops, calls and branches, the most for its number of locals; split it or optimise for size.`,
+      );
+    }
+    this.#found.push(found);
   }
 
   #enter(from: Region | undefined, always = false, cost = 0): Region {
-    this.#region = { at: this.#reader.at, always, from, cost };
-    this.#found.push(this.#region);
+    this.#region = { at: this.#reader.at, always, from, cost, folded: 0 };
+    this.#add(this.#region);
     return this.#region;
   }
 
   read(): void {
     const reader = this.#reader;
-    this.#open();
+    this.#open({ params: 0, results: this.#results });
     while (this.#frames.length > 0) {
       const at = reader.at;
       this.#step(at, reader.byte());
@@ -117,29 +108,29 @@ class Body {
     const reader = this.#reader;
     switch (op) {
       case OP.block:
-        reader.blockType();
-        return this.#open();
+        return this.#open(this.#blockType());
       case OP.try:
         this.#loosen();
-        reader.blockType();
-        return this.#open();
+        return this.#open(this.#blockType());
       case OP.tryTable:
         this.#loosen();
-        reader.blockType();
-        this.#open();
+        this.#open(this.#blockType());
         return this.#catches();
-      case OP.loop:
-        reader.blockType();
-        this.#open();
-        return this.#turn(at + 1);
+      case OP.loop: {
+        const { params, results } = this.#blockType();
+        this.#open({ params, results }, params);
+        return this.#turn(at + 1, params);
+      }
       case OP.if:
-        reader.blockType();
         this.#region.cost += 1;
-        this.#open();
+        this.#open(this.#blockType());
         return void this.#enter(this.#region);
-      case OP.catch:
-        reader.number();
-        return this.#otherwise();
+      case OP.catch: {
+        const carried = this.#carried(reader.number());
+        this.#otherwise();
+        this.#region.cost += CARRIED * carried;
+        return;
+      }
       case OP.else:
       case OP.catchAll:
         return this.#otherwise();
@@ -149,11 +140,8 @@ class Body {
       case OP.end:
         return this.#close();
       case OP.br:
-        this.#branch();
-        return void this.#enter(this.#region);
       case OP.brIf:
-        this.#region.cost += 1;
-        this.#branch();
+        this.#region.cost += 1 + MOVE * this.#branch();
         return void this.#enter(this.#region);
       case OP.brTable:
         return this.#branches();
@@ -162,10 +150,45 @@ class Body {
     }
   }
 
+  #blockType(): Arity {
+    const type = this.#reader.blockType();
+    if (type === 'nothing') return NOTHING;
+    return type === 'value' ? VALUE : arityOf(this.#signatures, type);
+  }
+
+  /** How many values the exceptions with this tag carry. */
+  #carried(tag: number): number {
+    return arityOf(this.#signatures, this.#signatures.tags[tag]).params;
+  }
+
+  /** How many values the instruction hands over, as one whose operand is read at `after`. */
+  #moved(op: number, after: number): number {
+    const { functions } = this.#signatures;
+    const operand = (): number => new Reader(this.#bytes, after, this.#reader.at).number();
+    switch (op) {
+      case OP.return:
+        return this.#results;
+      case OP.throw:
+        return CARRIED * this.#carried(operand());
+      case OP.call:
+      case OP.returnCall: {
+        const { params, results } = arityOf(this.#signatures, functions[operand()]);
+        return params + results;
+      }
+      case OP.callIndirect:
+      case OP.returnCallIndirect: {
+        const { params, results } = arityOf(this.#signatures, operand());
+        return params + results;
+      }
+      default:
+        return 0;
+    }
+  }
+
   #plain(at: number, op: number): void {
     const reader = this.#reader;
     const after = reader.at;
-    this.#region.cost += instruction(reader, op);
+    this.#region.cost += instruction(reader, op) + this.#moved(op, after);
     if (op >= OP.call && op <= OP.returnCallIndirect) {
       this.#region.always = true;
       this.#loosen();
@@ -176,14 +199,14 @@ class Body {
     const number = op === OP.bulk ? new Reader(this.#bytes, after, reader.at).number() : 0;
     const weight = weightOf(op, number);
     if (weight === undefined) return;
-    this.#found.push({ at, weight });
+    this.#add({ at, weight });
     this.#loosen(); // What weighs is a call.
   }
 
   /** Begins a loop whose type stands at this offset. */
-  #turn(typeAt: number): void {
+  #turn(typeAt: number, params: number): void {
     this.#loosen();
-    const region = this.#enter(this.#region, true, TURN);
+    const region = this.#enter(this.#region, true, TURN + MOVE * params);
     const type = this.#bytes.subarray(typeAt, region.at);
     this.#loop = { region, depth: this.#frames.length - 1, type, isTight: true };
     this.#loops.set(region, this.#loop);
@@ -194,8 +217,9 @@ class Body {
     this.#loop = undefined;
   }
 
-  #open(): void {
-    this.#frames.push({ region: this.#region, reach: this.#frames.length });
+  /** `label` is how many values a branch to it moves. */
+  #open({ results }: Arity, label = results): void {
+    this.#frames.push({ region: this.#region, reach: this.#frames.length, label, results });
   }
 
   #top(): Frame {
@@ -205,16 +229,19 @@ class Body {
   }
 
   #otherwise(): void {
-    this.#enter(this.#top().region);
+    const { region, results } = this.#top();
+    this.#region.cost += MOVE * results;
+    this.#enter(region);
   }
 
   #close(): void {
-    const { region, reach } = this.#top();
+    const { region, reach, results } = this.#top();
+    this.#region.cost += MOVE * results;
     this.#frames.pop();
     const depth = this.#frames.length;
     if (depth === this.#loop?.depth) {
       const { at } = this.#reader;
-      this.#found.push({ at, of: this.#loop, charge: { at, closes: 'loop' } });
+      this.#add({ at, of: this.#loop, charge: { at, closes: 'loop' } });
       this.#loop = undefined;
     }
     if (depth === 0) return;
@@ -229,15 +256,17 @@ class Body {
     if (depth < top.reach) top.reach = depth;
   }
 
-  /** Reads the label of a branch. */
-  #branch(): void {
+  /** Reads the label of a branch; answers how many values it moves. */
+  #branch(): number {
     const { at } = this.#reader;
     const label = this.#reader.number();
     const depth = Math.max(0, this.#frames.length - 1 - label);
     this.#reach(depth);
-    if (this.#loop === undefined || depth >= this.#loop.depth) return;
-    const charge = { at, to: this.#reader.at, label: label + 1 };
-    this.#found.push({ at, of: this.#loop, charge });
+    if (this.#loop !== undefined && depth < this.#loop.depth) {
+      const charge = { at, to: this.#reader.at, label: label + 1 };
+      this.#add({ at, of: this.#loop, charge });
+    }
+    return this.#frames[depth]?.label ?? 0;
   }
 
   #branches(): void {
@@ -248,8 +277,9 @@ class Body {
         `The module has a br_table of ${count} targets; at most ${MAX_BRANCHES} are allowed.`,
       );
     }
-    this.#region.cost += 4;
-    for (let left = count + 1; left > 0; left -= 1) this.#branch();
+    let moved = 0;
+    for (let left = count + 1; left > 0; left -= 1) moved = this.#branch();
+    this.#region.cost += 4 + MOVE * moved;
     this.#enter(this.#region);
   }
 
@@ -263,35 +293,30 @@ class Body {
     }
   }
 
-  /** The charges that remain when small regions have been added to those that lead to them. */
   result(): Charge[] {
-    const regions = this.#found.filter((found) => 'always' in found);
-    const kept = new Set<Region>();
-    for (const region of regions.toReversed()) {
-      const { always, cost, from } = region;
-      if (always || cost >= LARGE) kept.add(region);
-      else if (from !== undefined && from.cost + cost <= FOLDED) from.cost += cost;
-    }
-    for (const loop of this.#loops.values()) loop.isTight &&= loop.region.cost <= TIGHT;
-    return this.#found.flatMap((found): Charge[] => {
-      if ('of' in found) return found.of.isTight ? [found.charge] : [];
-      if (!('always' in found)) return [found];
-      if (!kept.has(found)) return [];
-      const { at, cost } = found;
-      const loop = this.#loops.get(found);
-      return [loop?.isTight === true ? { at, cost, type: loop.type } : { at, cost }];
-    });
+    return settle(this.#found, this.#loops);
   }
 }
 
-/** Of the body between these offsets, in the order of their places. Throws ModuleError. */
-export function chargesOf(bytes: Uint8Array, start: number, end: number): Charge[] {
-  if (end - start > MAX_BODY_BYTES) {
+/** Of which module and where the body stands, and whose it is. */
+export interface FunctionBody {
+  readonly bytes: Uint8Array;
+  readonly start: number;
+  readonly end: number;
+  readonly signatures: Signatures;
+  /** Of the function, imports first. */
+  readonly index: number;
+}
+
+/** In the order of their places. Throws ModuleError. */
+export function chargesOf(of: FunctionBody): Charge[] {
+  const bytes = of.end - of.start;
+  if (bytes > MAX_BODY_BYTES) {
     throw new ModuleError(
-      `The module has a function of ${end - start} bytes; at most ${MAX_BODY_BYTES} are allowed. Split it or optimise for size.`,
+      `The module has a function of ${bytes} bytes; at most ${MAX_BODY_BYTES} are allowed. Split it or optimise for size.`,
     );
   }
-  const body = new Body(bytes, start, end);
+  const body = new Body(of);
   body.read();
   return body.result();
 }

@@ -6,6 +6,8 @@ import type { ErrorBody } from '@noa/sdk/host';
 import type { Arena } from './arena.ts';
 
 const MAX_REQUEST_BYTES = 1 << 20;
+/** To read or write a byte of JSON costs as much as so many copied. */
+const JSON_WEIGHT = 16;
 
 /** Ends the call with an error that the caller sees with its own code. */
 export class GuestFailure extends Error {
@@ -32,19 +34,26 @@ export class ExtismHttp {
   status = 0;
   readonly #arena: Arena;
   readonly #call: (request: number, attachment: number) => bigint | Promise<bigint>;
+  readonly #charge: (bytes: number) => void;
   #headers = '';
 
-  /** `call` is noa_call_bytes: it takes blocks and answers the block of the reply. */
+  /**
+   * `call` is noa_call_bytes: it takes blocks and answers the block of the reply. `charge` counts work
+   * that depends on a length, in bytes copied, before it is done.
+   */
   constructor(
     arena: Arena,
     call: (request: number, attachment: number) => bigint | Promise<bigint>,
+    charge: (bytes: number) => void,
   ) {
     this.#arena = arena;
     this.#call = call;
+    this.#charge = charge;
   }
 
   /** A block with the headers of the last answer as a JSON object; 0 before one. */
   headers(): bigint {
+    this.#charge(this.#headers.length);
     return BigInt(this.#arena.put(this.#headers));
   }
 
@@ -53,7 +62,9 @@ export class ExtismHttp {
     const arena = this.#arena;
     this.status = 0;
     this.#headers = '';
-    const { url, method = 'GET', headers, header } = parse(arena.text(asked, MAX_REQUEST_BYTES));
+    const size = Math.min(arena.size(asked), MAX_REQUEST_BYTES);
+    this.#charge(JSON_WEIGHT * size + arena.size(body));
+    const { url, method = 'GET', headers, header } = parse(arena.text(asked, size));
     const verb = typeof method === 'string' ? method.toUpperCase() : method;
     const content = verb === 'GET' || verb === 'HEAD' ? 0 : arena.size(body);
     const request = arena.put(
@@ -73,6 +84,7 @@ export class ExtismHttp {
       throw new GuestFailure({ code: 'RESOURCE_EXHAUSTED', message });
     }
     const block = Number(await this.#call(request, content > 0 ? body : 0));
+    this.#charge(JSON_WEIGHT * arena.size(block));
     const reply = JSON.parse(arena.text(block, arena.size(block)) ?? 'null') as Reply; // the host's own text
     arena.drop(request);
     arena.drop(block);

@@ -1,6 +1,6 @@
 /**
  * Makes a module count what it executes. An i64 global goes down at function entries and loop headers
- * (charges.ts); below zero the guest asks the host, every tenth of a millisecond or so, whether it may go
+ * (regions.ts); below zero the guest asks the host, many times a millisecond, whether it may go
  * on, and traps when it may not. So a runaway is ended where it stands, within its thread, and what a
  * call costs is known: the same call costs the same fuel on every machine.
  *
@@ -11,9 +11,12 @@ import { readFileSync } from 'node:fs';
 import type { Section } from './binary.ts';
 import { readSections } from './binary.ts';
 import { chargesOf } from './charges.ts';
-import type { Charge } from './charges.ts';
 import { OP } from './instructions.ts';
-import { MAX_ENTRIES, ModuleError, Reader, leb, section, signedLeb } from './reader.ts';
+import { Output } from './output.ts';
+import { MAX_ENTRIES, ModuleError, Reader, leb, signedLeb } from './reader.ts';
+import type { Charge } from './regions.ts';
+import { readSignatures } from './signatures.ts';
+import type { Signatures } from './signatures.ts';
 
 export const FUEL_EXPORT = {
   /** i64 global: fuel left of the present slice. */
@@ -27,12 +30,11 @@ export const FUEL_EXPORT = {
 } as const;
 
 /** Fuel after which the guest asks: short enough to be ended soon, long enough to cost nothing. */
-export const SLICE = 1 << 20;
+export const SLICE = 1 << 18;
 
 const ID = {
   custom: 0,
   type: 1,
-  import: 2,
   function: 3,
   table: 4,
   global: 6,
@@ -47,76 +49,37 @@ const I64 = 0x7e;
 const FUNCREF = 0x70;
 const EMPTY = 0x40;
 
-/** How many of each there are, imports first. */
-interface Counts {
-  readonly types: number;
-  readonly functions: number;
-  readonly tables: number;
-  readonly globals: number;
-}
-
-function count(bytes: Uint8Array, sections: readonly Section[]): Counts {
-  const open = (id: number): Reader | undefined => {
-    const found = sections.find((each) => each.id === id);
-    return found && new Reader(bytes, found.body, found.end);
-  };
-  const own = (id: number): number => open(id)?.count() ?? 0;
-  const imported = [0, 0, 0, 0, 0];
-  const reader = open(ID.import);
-  for (let left = reader?.count() ?? 0; reader !== undefined && left > 0; left -= 1) {
-    reader.name();
-    reader.name();
-    const kind = reader.byte();
-    if (kind === 0) reader.number();
-    else if (kind === 1) reader.tableType();
-    else if (kind === 2) reader.extent('memory');
-    else if (kind === 3) {
-      reader.valueType();
-      reader.byte();
-    } else {
-      reader.byte();
-      reader.number();
-    }
-    imported[kind] = (imported[kind] ?? 0) + 1;
-  }
-  return {
-    types: own(ID.type),
-    functions: (imported[0] ?? 0) + own(ID.function),
-    tables: (imported[1] ?? 0) + own(ID.table),
-    globals: (imported[3] ?? 0) + own(ID.global),
-  };
-}
-
 function constant(value: number): number[] {
   return [OP.i64Const, ...signedLeb(value)];
 }
 
 /** What the added code is made of, with the indexes of this module. */
 class Parts {
-  readonly #counts: Counts;
+  readonly #types: number;
+  readonly #tables: number;
+  readonly #globals: number;
   readonly #left: readonly number[];
   readonly #taken: readonly number[];
   readonly #refuel: readonly number[];
   readonly #weigh: readonly number[];
   readonly #charges = new Map<number, Uint8Array>();
 
-  constructor(counts: Counts) {
-    this.#counts = counts;
-    this.#left = leb(counts.globals);
-    this.#taken = leb(counts.globals + 1);
-    this.#refuel = leb(counts.functions);
-    this.#weigh = leb(counts.functions + 1);
+  constructor({ types, functions, tableCount, globalCount }: Signatures) {
+    this.#types = types.length;
+    this.#tables = tableCount;
+    this.#globals = globalCount;
+    this.#left = leb(globalCount);
+    this.#taken = leb(globalCount + 1);
+    this.#refuel = leb(functions.length);
+    this.#weigh = leb(functions.length + 1);
   }
 
-  /** The code that takes the place of what stands between these offsets. */
-  insertion(charge: Charge): { at: number; to: number; code: Uint8Array } {
-    const { at } = charge;
-    if ('label' in charge) return { at, to: charge.to, code: Uint8Array.from(leb(charge.label)) };
-    if ('closes' in charge) return { at, to: at, code: Uint8Array.of(OP.end) };
-    if ('weight' in charge) return { at, to: at, code: this.weigh(charge.weight) };
-    const { cost } = charge;
-    const code = 'type' in charge ? this.turn(cost, charge.type) : this.charge(cost);
-    return { at, to: at, code };
+  /** What a charge puts into the code. */
+  code(charge: Charge): ArrayLike<number> {
+    if ('label' in charge) return leb(charge.label);
+    if ('closes' in charge) return [OP.end];
+    if ('weight' in charge) return this.weigh(charge.weight);
+    return 'type' in charge ? this.turn(charge.cost, charge.type) : this.charge(charge.cost);
   }
 
   /** Takes fuel; the stack stays as it is. */
@@ -152,7 +115,7 @@ class Parts {
 
   /** Entries that are added to each section. */
   added(start: number | undefined): ReadonlyMap<number, readonly number[][]> {
-    const { types, tables, globals } = this.#counts;
+    const [types, tables, globals] = [this.#types, this.#tables, this.#globals];
     const entry = (name: string, kind: number, index: number): number[] => {
       const text = Buffer.from(name);
       return [...leb(text.length), ...text, kind, ...leb(index)];
@@ -186,8 +149,7 @@ class Parts {
   /** Asks; then a full slice is left, and what was burned of the one before is taken down. */
   #refuelBody(): number[] {
     const [left, taken] = [this.#left, this.#taken];
-    const { types, tables } = this.#counts;
-    const ask = [OP.i32Const, 0, OP.callIndirect, ...leb(types), ...leb(tables)];
+    const ask = [OP.i32Const, 0, OP.callIndirect, ...leb(this.#types), ...leb(this.#tables)];
     const obey = [OP.if, EMPTY, OP.else, OP.unreachable, OP.end];
     const slice = constant(SLICE);
     const more = [OP.globalGet, ...taken, ...slice, OP.i64Add];
@@ -222,25 +184,48 @@ function body(code: readonly number[]): number[] {
   return [...leb(code.length + 2), 0, ...code, OP.end];
 }
 
-/** The bodies of the code section with their charges, without the section's count. */
-function charged(bytes: Uint8Array, { body: start, end }: Section, parts: Parts): Uint8Array[] {
+/** More than code of the largest module that is taken comes to when compilers have written it. */
+const MAX_CHARGES = 1 << 20;
+
+/** Writes the bodies of the code section with their charges, without the section's count. */
+function writeCharged(
+  bytes: Uint8Array,
+  { body: start, end }: Section,
+  signatures: Signatures,
+  out: Output,
+): void {
+  const parts = new Parts(signatures);
   const reader = new Reader(bytes, start, end);
-  const pieces: Uint8Array[] = [];
-  for (let left = reader.count(); left > 0; left -= 1) {
+  const own = reader.count();
+  const imported = signatures.functions.length - own;
+  let total = 0;
+  for (let index = 0; index < own; index += 1) {
     const size = reader.number();
     const from = reader.at;
     reader.skip(size);
-    const inserted = chargesOf(bytes, from, reader.at).map((charge) => parts.insertion(charge));
-    const grown = inserted.reduce((sum, { at, to, code }) => sum + code.length - (to - at), size);
-    pieces.push(Uint8Array.from(leb(grown)));
-    let last = from;
-    for (const { at, to, code } of inserted) {
-      pieces.push(bytes.subarray(last, at), code);
-      last = to;
+    const charges = chargesOf({
+      bytes,
+      start: from,
+      end: reader.at,
+      signatures,
+      index: imported + index,
+    });
+    total += charges.length;
+    if (total > MAX_CHARGES) {
+      throw new ModuleError(
+        `The module has more than ${MAX_CHARGES} loops, calls and branches that have to be charged; split it.`,
+      );
     }
-    pieces.push(bytes.subarray(last, reader.at));
+    out.sized(() => {
+      let last = from;
+      for (const charge of charges) {
+        out.add(bytes.subarray(last, charge.at));
+        out.add(parts.code(charge));
+        last = 'to' in charge ? charge.to : charge.at;
+      }
+      out.add(bytes.subarray(last, reader.at));
+    });
   }
-  return pieces;
 }
 
 /** Sections that name places in function bodies, which move: hints for the engine's compiler. */
@@ -252,26 +237,28 @@ const HINTS = 'metadata.code.';
  */
 export function meter(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
   const sections = readSections(bytes);
-  const counts = count(bytes, sections);
-  if (counts.functions > MAX_ENTRIES) throw new ModuleError('The module has too many functions.');
-  const parts = new Parts(counts);
+  const signatures = readSignatures(bytes, sections);
+  if (signatures.functions.length > MAX_ENTRIES) {
+    throw new ModuleError('The module has too many functions.');
+  }
   const startSection = sections.find(({ id }) => id === ID.start);
   const start = startSection && new Reader(bytes, startSection.body, startSection.end).number();
-  const added = new Map(parts.added(start));
+  const added = new Map(new Parts(signatures).added(start));
 
-  const pieces: Uint8Array[] = [bytes.subarray(0, 8)];
+  const out = new Output(bytes.length + (bytes.length >> 1));
+  out.add(bytes.subarray(0, 8));
   const write = (id: number, old?: Section): void => {
     const extra = added.get(id) ?? [];
     added.delete(id);
     const reader = old && new Reader(bytes, old.body, old.end);
     const length = reader?.count() ?? 0;
-    const content =
-      old === undefined
-        ? []
-        : id === ID.code
-          ? charged(bytes, old, parts)
-          : [bytes.subarray(reader?.at, old.end)];
-    pieces.push(section(id, [leb(length + extra.length), ...content, ...extra]));
+    out.add([id]);
+    out.sized(() => {
+      out.add(leb(length + extra.length));
+      if (old !== undefined && id === ID.code) writeCharged(bytes, old, signatures, out);
+      else if (old !== undefined) out.add(bytes.subarray(reader?.at, old.end));
+      for (const entry of extra) out.add(entry);
+    });
   };
   const writeAbsent = (before: number): void => {
     for (const id of ORDER.slice(0, before)) if (added.has(id)) write(id);
@@ -280,15 +267,15 @@ export function meter(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
     if (each.id === ID.start) continue;
     if (each.id === ID.custom) {
       const hint = new Reader(bytes, each.body, each.end).name().startsWith(HINTS);
-      if (!hint) pieces.push(bytes.subarray(each.start, each.end));
+      if (!hint) out.add(bytes.subarray(each.start, each.end));
       continue;
     }
     writeAbsent(ORDER.indexOf(each.id));
     if (added.has(each.id)) write(each.id, each);
-    else pieces.push(bytes.subarray(each.start, each.end));
+    else out.add(bytes.subarray(each.start, each.end));
   }
   writeAbsent(ORDER.length);
-  return Uint8Array.from(Buffer.concat(pieces));
+  return out.bytes();
 }
 
 const askModule = new WebAssembly.Module(readFileSync(new URL('./ask.wasm', import.meta.url)));

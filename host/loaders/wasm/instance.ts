@@ -5,7 +5,7 @@
  */
 import { webcrypto } from 'node:crypto';
 import type { LogLevel } from '../../kernel/loader.ts';
-import { ENV_MODULE, MEMORY_EXPORT, USER_MODULE } from './admission.ts';
+import { ENV_MODULE, MEMORY_EXPORT, SUSPENDING, USER_MODULE } from './admission.ts';
 import { Arena } from './arena.ts';
 import { FUEL_EXPORT, Fuel } from './fuel.ts';
 import { ExtismHttp } from './extism-http.ts';
@@ -19,6 +19,8 @@ const MAX_VAR_BYTES = 1 << 20;
 const MAX_VARS = 1024;
 /** A log line costs as much fuel as so many bytes copied, and its own. */
 const LOG_WEIGHT_BYTES = 16 << 10;
+/** So does any call of a host function, be it that it only fails: some microseconds. */
+const HOST_CALL_WEIGHT_BYTES = 16 << 10;
 /** Blocks of one call beyond its input and output: capability requests and replies, logs, copies. */
 const ARENA_SLACK_BYTES = 8 << 20;
 
@@ -63,18 +65,21 @@ export class Instance {
       },
     });
     const imports = {
-      [ENV_MODULE]: { ...this.arena.exports, ...this.#environment(host), ...this.#http(host) },
-      [WASI_MODULE]: this.#wasi.imports,
-      [USER_MODULE]: {
-        noa_call: new WebAssembly.Suspending((block: bigint) => host.invoke(this, Number(block))),
-        noa_call_bytes: new WebAssembly.Suspending((block: bigint, attachment: bigint) =>
+      [ENV_MODULE]: {
+        ...this.arena.exports, // Compiled code, which costs what a call costs.
+        ...this.#charged(this.#environment(host)),
+        ...this.#http(host),
+      },
+      [WASI_MODULE]: this.#charged(this.#wasi.imports),
+      [USER_MODULE]: this.#charged({
+        noa_call: (block: bigint) => host.invoke(this, Number(block)),
+        noa_call_bytes: (block: bigint, attachment: bigint) =>
           host.invoke(this, Number(block), Number(attachment)),
-        ),
         noa_reply_bytes: () => BigInt(this.arena.takeBeside()),
         noa_clock: () => BigInt(Date.now()) * 1_000_000n,
         noa_random: random64,
         ...this.#bulk(),
-      },
+      }),
     } as WebAssembly.Imports;
     this.#exports = new WebAssembly.Instance(module, imports).exports;
     const memory = this.#exports[MEMORY_EXPORT];
@@ -121,15 +126,31 @@ export class Instance {
     this.flush();
   }
 
+  /** The host's functions as they are imported: each charges, and those that wait may. */
+  #charged(
+    functions: Readonly<Record<string, (...values: never[]) => unknown>>,
+  ): Record<string, unknown> {
+    const entries = Object.entries(functions).map(([name, run]): [string, unknown] => {
+      const charging = (...values: never[]): unknown => {
+        this.#fuel.charge(HOST_CALL_WEIGHT_BYTES);
+        return run(...values);
+      };
+      return [name, SUSPENDING.has(name) ? new WebAssembly.Suspending(charging) : charging];
+    });
+    return Object.fromEntries(entries);
+  }
+
   #http(host: InstanceHost): Record<string, unknown> {
-    const http = new ExtismHttp(this.arena, (request, body) => host.invoke(this, request, body));
-    return {
-      http_request: new WebAssembly.Suspending((request: bigint, body: bigint) =>
-        http.request(Number(request), Number(body)),
-      ),
+    const http = new ExtismHttp(
+      this.arena,
+      (request, body) => host.invoke(this, request, body),
+      (bytes) => this.#fuel.charge(bytes),
+    );
+    return this.#charged({
+      http_request: (request: bigint, body: bigint) => http.request(Number(request), Number(body)),
       http_status_code: () => http.status,
       http_headers: () => http.headers(),
-    };
+    });
   }
 
   /** Whole ranges between blocks and the guest's memory, in one copy. Lengths and pointers are unsigned. */

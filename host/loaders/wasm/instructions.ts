@@ -43,6 +43,8 @@ export const OP = {
 
 /** Fuel by instruction, where it is not 1: about the machine's own instructions that it becomes. */
 const FREE = 0;
+/** Of a value to or from a local, or a constant: nothing once it is optimised, before that one of each. */
+export const MOVE = 0.25;
 const MEMORY = 2;
 const CALL = 8;
 const INDIRECT = 12;
@@ -50,6 +52,15 @@ const VECTOR = 2;
 const BULK = 16;
 /** The host is asked for the memory, and every view of it is made anew. */
 const GROW = 1000;
+/** The engine makes an exception and looks for who catches it. */
+const THROW = 1024;
+/** Dividers take many cycles, and what is not one instruction of the machine becomes several. */
+const DIVIDE_I32 = 12;
+const DIVIDE_I64 = 24;
+const DIVIDE_FLOAT = 12;
+const CONVERT = 4;
+const DIVIDE_VECTOR = 24;
+const LONG_VECTOR = 8;
 
 function refuse(what: string): never {
   throw new ModuleError(`The module uses ${what}; build it without.`);
@@ -67,23 +78,27 @@ export function instruction(reader: Reader, op: number): number {
     memoryAccess(reader);
     return MEMORY;
   }
-  if (op >= 0x45 && op <= 0xc4) return 1;
+  if (op >= 0x45 && op <= 0xc4) return numeric(op);
   switch (op) {
     case OP.unreachable:
     case 0x01: // nop
-    case OP.return:
-    case OP.throwRef:
     case 0x1a: // drop
       return FREE;
+    case OP.return:
+      return 1;
     case 0x20: // local.get, local.set, local.tee
     case 0x21:
     case 0x22:
     case 0xd0: // ref.null
-    case 0xd2: // ref.func
       reader.number();
-      return FREE;
+      return MOVE;
     case OP.throw:
     case OP.rethrow:
+      reader.number();
+      return THROW;
+    case OP.throwRef:
+      return THROW;
+    case 0xd2: // ref.func: asks the engine
     case OP.call:
     case OP.returnCall:
       reader.number();
@@ -114,13 +129,13 @@ export function instruction(reader: Reader, op: number): number {
     case OP.i32Const:
     case OP.i64Const:
       reader.skipNumber();
-      return FREE;
+      return MOVE;
     case 0x43: // f32.const
       reader.skip(4);
-      return FREE;
+      return MOVE;
     case 0x44: // f64.const
       reader.skip(8);
-      return FREE;
+      return MOVE;
     case OP.bulk:
       return numbered(reader);
     case 0xfd:
@@ -140,6 +155,14 @@ export function instruction(reader: Reader, op: number): number {
   }
 }
 
+/** Comparisons, arithmetic and conversions of numbers. */
+function numeric(op: number): number {
+  if (op >= 0x6d && op <= 0x70) return DIVIDE_I32; // div and rem
+  if (op >= 0x7f && op <= 0x82) return DIVIDE_I64;
+  if (op === 0x91 || op === 0x95 || op === 0x9f || op === 0xa3) return DIVIDE_FLOAT; // sqrt and div
+  return op >= 0xa8 && op <= 0xba ? CONVERT : 1;
+}
+
 /** Weights of the operand that says how much is worked on, in 1/16 of fuel. */
 const BYTE = 1;
 const SLOT = 64;
@@ -157,7 +180,7 @@ export function weightOf(op: number, number: number): number | undefined {
 /** Instructions behind 0xfc: saturating conversions, bulk memory and tables. */
 function numbered(reader: Reader): number {
   const number = reader.number();
-  if (number <= 7) return 1;
+  if (number <= 7) return CONVERT;
   if (number > 17) refuse(`the instruction 0xfc ${number}, which this host does not know`);
   reader.number();
   if (number === 8 || number === 10 || number === 12 || number === 14) reader.number();
@@ -171,5 +194,7 @@ function vector(reader: Reader): number {
   if (number <= 11 || (number >= 84 && number <= 93)) memoryAccess(reader);
   if (number === 12 || number === 13) reader.skip(16);
   if ((number >= 21 && number <= 34) || (number >= 84 && number <= 91)) reader.skip(1);
-  return VECTOR;
+  if (number === 227 || number === 231 || number === 239 || number === 243) return DIVIDE_VECTOR;
+  const isShift = number >= 107 && number <= 109; // of bytes
+  return isShift || number === 98 || number === 213 ? LONG_VECTOR : VECTOR; // popcnt, i64x2.mul
 }

@@ -112,6 +112,13 @@ export class Reader {
     return Array.from({ length: this.count() }, () => this.valueType()).join(', ');
   }
 
+  /** Passes over value types and answers how many they are. */
+  skipValueTypes(): number {
+    const count = this.count();
+    for (let left = count; left > 0; left -= 1) this.valueType();
+    return count;
+  }
+
   extent(what: 'memory' | 'table'): Extent {
     const flags = this.byte();
     if (flags > 1) {
@@ -127,12 +134,16 @@ export class Reader {
     return this.extent('table');
   }
 
-  /** The type of a block: nothing, a value type, or the index of a function type. */
-  blockType(): void {
+  /** The type of a block: nothing, a value, or the index of a function type. */
+  blockType(): number | 'nothing' | 'value' {
     const code = this.#bytes[this.at] ?? 0;
-    if (code === 0x40) this.at += 1;
-    else if (code < 0x40 || code >= 0x80) this.number();
-    else this.valueType();
+    if (code < 0x40 || code >= 0x80) return this.number();
+    if (code === 0x40) {
+      this.at += 1;
+      return 'nothing';
+    }
+    this.valueType();
+    return 'value';
   }
 }
 

@@ -92,9 +92,15 @@ const MAX_LINE_BYTES = 8192;
 /** A line costs as much as so many bytes copied. */
 const LINE_WEIGHT_BYTES = 16 << 10;
 const MAX_VECTORS = 1024;
+/** What taking one vector costs beside its bytes, in bytes copied. */
+const VECTOR_WEIGHT_BYTES = 4 << 10;
 const MAX_WRITE_BYTES = 65_536;
 /** `getRandomValues` takes no more at a time. */
 const RANDOM_BYTES = 65_536;
+/** One call is not interrupted: it fills no more than it can in a few milliseconds. */
+const MAX_RANDOM_BYTES = 1 << 20;
+/** A random byte costs as much as so many copied. */
+const RANDOM_WEIGHT = 16;
 const CHARACTER_DEVICE = 2;
 const RIGHT_TO_WRITE = 1n << 6n;
 /** Standard output and standard error. */
@@ -104,7 +110,7 @@ export class Wasi {
   readonly imports: { readonly [name: string]: (...values: never[]) => number };
   readonly #host: WasiHost;
   /** What was written after the last end of a line. */
-  readonly #rest: { [fd: number]: Buffer<ArrayBuffer> } = {};
+  readonly #rest: { [fd: number]: Rest } = {};
 
   constructor(host: WasiHost) {
     this.#host = host;
@@ -123,9 +129,7 @@ export class Wasi {
   flush(): void {
     for (const [fd, level] of Object.entries(LEVELS)) {
       const rest = this.#rest[Number(fd)];
-      if (rest === undefined || rest.length === 0) continue;
-      this.#rest[Number(fd)] = Buffer.alloc(0);
-      this.#host.line(level, rest.toString());
+      if (rest !== undefined && rest.length > 0) this.#line(level, rest);
     }
   }
 
@@ -180,13 +184,16 @@ export class Wasi {
   }
 
   #random(at: number, length: number): number {
-    return this.#within([at, length], [0, 0], ({ buffer }) => {
-      this.#host.charge(length);
+    const fits = length <= MAX_RANDOM_BYTES;
+    const errno = this.#within([at, length], [0, 0], ({ buffer }) => {
+      if (!fits) return;
+      this.#host.charge(RANDOM_WEIGHT * length);
       for (let done = 0; done < length; done += RANDOM_BYTES) {
         const part = Math.min(RANDOM_BYTES, length - done);
         webcrypto.getRandomValues(new Uint8Array(buffer as ArrayBuffer, at + done, part));
       }
     });
+    return fits || errno !== ERRNO.success ? errno : ERRNO.inval;
   }
 
   #status(fd: number, at: number): number {
@@ -205,6 +212,7 @@ export class Wasi {
     let left = MAX_WRITE_BYTES;
     let fits = true;
     const errno = this.#within([vectors, count * 8], [written, 4], (memory) => {
+      this.#host.charge(VECTOR_WEIGHT_BYTES * count);
       for (let index = 0; index < count && left > 0; index += 1) {
         const at = memory.getUint32(vectors + index * 8, true);
         const length = memory.getUint32(vectors + index * 8 + 4, true);
@@ -222,22 +230,32 @@ export class Wasi {
 
   #print(fd: number, bytes: Buffer<ArrayBuffer>): void {
     const level = LEVELS[fd] ?? 'info';
-    let rest = this.#rest[fd] ?? Buffer.alloc(0);
+    const rest = (this.#rest[fd] ??= { bytes: Buffer.alloc(MAX_LINE_BYTES), length: 0 });
     for (let start = 0; start < bytes.length;) {
       const end = bytes.indexOf(10, start);
       const room = start + MAX_LINE_BYTES - rest.length;
       const until = Math.min(end < 0 ? bytes.length : end, room);
-      rest = Buffer.concat([rest, bytes.subarray(start, until)]);
+      rest.length += bytes.copy(rest.bytes, rest.length, start, until);
       const ended = until === end;
       if (ended || until === room) {
         this.#host.charge(LINE_WEIGHT_BYTES);
-        this.#host.line(level, rest.toString());
-        rest = Buffer.alloc(0);
+        this.#line(level, rest);
       }
       start = ended ? until + 1 : until;
     }
-    this.#rest[fd] = rest;
   }
+
+  #line(level: LogLevel, rest: Rest): void {
+    const text = rest.bytes.toString('utf8', 0, rest.length);
+    rest.length = 0;
+    this.#host.line(level, text);
+  }
+}
+
+/** The beginning of a line whose end has not come. */
+interface Rest {
+  readonly bytes: Buffer<ArrayBuffer>;
+  length: number;
 }
 
 function isOpen(fd: number): boolean {
