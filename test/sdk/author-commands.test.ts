@@ -1,10 +1,11 @@
 /** The author's commands, from a new folder to a bundle, as the command line runs them. */
-import { spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { mkdir, mkdtemp, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
 import { Command, CommanderError } from 'commander';
 import t, { type Test } from 'tap';
 import { type Json, NoaError, readBundle } from '@noa/sdk/host';
@@ -249,6 +250,25 @@ void t.test(
       'dir',
     );
     t.match((await noa(['build', dir])).results, [{ name: 'hits' }]);
+  },
+);
+
+void t.test(
+  'the scripts of a plugin beyond the host’s folder find noa, and so does npm install',
+  { timeout: 60_000 },
+  async (t) => {
+    const dir = await made(t);
+    // Nothing of this test's own runner: npm's PATH is what the scripts have.
+    const PATH = process.env['PATH']?.split(':').filter((folder) => !folder.includes('.bin'));
+    const env = { PATH: [path.dirname(process.execPath), ...(PATH ?? [])].join(':') };
+    const { stdout } = await promisify(execFile)('npm', ['test'], { cwd: dir, env });
+    t.match(stdout, /6 passed, 0 failed/);
+    const text = readFileSync(path.join(dir, 'package.json'), 'utf8');
+    const { devDependencies } = JSON.parse(text) as { devDependencies: Record<string, string> };
+    const host = devDependencies['@noa/host'] ?? '';
+    t.match(host, /^file:\.\.\/.*host$/);
+    const named = readFileSync(path.join(dir, host.slice(5), 'package.json'), 'utf8');
+    t.match(JSON.parse(named), { name: '@noa/host', bin: { noa: 'noa.js' } });
   },
 );
 

@@ -12,6 +12,10 @@ import { RUST_SDK } from './rust.ts';
 import { compiledTemplate } from './template-compiled.ts';
 import { manifest, template } from './template.ts';
 
+const SDK = '@noa/sdk';
+/** The package whose bin is `noa`. */
+const HOST = '@noa/host';
+
 const SDKS: { readonly [language in Exclude<Language, 'ts'>]: string } = {
   rust: RUST_SDK,
   c: C_SDK,
@@ -41,16 +45,16 @@ export async function newPlugin(
     throw new NoaError('CONFLICT', `${dir} is not empty. Name another folder with --dir.`);
   }
   const linked = await linkPackages(dir);
-  const sdk = linked.includes('@noa/sdk')
-    ? `file:${await relativeTo(dir, ownPackage('@noa/sdk') ?? '')}`
-    : '^0.1.0';
+  const version = async (tool: string): Promise<string> =>
+    `file:${await relativeTo(dir, ownPackage(tool) ?? '')}`;
+  const tools = {
+    [SDK]: linked.includes(SDK) ? await version(SDK) : '^0.1.0',
+    ...(linked.includes(HOST) && { [HOST]: await version(HOST) }),
+  };
   const files =
     language === 'ts'
-      ? template(name, sdk)
-      : compiledTemplate(name, language, {
-          tests: sdk,
-          folder: await relativeTo(dir, SDKS[language]),
-        });
+      ? template(name, tools)
+      : compiledTemplate(name, language, { tools, folder: await relativeTo(dir, SDKS[language]) });
   for (const [file, text] of Object.entries(files)) await replaceFile(path.join(dir, file), text);
   if (language === 'ts') await writeTypes(dir, checked);
   const generated = language === 'ts' ? [TYPES_FILE] : [];
@@ -63,11 +67,20 @@ async function relativeTo(dir: string, target: string): Promise<string> {
   return relative.replaceAll(path.sep, '/');
 }
 
-/** Links what a plugin's tools look for and do not find from its folder; answers the names. */
+/**
+ * Links what a plugin's tools look for and do not find from its folder, `noa` for the scripts of its
+ * package.json among them; answers the names of the packages.
+ */
 export async function linkPackages(dir: string): Promise<string[]> {
   const linked: string[] = [];
-  for (const name of ['@noa/sdk', '@types/node']) {
+  for (const name of [SDK, HOST, '@types/node']) {
     if (await link(dir, name)) linked.push(name);
+  }
+  if (linked.includes(HOST)) {
+    // As npm does for a package with a bin.
+    const bin = path.join(dir, 'node_modules/.bin');
+    await mkdir(bin, { recursive: true });
+    await symlink(path.join('..', HOST, 'noa.js'), path.join(bin, 'noa'));
   }
   return linked;
 }

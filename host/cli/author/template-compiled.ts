@@ -3,12 +3,12 @@
  * test of the built module under the host's loader.
  */
 import type { Language } from './language.ts';
-import { json, manifest } from './template.ts';
+import { json, manifest, type Versions } from './template.ts';
 
 /** Where a new plugin finds what it builds with, from its own folder. */
 export interface SdkPaths {
-  /** What package.json names as the version of `@noa/sdk`, which runs the tests. */
-  readonly tests: string;
+  /** The packages of `noa`, and of the SDK that runs the tests. */
+  readonly tools: Versions;
   /** The folder of the language's SDK. */
   readonly folder: string;
 }
@@ -33,7 +33,7 @@ export function compiledTemplate(
       private: true,
       type: 'module',
       scripts: { build: 'noa plugin build', test: 'noa plugin test', pack: 'noa plugin pack' },
-      devDependencies: { '@noa/sdk': sdk.tests, ...build },
+      devDependencies: { ...sdk.tools, ...build },
     }),
     '.gitignore': `dist/\nnode_modules/\n*.tgz\n${ignored}`,
     'README.md': README.replaceAll('NAME', name).replace('SOURCE', Object.keys(files)[0] ?? ''),
@@ -235,7 +235,7 @@ A NOA plugin that counts hits of pages: \`POST /plugins/NAME/hits/:page\` counts
 - \`SOURCE\`: its exports
 - \`test/\`: its tests, of the built module
 
-\`noa\` below is the command of the clone that made this folder: \`npx noa\` inside of the clone, its \`node_modules/.bin/noa\` elsewhere. The last three talk to a host: set \`NOA_TOKEN\`, or \`NOA_DATA__PATH\` to the data folder (\`.noa\` where the host was started).
+\`noa\` below is \`npx noa\` in this folder. The last three talk to a host: set \`NOA_TOKEN\`, or \`NOA_DATA__PATH\` to the data folder (\`.noa\` where the host was started).
 
 \`\`\`sh
 noa plugin build

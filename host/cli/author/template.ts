@@ -1,8 +1,11 @@
 /** The files of a new plugin in TypeScript: a counter of hits, which uses one capability, two routes and both kinds of test. */
 import type { Manifest } from '@noa/sdk/host';
 
-/** Text by path. `sdk` is what package.json names as the version of `@noa/sdk`. */
-export function template(name: string, sdk: string): Readonly<Record<string, string>> {
+/** Versions of packages by their names, for package.json. */
+export type Versions = Readonly<Record<string, string>>;
+
+/** Text by path. `tools` are the packages of the SDK and of `noa`. */
+export function template(name: string, tools: Versions): Readonly<Record<string, string>> {
   return {
     'plugin.json': json({
       $schema: './node_modules/@noa/sdk/dist/plugin.schema.json',
@@ -23,7 +26,7 @@ export function template(name: string, sdk: string): Readonly<Record<string, str
         dev: 'noa plugin dev',
         pack: 'noa plugin pack',
       },
-      devDependencies: { '@noa/sdk': sdk, '@types/node': '^24.0.0', typescript: '^7.0.0' },
+      devDependencies: { ...tools, '@types/node': '^24.0.0', typescript: '^7.0.0' },
     }),
     '.gitignore': 'dist/\nnode_modules/\n*.tgz\n',
     'README.md': README.replaceAll('NAME', name),
@@ -159,7 +162,7 @@ A NOA plugin that counts hits of pages: \`POST /plugins/NAME/hits/:page\` counts
 - \`src/index.ts\`: its handlers; \`src/noa.gen.ts\` is made from plugin.json
 - \`test/\`: its tests
 
-\`noa\` below is the command of the clone that made this folder: \`npx noa\` inside of the clone, its \`node_modules/.bin/noa\` elsewhere. The last three talk to a host: set \`NOA_TOKEN\`, or \`NOA_DATA__PATH\` to the data folder (\`.noa\` where the host was started).
+\`noa\` below is \`npx noa\` in this folder. The last three talk to a host: set \`NOA_TOKEN\`, or \`NOA_DATA__PATH\` to the data folder (\`.noa\` where the host was started).
 
 \`\`\`sh
 noa plugin dev             # build and test after each change
