@@ -31,6 +31,8 @@ const manifest = (more: object = {}) => ({
   ...more,
 });
 
+const NATIVE = Buffer.from('export default { run: () => process.exit() };');
+
 interface Entry {
   readonly name: string;
   readonly content?: string | Uint8Array;
@@ -69,14 +71,81 @@ const whole: Entry[] = [
 ];
 const archive = (...more: Entry[]) => gzipSync(tar([...whole, ...more]));
 
-/** All are refused with a reason, and nothing is installed. */
-async function refused(t: Test, bundles: Record<string, Uint8Array>, status = [400, 413]) {
+/** Why each is refused: another reason would leave the defence untried. */
+const REASONS: { readonly [what: string]: string } = {
+  up: 'not a safe path',
+  'up inside': 'not a safe path',
+  absolute: 'not a safe path',
+  'a drive': 'not a safe path',
+  backslashes: 'not a safe path',
+  'a symbolic link': 'a symbolic link',
+  'a link, then a write through it': 'a symbolic link',
+  'a hard link': 'a hard link',
+  'a character device': 'a character device',
+  'a block device': 'a block device',
+  'a pipe': 'a pipe',
+  'another name by a pax header': 'header that sets path',
+  'another name by a GNU header': 'an entry of unknown kind',
+  'one name twice': '"plugin.wasm" twice',
+  'a file that nobody asked for': 'does not belong in it',
+  'a compressed bomb': 'unpacks to more than',
+  'a bomb of one file': 'unpacks to more than',
+  'a bomb in members': 'unpacks to more than',
+  'a hundred thousand entries': 'more than 512 entries',
+  'a size beyond the end': 'is cut off',
+  'a negative size': 'is damaged',
+  'a size in base 256': 'is damaged',
+  'a wrong checksum': 'is damaged',
+  'cut off': 'is damaged',
+  'not gzip': 'not a gzip archive',
+  'nothing in it': 'is cut off',
+  'a tar without gzip': 'not a gzip archive',
+  'another module than the digest': 'whose SHA-256 is',
+  'a module that is not there': 'holds no plugin.wasm',
+  'no manifest': 'holds no plugin.json',
+  'a module outside': '/runtime/file must match',
+  'an export that the module has not': 'names the export "absent"',
+  'a first-party runtime': '/runtime/kind',
+  'a native runtime': 'allow_native',
+  'a prototype': '/__proto__ is not a usable key',
+  'an export called __proto__': '/exports/__proto__ is not a usable key',
+  'an unknown key': '/grants is not a known key',
+  'a name of the host': '/name is a reserved name',
+  'a name of the database': '/name is a reserved name',
+  'a name that is a path': '/name must match',
+  'a version that is a path': '/version must match',
+  'a route that climbs': '/contributes/routes/0/path must match',
+  'three megabytes': 'is longer than',
+  'a million levels': 'levels deep',
+  'a schema from elsewhere': 'leads to no schema inside',
+  'a schema of the machine': 'leads to no schema inside',
+  'a schema that is itself': 'check of one part of a value too long',
+  'a schema that doubles at each level': 'more than 500 schemas',
+  'a pattern of ten thousand states': 'a pattern of up to',
+  'a pattern with a look-behind': 'error parsing regexp',
+  'thousands of properties': 'more than 500 schemas',
+  'no module': 'not a WebAssembly 1.0 module',
+  'half a module': 'cut short',
+  'a module and more': 'cut short',
+  'an import of another WASI': 'only preview 1',
+  'an import of the host’s inside': 'which this host does not provide',
+  'an import with another type': 'its type is',
+  'an imported memory': 'imports the memory',
+  'two memories': 'has 2 memories',
+  'four gigabytes': 'over limits.memoryMiB',
+  'a table of a billion': 'a table of 1000000000 slots',
+  'a name kept for the host': 'kept for the host',
+  'a start that never ends': 'did not end within',
+  'a start that traps': 'trapped',
+  'a start that recurses': 'stack overflow',
+};
+
+/** All are refused, each for its own reason, and nothing is installed. */
+async function refused(t: Test, bundles: Record<string, Uint8Array>) {
   for (const [what, bundle] of Object.entries(bundles)) {
-    const answer = await target.offer(bundle);
-    t.ok(
-      status.includes(answer.status),
-      `${what}: ${answer.status} ${String(answer.body['detail']).slice(0, 120)}`,
-    );
+    const { status, body } = await target.offer(bundle);
+    t.match({ status, body }, { status: /^4(00|13)$/, body: { detail: REASONS[what] } }, what);
+    t.ok(REASONS[what], `${what} has a reason`);
   }
   t.match(await host.get('/v1/plugins/trojan'), { status: 404 });
 }
@@ -153,8 +222,15 @@ target.attack('something else than what was promised', { audit: refusal }, async
       tar([json(manifest({ runtime: { kind: 'wasm', file: '../../etc/passwd' } })), wasm]),
     ),
     'an export that the module has not': packedRaw(manifest({ exports: { absent: {} } })),
-    'a first-party runtime': packedRaw(manifest({ runtime: { kind: 'builtin' } })),
-    'a native runtime': packedRaw(manifest({ runtime: { kind: 'native', file: 'plugin.wasm' } })),
+    'a first-party runtime': packedRaw(
+      manifest({ runtime: { kind: 'builtin', file: 'plugin.wasm' } }),
+    ),
+    'a native runtime': gzipSync(
+      tar([
+        json(manifest({ runtime: { kind: 'native', file: 'plugin.mjs', sha256: digest(NATIVE) } })),
+        { name: 'plugin.mjs', content: NATIVE },
+      ]),
+    ),
   });
   const good = await packed(manifest({ name: 'harmless' }), ECHO);
   t.match(
@@ -200,16 +276,16 @@ target.attack(
         }),
       ),
       'three megabytes': packedRaw(manifest({ description: 'x'.repeat(3 << 20) })),
-      'a million levels': packedRaw('['.repeat(1_000_000)),
+      'a million levels': packedRaw('['.repeat(500_000) + ']'.repeat(500_000)),
       'a schema from elsewhere': input({ $ref: 'http://169.254.169.254/schema.json' }),
       'a schema of the machine': input({ $ref: 'file:///etc/passwd' }),
       'a schema that is itself': input({ $ref: '#' }),
       'a schema that doubles at each level': input(nested(12)),
       'a pattern of ten thousand states': input({ type: 'string', pattern: '(a{1,100}){1,100}$' }),
       'a pattern with a look-behind': input({ type: 'string', pattern: '(?<=a)\\1' }),
-      'a hundred thousand properties': input({
+      'thousands of properties': input({
         type: 'object',
-        properties: Object.fromEntries(Array.from({ length: 100_000 }, (_, i) => [`p${i}`, {}])),
+        properties: Object.fromEntries(Array.from({ length: 5000 }, (_, i) => [`p${i}`, {}])),
       }),
     });
   },
@@ -303,7 +379,7 @@ target.attack('modules that are no honest plugin', { audit: refusal }, async (t)
     'two memories': `(module (memory 1) (memory $m 1) (func (export "run") (result i32) (i32.const 0)))`,
     'four gigabytes': '(module (memory 65536) (func (export "run") (result i32) (i32.const 0)))',
     'a table of a billion': `(module (table 1000000000 funcref) ${body})`,
-    'a name kept for the host': `(module ${body} (memory $x 0) (export "noa:memory" (memory 0)))`,
+    'a name kept for the host': `(module ${body} (func (export "noa:memory")))`,
     'a start that never ends': `(module ${body} (func $spin (loop $l (br $l))) (start $spin))`,
     'a start that traps': `(module ${body} (func $trap unreachable) (start $trap))`,
     'a start that recurses': `(module ${body} (func $deep (call $deep)) (start $deep))`,

@@ -43,30 +43,53 @@ const thief = await built(
 const target = await Target.start(t, [thief]);
 const { host } = target;
 
-/** Each statement by each operation that takes SQL; none may answer rows. */
+/** Each statement by each operation that takes SQL: PostgreSQL refuses it for want of a right. */
 async function refused(t: Test, statements: readonly string[]): Promise<void> {
   for (const sql of statements) {
     for (const name of ['query', 'execute']) {
-      const answer = await target.call('thief', name, { sql });
-      t.ok([400, 403, 404, 409, 429].includes(answer.status), `${name}: ${sql}`);
-      t.notMatch(answer.body['code'], 'INTERNAL', sql);
+      const { status, body } = await target.call('thief', name, { sql });
+      t.match(
+        { status, body },
+        {
+          status: 403,
+          body: {
+            code: 'CAPABILITY_DENIED',
+            detail: /permission denied|must be owner|is not allowed|in a read-only transaction/,
+          },
+        },
+        `${name}: ${sql}`,
+      );
     }
   }
 }
+
+/** More than one statement is not taken apart: the protocol has no place for a second. */
+async function oneOnly(t: Test, name: string, statements: readonly string[]): Promise<void> {
+  for (const sql of statements) {
+    const { status, body } = await target.call('thief', name, { sql });
+    const detail = /cannot insert multiple commands/;
+    t.match({ status, body }, { status: 400, body: { detail } }, `${name}: ${sql}`);
+  }
+}
+
 const denied = { plugin: 'thief', capability: 'db', outcome: /denied|failed/ };
 
-target.attack('the tables of another plugin', { audit: denied }, (t) =>
-  refused(t, [
+target.attack('the tables of another plugin', { audit: denied }, async (t) => {
+  await refused(t, [
     'select * from notes.notes',
     'table notes.notes',
     "insert into notes.notes values ('1', 'forged')",
     'with stolen as (delete from notes.notes returning *) select * from stolen',
     'create view thief.window as select * from notes.notes',
-    'set search_path = notes; select * from notes',
-    "select set_config('search_path', 'notes', false); select * from notes",
     'select * from pg_catalog.pg_largeobject',
-  ]),
-);
+  ]);
+  for (const name of ['query', 'execute']) {
+    await oneOnly(t, name, [
+      'set search_path = notes; select * from notes',
+      "select set_config('search_path', 'notes', false); select * from notes",
+    ]);
+  }
+});
 
 target.attack('the state of the host', { audit: denied }, (t) =>
   refused(t, [
@@ -76,16 +99,15 @@ target.attack('the state of the host', { audit: denied }, (t) =>
     'select * from noa.secrets',
     'select rolpassword from pg_authid',
     'select * from pg_shadow',
-    'select passwd from pg_catalog.pg_user_mapping',
   ]),
 );
 
 target.attack('another role', { audit: denied }, async (t) => {
   await refused(t, [
-    'set role postgres',
-    'set session authorization postgres',
+    'set role noa',
+    'set session authorization noa',
     'create role accomplice superuser',
-    'grant postgres to current_user',
+    'grant noa to current_user',
     'alter database noa owner to current_user',
   ]);
   // Allowed by SQL, and of no use: there is nothing to fall back to.
@@ -118,21 +140,27 @@ target.attack('the files and programs of the machine', { audit: denied }, (t) =>
 );
 
 target.attack('a read right used to write', { audit: denied }, async (t) => {
-  t.match(await target.call('thief', 'execute', { sql: 'create table thief.loot (n int)' }), {
+  t.match(await target.call('thief', 'execute', { sql: 'create table thief.loot (n serial)' }), {
     status: 200,
   });
-  for (const sql of [
+  await oneOnly(t, 'query', [
     'select 1; drop table thief.loot',
-    'with gone as (delete from thief.loot returning 1) select * from gone',
-    'insert into thief.loot values (1) returning n',
     'commit; drop table thief.loot',
     'set transaction read write; drop table thief.loot',
+  ]);
+  for (const sql of [
+    'with gone as (delete from thief.loot returning 1) select * from gone',
+    'insert into thief.loot values (1) returning n',
     "select nextval('thief.loot_n_seq')",
+    'drop table thief.loot',
     "do $$ begin execute 'drop table thief.loot'; end $$",
   ]) {
-    const answer = await target.call('thief', 'query', { sql });
-    t.ok(answer.status >= 400 && answer.status < 500, sql);
+    const { status, body } = await target.call('thief', 'query', { sql });
+    t.match({ status, body }, { status: 403, body: { code: 'CAPABILITY_DENIED' } }, sql);
   }
+  const lifted = "do $$ begin set transaction read write; execute 'drop table thief.loot'; end $$";
+  const { status, body } = await target.call('thief', 'query', { sql: lifted });
+  t.match({ status, body }, { status: 400, body: { detail: /read-write mode/ } }, lifted);
   t.match(
     await target.call('thief', 'query', { sql: 'select count(*)::int as n from thief.loot' }),
     {

@@ -37,7 +37,7 @@ const [burglar, owner] = await Promise.all([
 
 /** What WASI would open: it answers the error numbers that it got, joined bit by bit. */
 const tourist = await packed(
-  { name: 'tourist', exports: { open: {}, look: {}, speak: {} } },
+  { name: 'tourist', exports: { open: {}, look: {}, speak: {}, leave: {} } },
   assemble(`(module
     (import "wasi_snapshot_preview1" "path_open"
       (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
@@ -47,6 +47,7 @@ const tourist = await packed(
     (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
     (import "wasi_snapshot_preview1" "path_symlink"
       (func $symlink (param i32 i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
     (import "extism:host/env" "alloc" (func $alloc (param i64) (result i64)))
     (import "extism:host/env" "store_u8" (func $store (param i64 i32)))
     (import "extism:host/env" "output_set" (func $output (param i64 i64)))
@@ -72,6 +73,7 @@ const tourist = await packed(
         (i32.and (i32.ne (i32.const 0) (call $prestat (i32.const 3) (i32.const 64)))
           (i32.ne (i32.const 0) (call $read (i32.const 0) (i32.const 128) (i32.const 1) (i32.const 64))))
         (i32.eqz (i32.load (i32.const 200))))))
+    (func (export "leave") (result i32) (call $exit (i32.const 0)) (i32.const 0))
     (func (export "speak") (result i32)
       (drop (call $write (i32.const 1) (i32.const 128) (i32.const 1) (i32.const 64)))
       (call $tell (i32.ne (i32.const 0) (call $write (i32.const 4) (i32.const 128) (i32.const 1) (i32.const 64))))))`),
@@ -133,6 +135,8 @@ target.attack('the blobs of another plugin', { audit: denial }, async (t) => {
     t.notMatch(JSON.stringify(answer.body), /of the owner/);
   }
   // The same name in an area of its own is another blob.
+  const same = { path: 'loot/key', text: 'of the owner' };
+  t.match(await target.call('owner', 'write', same), { status: 200 });
   t.match(await target.call('burglar', 'read', { path: 'loot/key' }), { status: 404 });
   t.match(await target.call('burglar', 'list', { prefix: '' }), { status: 403 });
   t.notMatch(
@@ -143,7 +147,7 @@ target.attack('the blobs of another plugin', { audit: denial }, async (t) => {
 
 target.attack(
   'links and folders where a blob should be, put there from outside',
-  { audit: { plugin: 'burglar', capability: 'blob', operation: 'read' } },
+  { audit: { plugin: 'burglar', operation: 'read', outcome: 'failed' } },
   async (t) => {
     await target.call('burglar', 'write', { path: 'loot/a', text: 'its own' });
     await target.call('burglar', 'write', { path: 'loot/b', text: 'its own' });
@@ -171,8 +175,8 @@ target.attack(
 );
 
 target.attack(
-  'a module for WASI that opens files, reads standard input and writes to descriptors of the host',
-  { audit: { plugin: 'burglar', capability: 'blob', operation: 'read' } },
+  'a module for WASI that opens files, writes to descriptors of the host and ends the process',
+  { audit: { kind: 'plugin.failure', plugin: 'tourist', operation: 'leave' } },
   async (t) => {
     for (const name of ['open', 'look', 'speak']) {
       const { body } = await target.call('tourist', name);
@@ -181,7 +185,7 @@ target.attack(
     const { body } = await host.get('/v1/plugins/tourist/logs?limit=10');
     t.match(JSON.stringify(body), '/etc/passwd', 'standard output is the log of the plugin');
     t.notMatch(host.output, /^\/etc\/passwd/m);
-    await target.call('burglar', 'read', { path: 'loot/none' });
+    t.match(await target.call('tourist', 'leave'), { status: 500, body: { code: 'PLUGIN_TRAP' } });
   },
 );
 

@@ -19,6 +19,7 @@ async function serve(name: string): Promise<{ port: number; server: Server }> {
     arrived.push(`${name} ${request.method} ${url} ${headers.authorization ?? '-'}`);
     const to = new URL(url, 'http://x').searchParams.get('to');
     if (to !== null) response.writeHead(302, { location: to }).end();
+    else if (url === '/open/loop') response.writeHead(302, { location: url }).end();
     else if (url.startsWith('/open/bomb')) {
       response.writeHead(200, { 'content-encoding': 'gzip' }).end(bomb);
     } else if (url.startsWith('/open/endless')) {
@@ -52,7 +53,16 @@ const spy = await built(
       {
         capability: 'http',
         operations: ['request'],
-        resources: [`GET ${base}/open/*`, `POST ${base}/open/only`, 'GET http://localhost/*'],
+        resources: [
+          `GET ${base}/open/*`,
+          `POST ${base}/open/only`,
+          // Granted, and still not reached: no operator has listed these hosts.
+          'GET http://localhost/*',
+          'GET http://169.254.169.254/*',
+          'GET http://[fd00:ec2::254]/*',
+          'GET http://10.0.0.1/*',
+          'GET http://[fe80::1]/*',
+        ],
         reason: 'Asks its service.',
       },
     ],
@@ -69,6 +79,9 @@ const spy = await built(
 );
 const target = await Target.start(t, [spy], { NOA_PLUGINS__HTTP_PRIVATE_HOSTS: '127.0.0.1' });
 const { host } = target;
+/** Why: the address that a granted name has, or the grants. */
+const ADDRESS = /does not connect plugins/;
+const GRANT = /has no grant/;
 const denial = { kind: 'capability.denial', plugin: 'spy', capability: 'http' };
 const reach = (url: string, more: object = {}) => target.call('spy', 'fetch', { url, ...more });
 
@@ -126,22 +139,21 @@ target.attack(
 
 target.attack(
   'the machine’s own addresses, and the host’s own door',
-  { audit: denial },
+  { audit: { plugin: 'spy', capability: 'http', outcome: /denied|failed/ } },
   async (t) => {
-    for (const url of [
-      'http://169.254.169.254/latest/meta-data/iam/',
-      'http://[fd00:ec2::254]/latest/',
-      'http://metadata.google.internal/',
-      'http://10.0.0.1/',
-      'http://192.168.0.1/',
-      'http://[fe80::1]/',
-      `${host.url}/v1/grants`,
-      `${host.url}/metrics`,
-    ]) {
-      const { status, body } = await reach(url, {
-        headers: { authorization: `Bearer ${'x'.repeat(40)}` },
-      });
-      t.equal(status, 403, `${url} ${JSON.stringify(body)}`);
+    const headers = { authorization: `Bearer ${'x'.repeat(40)}` };
+    for (const [url, detail] of [
+      ['http://169.254.169.254/latest/meta-data/iam/', ADDRESS],
+      ['http://[fd00:ec2::254]/latest/', ADDRESS],
+      ['http://10.0.0.1/', ADDRESS],
+      ['http://[fe80::1]/', ADDRESS],
+      ['http://metadata.google.internal/', GRANT],
+      ['http://192.168.0.1/', GRANT],
+      [`${host.url}/v1/grants`, GRANT],
+      [`${host.url}/metrics`, GRANT],
+    ] as const) {
+      const { status, body } = await reach(url, { headers });
+      t.match({ status, body }, { status: 403, body: { code: 'CAPABILITY_DENIED', detail } }, url);
     }
   },
 );
@@ -156,7 +168,7 @@ target.attack(
     );
     t.match(await reach('http://localhost/anything'), {
       status: 403,
-      body: { code: 'CAPABILITY_DENIED' },
+      body: { code: 'CAPABILITY_DENIED', detail: ADDRESS },
     });
   },
 );
@@ -165,22 +177,20 @@ target.attack(
   'redirects to where it may not go',
   { audit: { plugin: 'spy', capability: 'http', outcome: /denied|failed/ } },
   async (t) => {
-    for (const to of [
-      '/closed',
-      `http://127.0.0.1:${other.port}/open/x`,
-      `${host.url}/v1/grants`,
-      'http://169.254.169.254/',
-      'http://localhost/x',
-      'file:///etc/passwd',
-      '//evil.test/x',
-    ]) {
+    for (const [to, status] of [
+      ['/closed', 403],
+      [`http://127.0.0.1:${other.port}/open/x`, 403],
+      [`${host.url}/v1/grants`, 403],
+      ['http://169.254.169.254/', 403],
+      ['http://localhost/x', 403],
+      ['file:///etc/passwd', 400],
+      ['//evil.test/x', 403],
+    ] as const) {
       const answer = await reach(`${base}/open/r?to=${encodeURIComponent(to)}`);
-      t.not(answer.status, 200, to);
+      t.match(answer, { status }, `${to} ${JSON.stringify(answer.body)}`);
     }
-    const loop = await reach(
-      `${base}/open/r?to=${encodeURIComponent('/open/r?to=' + encodeURIComponent('/open/r?to=/open/r'))}`,
-    );
-    t.ok(loop.status === 200 || loop.status >= 400);
+    const loop = await reach(`${base}/open/loop`);
+    t.match(loop, { status: 429, body: { detail: /more than 5 redirects/ } });
     const lines = arrived.splice(0);
     t.ok(lines.length > 0);
     t.ok(
@@ -192,7 +202,7 @@ target.attack(
 
 target.attack(
   'requests with more in them than they say',
-  { audit: { plugin: 'spy' } },
+  { audit: { plugin: 'spy', code: /INVALID_ARGUMENT|PLUGIN_TRAP/ } },
   async (t) => {
     for (const headers of [
       { host: 'evil.test' },
@@ -203,9 +213,13 @@ target.attack(
       { 'x\u0000y': 'z' },
     ]) {
       const answer = await reach(`${base}/open/only`, { method: 'POST', headers, body: 'x' });
-      t.ok(answer.status < 500 || answer.body['code'] === 'PLUGIN_TRAP', JSON.stringify(headers));
+      t.match(
+        answer.body,
+        { code: /^(INVALID_ARGUMENT|PLUGIN_TRAP)$/ },
+        `${JSON.stringify(headers)} ${JSON.stringify(answer.body)}`,
+      );
     }
-    for (const line of arrived.splice(0)) t.match(line, /^service POST \/open\/only -$/);
+    t.strictSame(arrived.splice(0), [], 'nothing of it was sent');
   },
 );
 
@@ -213,12 +227,14 @@ target.attack(
   'answers that never end, drip, explode or carry headers without measure',
   { audit: { plugin: 'spy', capability: 'http', outcome: 'failed' } },
   async (t) => {
-    const answers = await Promise.all(
+    const [bomb, endless, drip] = await Promise.all(
       ['bomb', 'endless', 'drip'].map((name) => reach(`${base}/open/${name}`)),
     );
-    for (const { status } of answers)
-      t.ok([413, 429, 504, 502, 503].includes(status), String(status));
-    t.ok((await reach(`${base}/open/headers`)).status < 500);
+    t.match(bomb, { status: 429, body: { code: 'RESOURCE_EXHAUSTED' } }, 'the bomb');
+    t.match(endless, { status: 429, body: { code: 'RESOURCE_EXHAUSTED' } }, 'the endless one');
+    t.match(drip, { status: 504, body: { code: 'DEADLINE_EXCEEDED' } }, 'the dripping one');
+    const headers = await reach(`${base}/open/headers`);
+    t.match(headers, { status: 200, body: { text: 'x' } }, JSON.stringify(headers.body));
     t.match(await reach(`${base}/open/x`), { status: 200 }, 'and the next request works');
   },
 );

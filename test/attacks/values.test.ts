@@ -112,7 +112,7 @@ target.attack(
 
 target.attack(
   'names from outside do not become labels of a metric without end',
-  { audit: { plugin: 'mimic' } },
+  { audit: { kind: 'plugin.failure', plugin: 'mimic', code: 'PLUGIN_TRAP' } },
   async (t) => {
     const series = async () => {
       const response = await fetch(new URL('/metrics', host.url), {

@@ -56,7 +56,13 @@ export class RunningHost {
     const dataPath = options.dataPath ?? (await mkdtemp(join(tmpdir(), 'noa-e2e-')));
     await mkdir(dataPath, { recursive: true });
     const host = new RunningHost(dataPath, options);
-    await host.start();
+    try {
+      await host.start();
+    } catch (error) {
+      // A folder that was given may be another host's.
+      await (options.dataPath === undefined ? host.dispose() : host.stop());
+      throw error;
+    }
     return host;
   }
 
@@ -84,6 +90,12 @@ export class RunningHost {
     const pid = this.#child?.pid;
     if (pid === undefined) throw new Error('the host does not run');
     return pid;
+  }
+
+  /** Whether the process that was started last is gone. */
+  get hasEnded(): boolean {
+    const child = this.#child;
+    return child === undefined || child.exitCode !== null || child.signalCode !== null;
   }
 
   async #end(signal: NodeJS.Signals): Promise<number | null> {
