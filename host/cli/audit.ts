@@ -1,6 +1,6 @@
 /** `noa audit list | verify | export`. An exported file holds one record a line, oldest first. */
-import { open, rename, rm } from 'node:fs/promises';
-import { resolve } from 'node:path';
+import { mkdtemp, open, rename, rm } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { NoaError } from '@noa/sdk/host';
 import { type AuditRecord, type Verification, verifyRecords } from '../kernel/audit.ts';
@@ -106,45 +106,53 @@ function parseRecord(line: string, number: number): AuditRecord {
 }
 
 /**
- * The host answers the newest records first, and a log may be larger than memory: pages go to a draft
- * as they come, and are then copied from the last to the first.
+ * The host answers the newest records first, and a log may be larger than memory: pages go to a file as
+ * they come, and are then copied from the last to the first. Both files lie in a folder of their own
+ * beside the target, which is replaced whole or not at all.
  */
 async function exportTo(path: string, client: AdminClient): Promise<number> {
-  const reversed = `${path}.pages`;
-  const draft = `${path}.draft`;
-  const pages: { position: number; length: number }[] = [];
-  const input = await open(reversed, 'w+', 0o600).catch((cause: unknown) => {
-    const why = cause instanceof Error && 'code' in cause ? String(cause.code) : 'unknown';
-    const text = `${path} cannot be written (${why}): name a file in a folder that you may write to`;
-    throw new NoaError('INVALID_ARGUMENT', text, { cause });
-  });
-  const output = await open(draft, 'w', 0o600);
-  let records = 0;
+  const refused = (cause: unknown): unknown => {
+    if (!(cause instanceof Error && 'syscall' in cause && 'code' in cause)) return cause;
+    const text = `${path} cannot be written (${String(cause.code)}): name a file in a folder that you may write to`;
+    return new NoaError('INVALID_ARGUMENT', text, { cause });
+  };
+  let stage: string | undefined;
   try {
-    let end = 0;
-    for (let cursor: string | null = ''; cursor !== null;) {
-      const query: string = cursor === '' ? '' : `&cursor=${encodeURIComponent(cursor)}`;
-      const page = await client.request<AuditPage>('GET', `/v1/audit?limit=${PAGE}${query}`);
-      const lines = page.records.map((record) => `${JSON.stringify(record)}\n`);
-      const bytes = Buffer.from(lines.toReversed().join(''));
-      await input.appendFile(bytes);
-      pages.push({ position: end, length: bytes.length });
-      end += bytes.length;
-      records += lines.length;
-      cursor = page.next;
-    }
-    for (const { position, length } of pages.toReversed()) {
-      const { buffer, bytesRead } = await input.read({ buffer: Buffer.alloc(length), position });
-      if (bytesRead !== length) throw new NoaError('INTERNAL', `${reversed} was cut short`);
-      await output.appendFile(buffer);
-    }
-    await output.sync();
+    stage = await mkdtemp(`${path}.`);
+    const draft = join(stage, 'draft');
+    const records = await writeRecords(join(stage, 'pages'), draft, client);
     await rename(draft, path);
     return records;
+  } catch (error) {
+    throw refused(error);
   } finally {
-    await input.close();
-    await output.close();
-    await rm(reversed, { force: true });
-    await rm(draft, { force: true });
+    if (stage !== undefined) await rm(stage, { recursive: true, force: true });
   }
+}
+
+/** Answers how many records there are in `draft`, the oldest first. */
+async function writeRecords(reversed: string, draft: string, client: AdminClient): Promise<number> {
+  await using input = await open(reversed, 'w+', 0o600);
+  await using output = await open(draft, 'w', 0o600);
+  const pages: { position: number; length: number }[] = [];
+  let records = 0;
+  let end = 0;
+  for (let cursor: string | null = ''; cursor !== null;) {
+    const query: string = cursor === '' ? '' : `&cursor=${encodeURIComponent(cursor)}`;
+    const page = await client.request<AuditPage>('GET', `/v1/audit?limit=${PAGE}${query}`);
+    const lines = page.records.map((record) => `${JSON.stringify(record)}\n`);
+    const bytes = Buffer.from(lines.toReversed().join(''));
+    await input.appendFile(bytes);
+    pages.push({ position: end, length: bytes.length });
+    end += bytes.length;
+    records += lines.length;
+    cursor = page.next;
+  }
+  for (const { position, length } of pages.toReversed()) {
+    const { buffer, bytesRead } = await input.read({ buffer: Buffer.alloc(length), position });
+    if (bytesRead !== length) throw new NoaError('INTERNAL', `${reversed} was cut short`);
+    await output.appendFile(buffer);
+  }
+  await output.sync();
+  return records;
 }

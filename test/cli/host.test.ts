@@ -1,7 +1,7 @@
 /** The command line against a running host, from a new plugin to its removal, and the audit of it all. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t from 'tap';
@@ -318,6 +318,21 @@ t.test('the audit log is listed in pages, exported and verified offline', async 
     code: 1,
     stderr: /^error: INVALID_ARGUMENT .*cannot be written \(ENOENT\).*\n$/,
   });
+  await mkdir(join(cwd, 'exports/taken'), { recursive: true });
+  await mkdir(join(cwd, 'exports/mine.draft'));
+  await writeFile(join(cwd, 'exports/mine.pages'), 'mine');
+  t.match(await noa('audit', 'export', 'exports/taken'), {
+    code: 1,
+    stderr: /^error: INVALID_ARGUMENT .*taken cannot be written \(E\w+\): name a file .*\n$/,
+  });
+  t.match(await noa('audit', 'export', 'exports/mine'), { code: 0 });
+  t.strictSame(
+    (await readdir(join(cwd, 'exports'))).toSorted(),
+    ['mine', 'mine.draft', 'mine.pages', 'taken'],
+    'nothing is left behind',
+  );
+  t.equal(await readFile(join(cwd, 'exports/mine.pages'), 'utf8'), 'mine', 'or taken away');
+  t.equal((await stat(join(cwd, 'exports/mine'))).mode & 0o777, 0o600);
   const lines = (await readFile(join(cwd, 'audit.ndjson'), 'utf8')).trim().split('\n');
   const seqs = lines.map((line) => (JSON.parse(line) as { seq: number }).seq);
   t.strictSame(
