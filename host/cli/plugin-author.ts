@@ -1,12 +1,12 @@
 /** The commands around a plugin's source: `noa plugin new | types | build | test | dev | pack | inspect`. */
 import path from 'node:path';
-import type { Command } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import { packPlugin } from '@noa/sdk/author';
-import { NoaError } from '@noa/sdk/host';
+import { compileSchema, NoaError, PLUGIN_NAME } from '@noa/sdk/host';
 import { dev } from './author/dev.ts';
 import { describe, inspect, size } from './author/inspect.ts';
 import type { AuthorIo } from './author/io.ts';
-import { LANGUAGES, languageOf } from './author/language.ts';
+import { type Language, LANGUAGES, languageOf } from './author/language.ts';
 import { newPlugin } from './author/new.ts';
 import { build, readManifest, replaceFile, TYPES_FILE, writeTypes } from './author/project.ts';
 import { runTests } from './author/run-tests.ts';
@@ -21,10 +21,15 @@ export function registerAuthorCommands(plugin: Command, io: AuthorIo): void {
   plugin
     .command('new')
     .description('make the folder of a new plugin')
-    .argument('<name>', 'lower-case words joined by hyphens')
-    .option('--lang <lang>', 'language of the source: ts, rust, c or as (AssemblyScript)', 'ts')
+    .argument('<name>', 'lower-case words joined by hyphens', pluginName)
+    .addOption(
+      new Option('--lang <lang>', 'language of the source (as: AssemblyScript)')
+        .choices(LANGUAGES)
+        .argParser(language)
+        .default('ts'),
+    )
     .option('--dir <dir>', 'folder to make; NAME when absent')
-    .action((name: string, options: { lang: string; dir?: string }) => create(name, options, io));
+    .action((name: string, options: { lang: Language; dir?: string }) => create(name, options, io));
 
   plugin
     .command('types')
@@ -70,17 +75,26 @@ export function registerAuthorCommands(plugin: Command, io: AuthorIo): void {
     });
 }
 
+/** In the words of the manifest's rule. */
+function pluginName(name: string): string {
+  if (compileSchema(PLUGIN_NAME)(name).length === 0) return name;
+  throw new InvalidArgumentError(String(PLUGIN_NAME['description']));
+}
+
+function language(name: string): Language {
+  const found = LANGUAGES.find((known) => known === name);
+  if (found !== undefined) return found;
+  throw new InvalidArgumentError(
+    `Allowed choices are ${LANGUAGES.join(', ')}. A module of another language installs from a folder with plugin.json and the .wasm.`,
+  );
+}
+
 async function create(
   name: string,
-  options: { lang: string; dir?: string },
+  options: { lang: Language; dir?: string },
   io: AuthorIo,
 ): Promise<void> {
-  const language = LANGUAGES.find((known) => known === options.lang);
-  if (language === undefined) {
-    const message = `--lang ${options.lang} is none of ${LANGUAGES.join(', ')}. A module of another language installs from a folder with plugin.json and the .wasm.`;
-    throw new NoaError('INVALID_ARGUMENT', message);
-  }
-  const made = await newPlugin(name, path.resolve(options.dir ?? name), language);
+  const made = await newPlugin(name, path.resolve(options.dir ?? name), options.lang);
   const shown = path.relative('.', made.dir) || '.';
   const lines = [
     `made ${name} in ${shown}`,

@@ -275,9 +275,15 @@ void t.test(
 void t.test('new refuses what it cannot make', async (t) => {
   const dir = await made(t);
   await t.rejects(noa(['new', 'hits', '--dir', dir]), { code: 'CONFLICT', message: /not empty/ });
-  await t.rejects(noa(['new', 'Hits', '--dir', `${dir}-b`]), { message: /\/name must match/ });
+  for (const name of ['Hits', 'Bad Name', '-x', 'noa', 'ab--c', '', 'x'.repeat(100)]) {
+    await t.rejects(noa(['new', '--dir', `${dir}-b`, '--', name]), {
+      name: 'CommanderError',
+      message: /for argument 'name'\. Lower-case words .*joined by single hyphens[^|]*$/,
+    });
+  }
   await t.rejects(noa(['new', 'hits', '--lang', 'cobol', '--dir', `${dir}-c`]), {
-    message: /none of ts, rust, c, as/,
+    name: 'CommanderError',
+    message: /Allowed choices are ts, rust, c, as\..*A module of another language installs/,
   });
   await t.rejects(noa(['new']), CommanderError);
   t.notOk(existsSync(`${dir}-b`));
@@ -486,6 +492,8 @@ void t.test('as processes: exit codes, text and JSON', { timeout: 60_000 }, asyn
   });
   t.match(await noaProcess(['new'], cwd), { code: 2, err: /missing required argument 'name'/ });
   t.match(await noaProcess(['new', 'x', '--language', 'c'], cwd), { code: 2, err: /--language/ });
+  t.match(await noaProcess(['new', 'Bad Name'], cwd), { code: 2, err: /USAGE .*'Bad Name'/ });
+  t.match(await noaProcess(['new', 'x', '--lang', 'go'], cwd), { code: 2, err: /USAGE .*'go'/ });
   const { code, out } = await noaProcess(['test', 'hits', '--json'], cwd);
   t.equal(code, 0);
   t.match(JSON.parse(out), { failed: 0, failures: [] });

@@ -66,7 +66,8 @@ const version: JsonSchema = {
 
 const range = (title: string, description: string): JsonSchema => text(title, 128, description);
 
-const plugin = pluginName(
+/** A plugin's own name. */
+export const PLUGIN_NAME: JsonSchema = pluginName(
   'Name',
   'Lower-case words of letters and digits joined by single hyphens, at most 48 characters, for example my-notes; not noa, public, information-schema or pg-….',
 );
@@ -174,7 +175,7 @@ const dependency: JsonSchema = {
   additionalProperties: false,
   required: ['plugin'],
   properties: {
-    plugin,
+    plugin: PLUGIN_NAME,
     version: range('Version range', 'A semver range, for example ^1.2.0; any version when absent.'),
     optional: {
       type: 'boolean',
@@ -192,7 +193,7 @@ export const MANIFEST_SCHEMA: JsonSchema = {
   required: ['name', 'version', 'runtime', 'exports'],
   properties: {
     $schema: text('Schema', 500, 'The schema that editors check this file against.'),
-    name: plugin,
+    name: PLUGIN_NAME,
     version,
     description: text('Description', 1000, 'What the plugin does, in a sentence.'),
     license: text('License', 100, 'An SPDX expression, for example MIT.'),
@@ -241,7 +242,7 @@ export const MANIFEST_SCHEMA: JsonSchema = {
       title: 'Provides',
       type: 'object',
       maxProperties: 64,
-      propertyNames: plugin,
+      propertyNames: PLUGIN_NAME,
       additionalProperties: version,
       description: 'Other names this plugin answers to, each with the version provided.',
     },
