@@ -339,6 +339,14 @@ t.test('the dead letters of a plugin are bounded: the oldest go', async (t) => {
   if (event === undefined) throw new Error('no event is kept');
   await deliveries.lease(taker, 'a', 5000);
   t.ok(await deliveries.bury(taker, 'a', event, { attempts: 1, code: 'X', reason: 'newest' }));
+  const { rows } = await pool.query<{ reason: string }>(
+    `select reason from noa.dead_letters where plugin = 'taker' order by id`,
+  );
+  const kept = Array.from({ length: 999 }, (_, index) => String(index + 102));
+  t.strictSame(
+    rows.map(({ reason }) => reason),
+    [...kept, 'newest'],
+  );
   t.equal(await deliveries.dropLetters('taker'), 1000);
   t.equal(await deliveries.dropLetters('taker'), 0);
 });

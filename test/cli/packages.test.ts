@@ -123,7 +123,7 @@ t.test('a package is installed and upgraded by its name, tag, range or version',
   });
   t.equal(await version(), '1.0.0');
   t.match(await noa('plugin', 'upgrade', name, `npm:${name}`), { code: 0 });
-  t.match((await noa('plugin', 'list')).stdout, /1\.[01]\.0/);
+  t.equal(await version(), '1.1.0');
   t.match(await noa('plugin', 'upgrade', name, '@acme/digest@^2.0.0'), {
     code: 0,
     stdout: /2\.0\.0/,

@@ -2,30 +2,17 @@
  * Events from plugin to plugin through two hosts on one database: durable when answered, in one order,
  * delivered at least once also when a host is killed, and never without a grant.
  */
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { CloudEvent } from '@noa/sdk';
 import t from 'tap';
-import { startPostgres } from '../../capabilities/db/embedded.ts';
-import { bundleOf, eventually, RunningHost } from './running-host.ts';
+import { bundleOf, eventually, type RunningHost } from './running-host.ts';
+import { twoHosts } from './two-hosts.ts';
 
 const ATTEMPTS = 3;
-const dir = await mkdtemp(join(tmpdir(), 'noa-events-'));
-const postgres = await startPostgres({ dataDir: dir, log: () => undefined });
-const env = {
-  NOA_DATABASE__URL: postgres.url,
-  NOA_AUTH__ROOT_KEY: 'q'.repeat(43) + '=',
+t.setTimeout(180_000);
+const { one, two } = await twoHosts(t, {
   NOA_EVENTS__ATTEMPTS: String(ATTEMPTS),
   NOA_EVENTS__RETRY_MS: '20',
-};
-const [one, two] = await Promise.all([RunningHost.start({ env }), RunningHost.start({ env })]);
-t.setTimeout(180_000);
-t.teardown(async () => {
-  await Promise.all([one.dispose(), two.dispose()]);
-  await postgres.stop();
-  await rm(dir, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
 });
 
 async function publish(host: RunningHost, subject: string, data: unknown = null): Promise<number> {

@@ -279,5 +279,3 @@ t.test('the audit tells the story in order and verifies', async (t) => {
     t.ok(seen.includes(kind), kind);
   }
 });
-
-/** The same module under a changed manifest. */

@@ -1,22 +1,11 @@
 /** Two hosts on one database: what is decided on one holds on the other within a second. */
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
-import { startPostgres } from '../../capabilities/db/embedded.ts';
 import { CONVERGENCE_MS } from '../../host/kernel/kernel.ts';
-import { bundleOf, eventually, RunningHost } from './running-host.ts';
+import { bundleOf, eventually } from './running-host.ts';
+import { twoHosts } from './two-hosts.ts';
 
-const dir = await mkdtemp(join(tmpdir(), 'noa-hosts-'));
-const postgres = await startPostgres({ dataDir: dir, log: () => undefined });
-const env = { NOA_DATABASE__URL: postgres.url, NOA_AUTH__ROOT_KEY: 'q'.repeat(43) + '=' };
-const [one, two] = await Promise.all([RunningHost.start({ env }), RunningHost.start({ env })]);
-t.teardown(async () => {
-  await Promise.all([one.dispose(), two.dispose()]);
-  await postgres.stop();
-  await rm(dir, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
-});
+const { one, two } = await twoHosts(t);
 
 t.test('a plugin installed and granted on one host serves on both, on the same data', async (t) => {
   await one.install(await bundleOf('plugins/examples/notes'));

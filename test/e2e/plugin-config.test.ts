@@ -2,30 +2,21 @@
  * A plugin's configuration, set over REST and the CLI on one host and in force on both: judged by the
  * manifest's schema, secret values sealed and never shown, changed without a failed call.
  */
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Pool } from 'pg';
 import { writeBundle } from '@noa/sdk/author';
 import { readBundle } from '@noa/sdk/host';
 import t from 'tap';
-import { startPostgres } from '../../capabilities/db/embedded.ts';
-import { type Answer, bundleOf, eventually, repacked, RunningHost } from './running-host.ts';
+import { type Answer, bundleOf, eventually, repacked, type RunningHost } from './running-host.ts';
+import { twoHosts } from './two-hosts.ts';
 
 const KEY = 'kept-very-well-2718281828';
 const PASSWORD = 'password-of-a-server';
-const dir = await mkdtemp(join(tmpdir(), 'noa-config-'));
-const postgres = await startPostgres({ dataDir: dir, log: () => undefined });
-const env = { NOA_DATABASE__URL: postgres.url, NOA_AUTH__ROOT_KEY: 'q'.repeat(43) + '=' };
-const [one, two] = await Promise.all([RunningHost.start({ env }), RunningHost.start({ env })]);
+const { one, two, url } = await twoHosts(t);
 const herald = await bundleOf('test/fixtures/plugins/herald');
-const pool = new Pool({ connectionString: postgres.url });
-t.teardown(async () => {
-  await pool.end();
-  await Promise.all([one.dispose(), two.dispose()]);
-  await postgres.stop();
-  await rm(dir, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
-});
+const pool = new Pool({ connectionString: url });
+t.teardown(() => pool.end());
 
 const PATH = '/v1/plugins/herald/config';
 const put = (settings: unknown, version?: number): Promise<Answer> =>

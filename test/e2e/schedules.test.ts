@@ -1,13 +1,10 @@
 /** Schedules of a plugin on two hosts: one of them calls at each time, also when one is killed. */
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Pool } from 'pg';
 import t from 'tap';
-import { startPostgres } from '../../capabilities/db/embedded.ts';
 import { nextTime } from '../../host/kernel/schedules.ts';
-import { bundleOf, eventually, RunningHost } from './running-host.ts';
+import { bundleOf, eventually, type RunningHost } from './running-host.ts';
+import { twoHosts } from './two-hosts.ts';
 
 interface Tick {
   readonly name: string;
@@ -16,17 +13,9 @@ interface Tick {
 }
 
 t.setTimeout(180_000);
-const dir = await mkdtemp(join(tmpdir(), 'noa-schedules-'));
-const postgres = await startPostgres({ dataDir: dir, log: () => undefined });
-const env = { NOA_DATABASE__URL: postgres.url, NOA_AUTH__ROOT_KEY: 'q'.repeat(43) + '=' };
-const [one, two] = await Promise.all([RunningHost.start({ env }), RunningHost.start({ env })]);
-const pool = new Pool({ connectionString: postgres.url });
-t.teardown(async () => {
-  await pool.end();
-  await Promise.all([one.dispose(), two.dispose()]);
-  await postgres.stop();
-  await rm(dir, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
-});
+const { one, two, url } = await twoHosts(t);
+const pool = new Pool({ connectionString: url });
+t.teardown(() => pool.end());
 
 async function ticks(name: string, host: RunningHost = one): Promise<Tick[]> {
   const { body } = await host.call('ticker', 'ticks');
