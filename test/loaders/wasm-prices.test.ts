@@ -6,6 +6,7 @@ import { DEFAULT_LIMITS } from '@noa/sdk/host';
 import t from 'tap';
 import type { Loader } from '../../host/kernel/loader.ts';
 import { Fuel, asking, meter } from '../../host/loaders/wasm/fuel.ts';
+import { growthOf } from '../../host/loaders/wasm/operands.ts';
 import { createWasmLoader } from '../../host/loaders/wasm/loader.ts';
 import { assemble, call, hanging, load, manifestOf, refusal, request } from './sandbox.ts';
 
@@ -230,14 +231,96 @@ function bodyOf(locals: number, code: readonly number[], times: number): Uint8Ar
   return Buffer.concat([Buffer.from(declared), repeated, Buffer.of(0x0b)]);
 }
 
+/** Whether a function that pushes these, executes this and ends with these values is valid. */
+function isValid(pushed: readonly number[], code: readonly number[], left: readonly number[]) {
+  const constants: { readonly [type: number]: readonly number[] } = {
+    0x7f: [0x41, 0],
+    0x7e: [0x42, 0],
+    0x7d: [0x43, 0, 0, 0, 0],
+    0x7c: [0x44, 0, 0, 0, 0, 0, 0, 0, 0],
+    0x7b: [0xfd, 12, ...Array.from({ length: 16 }, () => 0)],
+  };
+  const body = [0, ...pushed.flatMap((type) => constants[type] ?? []), ...code, 0x0b];
+  const type = [1, 0x60, 0, left.length, ...left];
+  return WebAssembly.validate(
+    Uint8Array.of(
+      ...Buffer.from('\0asm\x01\0\0\0'),
+      1,
+      type.length,
+      ...type,
+      ...Buffer.of(3, 2, 1, 0, 5, 3, 1, 0, 1), // one function, and one page of memory
+      10,
+      body.length + 2,
+      1,
+      body.length,
+      ...body,
+    ),
+  );
+}
+
+await t.test('the height of the operand stack is what the engine takes it for', (test) => {
+  const types = [0x7b, 0x7f, 0x7c, 0x7e, 0x7d];
+  const one = types.map((type) => [type]);
+  const two = one.flatMap((some) => types.map((type) => [...some, type]));
+  const operands = [
+    [],
+    ...one,
+    ...two,
+    ...two.flatMap((some) => types.map((type) => [...some, type])),
+  ];
+  const growth = (code: readonly number[]): number | undefined => {
+    for (const pushed of operands) {
+      for (const left of [[], ...one]) {
+        if (isValid(pushed, code, left)) return left.length - pushed.length;
+      }
+    }
+    return undefined;
+  };
+  let known = 0;
+  for (let op = 0x28; op <= 0xc4; op += 1) {
+    if (op >= 0x3f && op <= 0x44) continue;
+    const found = growth(op <= 0x3e ? [op, 0, 0] : [op]);
+    if (found !== undefined) known += 1;
+    if (found !== growthOf(op, 0)) test.equal(growthOf(op, 0), found, `0x${op.toString(16)}`);
+  }
+  for (let number = 0; number <= 0x113; number += 1) {
+    const lane = (number >= 21 && number <= 34) || (number >= 84 && number <= 91);
+    const access = number <= 11 || (number >= 84 && number <= 93);
+    const bytes = number === 12 || number === 13 ? 16 : (access ? 2 : 0) + (lane ? 1 : 0);
+    const zeros = Array.from({ length: bytes }, () => 0);
+    const found = growth([0xfd, (number & 127) | 128, number >> 7, ...zeros]);
+    if (found === undefined) continue; // Not given to any instruction, or not switched on.
+    known += 1;
+    if (found !== growthOf(0xfd, number))
+      test.equal(growthOf(0xfd, number), found, `0xfd ${number}`);
+  }
+  test.ok(known > 380, `${known} instructions`);
+  test.end();
+});
+
 await t.test('what takes too much to charge or to compile is refused in words', async (test) => {
   const into = sandbox(test);
   const LOOP = [0x03, 0x40, 0x0b];
+  const CALL = [0x10, 0];
   const IF = [0x41, 0, 0x04, 0x40, 0x0b];
   const cases: readonly (readonly [wasm: Uint8Array, words: RegExp])[] = [
     [moduleOf(bodyOf(0, LOOP, 340_000), 4), /more than 131072 loops, calls and branches/],
     [moduleOf(bodyOf(0, LOOP, 30_000), 36), /more than 1048576 loops, calls and branches/],
-    [moduleOf(bodyOf(9000, IF, 4000), 1), /more than 932 loops, calls and branches, the most/],
+    [moduleOf(bodyOf(9000, CALL, 20_000), 1), /locals and operands, added up .* more than 8388608/],
+    [moduleOf(bodyOf(9000, IF, 4000), 1), /locals and operands, added up .* more than 8388608/],
+    [
+      moduleOf(
+        Buffer.concat([
+          Buffer.of(0),
+          Buffer.alloc(2 * 9000, Uint8Array.of(0x41, 0)),
+          bodyOf(0, IF, 4000).subarray(1, -1),
+          Buffer.alloc(9000, 0x1a),
+          Buffer.of(0x0b),
+        ]),
+        1,
+      ),
+      /locals and operands, added up .* more than 8388608/,
+    ],
   ];
   for (const [wasm, words] of cases) {
     test.ok(WebAssembly.validate(wasm));

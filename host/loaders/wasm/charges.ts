@@ -3,11 +3,12 @@
  * instructions and the values that it moves. Invariants: what a body costs depends on its bytes and the
  * types of what it calls alone; it is decoded in linear time, or refused by ModuleError.
  */
-import { MOVE, OP, instruction, weightOf } from './instructions.ts';
+import { LEAVING, MOVE, OP, instruction, weightOf } from './instructions.ts';
+import { growthOf } from './operands.ts';
 import { ModuleError, Reader } from './reader.ts';
 import { settle } from './regions.ts';
 import type { Charge, Found, Region, Tight } from './regions.ts';
-import { arityOf } from './signatures.ts';
+import { NOTHING, arityOf, blockArity } from './signatures.ts';
 import type { Arity, Signatures } from './signatures.ts';
 
 /** Of each turn of a loop, besides its instructions. */
@@ -22,11 +23,10 @@ const MAX_LOCALS = 10_000;
 const MAX_BRANCHES = 1 << 14;
 /** Of one function: regions, and what else charging it may change. */
 const MAX_PLACES = 1 << 17;
-/** The engine's compiler keeps what it knows of each local at each of them. */
+/** The engine's compiler keeps what it knows of each local and operand at each of them. */
 const MAX_STATES = 1 << 23;
-
-const NOTHING: Arity = { params: 0, results: 0 };
-const VALUE: Arity = { params: 0, results: 1 };
+/** A call only looks at them. */
+const KEPT_BY_CALL = 1 / 16;
 
 interface Frame {
   /** The region in which the block stands. */
@@ -34,6 +34,9 @@ interface Frame {
   /** Values that a branch to it moves, and those that its end does. */
   readonly label: number;
   readonly results: number;
+  readonly params: number;
+  /** Operands below the block's own. */
+  readonly base: number;
   /** The outermost frame to which code in this one branches, by its depth from the function's own. */
   reach: number;
 }
@@ -49,7 +52,11 @@ class Body {
   readonly #signatures: Signatures;
   /** Values that the function gives. */
   readonly #results: number;
-  readonly #maxPlaces: number;
+  readonly #locals: number;
+  /** Operands on the stack, those of the frames outside included. */
+  #height = 0;
+  /** Locals and operands at each place so far. */
+  #states = 0;
   readonly #frames: Frame[] = [];
   #region: Region;
 
@@ -60,7 +67,7 @@ class Body {
     this.#results = results;
     this.#reader = new Reader(bytes, start, end);
     const locals = this.#skipLocals();
-    this.#maxPlaces = Math.min(MAX_PLACES, Math.floor(MAX_STATES / (params + locals || 1)));
+    this.#locals = params + locals;
     this.#region = this.#enter(undefined, false, locals * CLEARED);
   }
 
@@ -80,12 +87,22 @@ class Body {
   }
 
   #add(found: Found): void {
-    if (this.#found.length >= this.#maxPlaces) {
+    if (this.#found.length === MAX_PLACES) {
       throw new ModuleError(
-        `The module has a function with more than ${this.#maxPlaces} loops, calls and branches, the most for its number of locals; split it or optimise for size.`,
+        `The module has a function with more than ${MAX_PLACES} loops, calls and branches; split it.`,
       );
     }
+    this.#keep(1);
     this.#found.push(found);
+  }
+
+  #keep(part: number): void {
+    this.#states += part * (this.#locals + this.#height);
+    if (this.#states > MAX_STATES) {
+      throw new ModuleError(
+        `The module has a function whose locals and operands, added up over its loops, calls and branches, are more than ${MAX_STATES}; split it or optimise for size.`,
+      );
+    }
   }
 
   #enter(from: Region | undefined, always = false, cost = 0): Region {
@@ -94,46 +111,49 @@ class Body {
     return this.#region;
   }
 
-  read(): void {
+  read(): Charge[] {
     const reader = this.#reader;
-    this.#open({ params: 0, results: this.#results });
+    this.#open({ params: 0, results: this.#results }, false);
     while (this.#frames.length > 0) {
       const at = reader.at;
       this.#step(at, reader.byte());
     }
     if (!reader.done) throw new ModuleError('The module has a function that ends before its body.');
+    return settle(this.#found, this.#loops);
   }
 
   #step(at: number, op: number): void {
     const reader = this.#reader;
     switch (op) {
       case OP.block:
-        return this.#open(this.#blockType());
+        return this.#open(this.#blockType(), false);
       case OP.try:
         this.#loosen();
-        return this.#open(this.#blockType());
+        return this.#open(this.#blockType(), false);
       case OP.tryTable:
         this.#loosen();
-        this.#open(this.#blockType());
+        this.#open(this.#blockType(), false);
         return this.#catches();
       case OP.loop: {
-        const { params, results } = this.#blockType();
-        this.#open({ params, results }, params);
-        return this.#turn(at + 1, params);
+        const type = this.#blockType();
+        this.#open(type, true);
+        return this.#turn(at + 1, type.params);
       }
       case OP.if:
         this.#region.cost += 1;
-        this.#open(this.#blockType());
+        this.#grow(-1);
+        this.#open(this.#blockType(), false);
         return void this.#enter(this.#region);
       case OP.catch: {
         const carried = this.#carried(reader.number());
-        this.#otherwise();
+        this.#otherwise(carried);
         this.#region.cost += CARRIED * carried;
         return;
       }
       case OP.else:
+        return this.#otherwise(this.#top().params);
       case OP.catchAll:
-        return this.#otherwise();
+        return this.#otherwise(0);
       case OP.delegate:
         reader.number();
         return this.#close();
@@ -141,7 +161,9 @@ class Body {
         return this.#close();
       case OP.br:
       case OP.brIf:
+        if (op === OP.brIf) this.#grow(-1);
         this.#region.cost += 1 + MOVE * this.#branch();
+        if (op === OP.br) this.#height = this.#top().base;
         return void this.#enter(this.#region);
       case OP.brTable:
         return this.#branches();
@@ -151,9 +173,7 @@ class Body {
   }
 
   #blockType(): Arity {
-    const type = this.#reader.blockType();
-    if (type === 'nothing') return NOTHING;
-    return type === 'value' ? VALUE : arityOf(this.#signatures, type);
+    return blockArity(this.#signatures, this.#reader.blockType());
   }
 
   /** How many values the exceptions with this tag carry. */
@@ -161,46 +181,46 @@ class Body {
     return arityOf(this.#signatures, this.#signatures.tags[tag]).params;
   }
 
-  /** How many values the instruction hands over, as one whose operand is read at `after`. */
-  #moved(op: number, after: number): number {
-    const { functions } = this.#signatures;
-    const operand = (): number => new Reader(this.#bytes, after, this.#reader.at).number();
-    switch (op) {
-      case OP.return:
-        return this.#results;
-      case OP.throw:
-        return CARRIED * this.#carried(operand());
-      case OP.call:
-      case OP.returnCall: {
-        const { params, results } = arityOf(this.#signatures, functions[operand()]);
-        return params + results;
-      }
-      case OP.callIndirect:
-      case OP.returnCallIndirect: {
-        const { params, results } = arityOf(this.#signatures, operand());
-        return params + results;
-      }
-      default:
-        return 0;
-    }
+  /** Of a call, by its operand that is read at `after`; of anything else nothing. */
+  #called(op: number, after: number): Arity {
+    if (op < OP.call || op > OP.returnCallIndirect) return NOTHING;
+    const operand = new Reader(this.#bytes, after, this.#reader.at).number();
+    const isDirect = op === OP.call || op === OP.returnCall;
+    return arityOf(this.#signatures, isDirect ? this.#signatures.functions[operand] : operand);
   }
 
   #plain(at: number, op: number): void {
     const reader = this.#reader;
     const after = reader.at;
-    this.#region.cost += instruction(reader, op) + this.#moved(op, after);
+    this.#region.cost += instruction(reader, op);
+    // In whatever length it is written.
+    const operand = (): number => new Reader(this.#bytes, after, reader.at).number();
+    const number = op === OP.bulk || op === OP.vector ? operand() : 0;
+    const { params, results } = this.#called(op, after);
+    this.#region.cost += params + results;
+    this.#grow(-params);
+    if (op === OP.callIndirect) this.#grow(-1);
+    this.#grow(results + growthOf(op, number));
     if (op >= OP.call && op <= OP.returnCallIndirect) {
       this.#region.always = true;
+      this.#keep(KEPT_BY_CALL);
       this.#loosen();
     } else if (op === OP.rethrow) this.#loosen();
-    const leaves = op === OP.returnCall || op === OP.returnCallIndirect || op === OP.return;
-    if (leaves || op === OP.throw || op === OP.rethrow || op === OP.throwRef) this.#reach(0);
-    // In whatever length it is written.
-    const number = op === OP.bulk ? new Reader(this.#bytes, after, reader.at).number() : 0;
+    else if (op === OP.throw) this.#region.cost += CARRIED * this.#carried(operand());
+    else if (op === OP.return) this.#region.cost += this.#results;
+    if (LEAVING.has(op)) {
+      this.#reach(0);
+      this.#height = this.#top().base;
+    }
     const weight = weightOf(op, number);
     if (weight === undefined) return;
     this.#add({ at, weight });
     this.#loosen(); // What weighs is a call.
+  }
+
+  /** Below its base no block takes anything: what cannot be reached may do as if. */
+  #grow(by: number): void {
+    this.#height = Math.max(this.#top().base, this.#height + by);
   }
 
   /** Begins a loop whose type stands at this offset. */
@@ -217,9 +237,12 @@ class Body {
     this.#loop = undefined;
   }
 
-  /** `label` is how many values a branch to it moves. */
-  #open({ results }: Arity, label = results): void {
-    this.#frames.push({ region: this.#region, reach: this.#frames.length, label, results });
+  #open({ params, results }: Arity, isLoop: boolean): void {
+    const reach = this.#frames.length;
+    const label = isLoop ? params : results;
+    const base = Math.max(this.#frames.at(-1)?.base ?? 0, this.#height - params);
+    this.#frames.push({ region: this.#region, reach, label, results, params, base });
+    this.#height = base + params;
   }
 
   #top(): Frame {
@@ -228,16 +251,19 @@ class Body {
     return top;
   }
 
-  #otherwise(): void {
-    const { region, results } = this.#top();
+  /** Begins another arm of a block, with so many operands. */
+  #otherwise(operands: number): void {
+    const { region, results, base } = this.#top();
     this.#region.cost += MOVE * results;
+    this.#height = base + operands;
     this.#enter(region);
   }
 
   #close(): void {
-    const { region, reach, results } = this.#top();
+    const { region, reach, results, base } = this.#top();
     this.#region.cost += MOVE * results;
     this.#frames.pop();
+    this.#height = base + results;
     const depth = this.#frames.length;
     if (depth === this.#loop?.depth) {
       const { at } = this.#reader;
@@ -277,9 +303,11 @@ class Body {
         `The module has a br_table of ${count} targets; at most ${MAX_BRANCHES} are allowed.`,
       );
     }
+    this.#grow(-1);
     let moved = 0;
     for (let left = count + 1; left > 0; left -= 1) moved = this.#branch();
     this.#region.cost += 4 + MOVE * moved;
+    this.#height = this.#top().base;
     this.#enter(this.#region);
   }
 
@@ -291,10 +319,6 @@ class Body {
       if (kind < 2) reader.number();
       this.#branch();
     }
-  }
-
-  result(): Charge[] {
-    return settle(this.#found, this.#loops);
   }
 }
 
@@ -316,7 +340,5 @@ export function chargesOf(of: FunctionBody): Charge[] {
       `The module has a function of ${bytes} bytes; at most ${MAX_BODY_BYTES} are allowed. Split it or optimise for size.`,
     );
   }
-  const body = new Body(of);
-  body.read();
-  return body.result();
+  return new Body(of).read();
 }

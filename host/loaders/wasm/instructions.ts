@@ -39,7 +39,19 @@ export const OP = {
   i64Add: 0x7c,
   i64Sub: 0x7d,
   bulk: 0xfc,
+  vector: 0xfd,
 } as const;
+
+/** What follows one of these in its block cannot be reached. */
+export const LEAVING: ReadonlySet<number> = new Set([
+  OP.unreachable,
+  OP.return,
+  OP.returnCall,
+  OP.returnCallIndirect,
+  OP.throw,
+  OP.rethrow,
+  OP.throwRef,
+]);
 
 /** Fuel by instruction, where it is not 1: about the machine's own instructions that it becomes. */
 const FREE = 0;
@@ -138,7 +150,7 @@ export function instruction(reader: Reader, op: number): number {
       return MOVE;
     case OP.bulk:
       return numbered(reader);
-    case 0xfd:
+    case OP.vector:
       return vector(reader);
     case 0x14:
     case 0x15:

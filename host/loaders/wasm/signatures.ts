@@ -75,3 +75,12 @@ export function arityOf({ types }: Signatures, type: number | undefined): Arity 
   if (arity === undefined) throw new ModuleError('The module names a type that it does not have.');
   return arity;
 }
+
+export const NOTHING: Arity = { params: 0, results: 0 };
+const VALUE: Arity = { params: 0, results: 1 };
+
+/** Of a block's type, as the reader answers it. */
+export function blockArity(signatures: Signatures, type: number | 'nothing' | 'value'): Arity {
+  if (type === 'nothing') return NOTHING;
+  return type === 'value' ? VALUE : arityOf(signatures, type);
+}
