@@ -2,26 +2,17 @@
  * Compute and memory again, from compilers: what C leaves undefined and what Rust panics at stays inside
  * the module's own memory. A language whose compiler is missing here is skipped, with the reason.
  */
-import { NoaError } from '@noa/sdk/host';
 import t from 'tap';
 import { cToolchain } from '../../host/cli/author/c.ts';
 import { RUST_SDK, rustToolchain } from '../../host/cli/author/rust.ts';
+import { missing } from '../sdk/compilers.ts';
 import { built, Target } from './target.ts';
 
-/** Why a compiler cannot be used here. */
-async function missing(find: (dir: string) => Promise<unknown>): Promise<string | false> {
-  try {
-    await find(import.meta.dirname);
-    return false;
-  } catch (error) {
-    if (error instanceof NoaError && error.code === 'NOT_FOUND') return error.message;
-    throw error;
-  }
-}
+const HERE = import.meta.dirname;
 
 const limits = { memoryMiB: 16, timeoutMs: 2000 };
 
-t.test('C', { skip: await missing(cToolchain) }, async (t) => {
+t.test('C', { skip: await missing(() => cToolchain(HERE)) }, async (t) => {
   const vandal = await built(
     {
       name: 'vandal',
@@ -99,7 +90,7 @@ t.test('C', { skip: await missing(cToolchain) }, async (t) => {
   target.aftermath();
 });
 
-t.test('Rust', { skip: await missing(rustToolchain) }, async (t) => {
+t.test('Rust', { skip: await missing(() => rustToolchain(HERE)) }, async (t) => {
   const ruffian = await built(
     {
       name: 'ruffian',

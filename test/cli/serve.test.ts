@@ -29,7 +29,12 @@ async function started(
   const [program, ...args] = command;
   const child = spawn(program, args, { cwd, env: ENV });
   const ended = once(child, 'exit');
-  t.teardown(() => child.kill('SIGKILL'));
+  t.teardown(async () => {
+    // First so that its PostgreSQL ends with it.
+    child.kill('SIGTERM');
+    if ((await Promise.race([ended, sleep(20_000, undefined, { ref: false })])) === undefined)
+      child.kill('SIGKILL');
+  });
   let output = '';
   for (const stream of [child.stdout, child.stderr]) {
     stream?.setEncoding('utf8').on('data', (text: string) => (output += text));

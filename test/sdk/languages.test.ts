@@ -10,7 +10,7 @@ import path from 'node:path';
 import { promisify } from 'node:util';
 import t, { type Test } from 'tap';
 import { packPlugin } from '@noa/sdk/author';
-import { NoaError, parseManifest, readBundle } from '@noa/sdk/host';
+import { parseManifest, readBundle } from '@noa/sdk/host';
 import { createTestHost, provideLoader } from '@noa/sdk/testing';
 import { builtinBytes } from '../../host/builtin.ts';
 import { assemblyScriptCompiler } from '../../host/cli/author/assemblyscript.ts';
@@ -21,6 +21,7 @@ import { build, replaceFile } from '../../host/cli/author/project.ts';
 import { runTests } from '../../host/cli/author/run-tests.ts';
 import { rustToolchain } from '../../host/cli/author/rust.ts';
 import { createWasmLoader } from '../../host/loaders/wasm/loader.ts';
+import { missing } from './compilers.ts';
 import { runConformance } from './conformance.ts';
 
 t.setTimeout(280_000); // Five builds of a language take their time where the machine is busy.
@@ -70,17 +71,6 @@ const SUBJECTS: readonly Subject[] = [
   },
 ];
 
-/** Why a language cannot be tested here. */
-async function missing({ tool }: Subject): Promise<string | false> {
-  try {
-    await tool();
-    return false;
-  } catch (error) {
-    if (error instanceof NoaError && error.code === 'NOT_FOUND') return error.message;
-    throw error;
-  }
-}
-
 async function scratch(t: Test): Promise<string> {
   const parent = await mkdtemp(path.join(tmpdir(), 'noa-language-'));
   t.teardown(() => rm(parent, { recursive: true, force: true }));
@@ -103,7 +93,7 @@ async function copyOf(t: Test, folder: string): Promise<string> {
 
 for (const subject of SUBJECTS) {
   const { language, name, conformance, example, size, fault } = subject;
-  const skip = await missing(subject);
+  const skip = await missing(subject.tool);
 
   await t.test(`${name}: the conformance plugin`, { skip }, async (t) => {
     const dir = await copyOf(t, `sdk/conformance/${conformance}`);
@@ -197,7 +187,7 @@ NOA_EXPORT(again, input) {
 `;
 
 const [, c] = SUBJECTS;
-const withoutC = c === undefined ? 'no C' : await missing(c);
+const withoutC = c === undefined ? 'no C' : await missing(c.tool);
 await t.test('C: every float survives both conversions', { skip: withoutC }, async (t) => {
   const { dir } = await newPlugin('numbers', path.join(await scratch(t), 'numbers'), 'c');
   const manifest = parseManifest(await readFile(path.join(dir, 'plugin.json'), 'utf8'));
