@@ -3,6 +3,7 @@
  * module is, and how a build says no.
  */
 import { cpSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { BuildOptions, BuildResult } from '@noa/sdk/build';
@@ -61,6 +62,16 @@ void t.test(
     t.equal(built.bytes, built.wasm.length);
   },
 );
+
+void t.test('a reader of the old module keeps it whole while a build replaces it', async (t) => {
+  const outFile = join(t.testdir(), 'out.wasm');
+  await build({ outFile });
+  await using before = await open(outFile);
+  const other = await build({ outFile, memoryMiB: 33 });
+  t.equal((await before.readFile()).compare(built.wasm), 0);
+  t.equal(readFileSync(outFile).compare(other.wasm), 0);
+  t.notSame(other.sha256, built.sha256);
+});
 
 void t.test(
   'the same sources give the same bytes in any folder, with no path in them',

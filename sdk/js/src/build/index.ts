@@ -3,8 +3,8 @@
  * to bytecode, a second instance runs its top level, and a snapshot of that instance is the module. The
  * same sources, options and SDK give the same bytes.
  */
-import { createHash } from 'node:crypto';
-import { mkdir, readFile, realpath, writeFile } from 'node:fs/promises';
+import { createHash, randomUUID } from 'node:crypto';
+import { mkdir, readFile, realpath, rename, writeFile } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { NoaError } from '../errors.ts';
 import { mapFrames, mapStack } from '../stack.ts';
@@ -71,7 +71,10 @@ export async function buildPlugin(options: BuildOptions): Promise<BuildResult> {
   if (options.outFile !== undefined) {
     const file = resolve(dir, options.outFile);
     await mkdir(dirname(file), { recursive: true });
-    await writeFile(file, wasm);
+    // Somebody may be packing the file that is replaced: they get the old module or the new one.
+    const fresh = `${file}.${randomUUID()}`;
+    await writeFile(fresh, wasm);
+    await rename(fresh, file);
   }
   return {
     wasm,
