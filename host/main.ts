@@ -25,6 +25,9 @@ import type { Config } from './config.ts';
 import { openDataFolder } from './data-folder.ts';
 import type { AuditEvent } from './kernel/audit.ts';
 import { openEventLog, startDelivery } from './events.ts';
+import type { DenialRecord } from './gateway/denials.ts';
+import { Gateway } from './gateway/gateway.ts';
+import { Authenticator } from './gateway/identity/authenticator.ts';
 import { isChain } from './kernel/chain.ts';
 import { Kernel, type PluginCall } from './kernel/kernel.ts';
 import { RateLimiter } from './kernel/rate.ts';
@@ -39,7 +42,6 @@ import { openStatePool } from './store/pool.ts';
 import { PostgresStore } from './store/postgres.ts';
 import { createLogs } from './telemetry/logs.ts';
 import { createMetrics } from './telemetry/metrics.ts';
-import type { DenialRecord } from './transports/denials.ts';
 import { createHttpServer, HTTP_FLAGS } from './transports/http.ts';
 import { assertFree } from './transports/listener.ts';
 import { createMetricsListener, METRICS_FLAGS } from './transports/metrics.ts';
@@ -248,7 +250,15 @@ export async function startHost(
     }),
   );
 
+  const gateway = new Gateway({
+    authenticator: new Authenticator({
+      credentials: [{ token, principal: { subject: 'bootstrap', scopes: ['admin'] } }],
+      now: Date.now,
+    }),
+    denied: (denial) => kernel.audit.record(denialEvent(denial)),
+  });
   const http = createHttpServer({
+    gateway,
     administration: kernel.administration,
     secrets: kernel.secrets,
     configuration: kernel.configuration,
@@ -258,7 +268,6 @@ export async function startHost(
     logs: (plugin, query) => logs.plugins.read(plugin, query),
     serving: (plugin) => kernel.supervisor.serving(plugin),
     dispatch: (invocation) => kernel.dispatcher.dispatch(invocation),
-    credentials: [{ token, principal: { subject: 'bootstrap', scopes: ['admin'] } }],
     version: VERSION,
     checks: {
       database: () => db.check(),
@@ -270,7 +279,6 @@ export async function startHost(
     maxBundleBytes: config.plugins.max_bundle_bytes,
     observe: metrics.http,
     access: logs.access,
-    denied: (denial) => kernel.audit.record(denialEvent(denial)),
     onError,
     now: Date.now,
   });

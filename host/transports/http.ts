@@ -6,12 +6,12 @@
  */
 import { ERROR_KINDS, NoaError } from '@noa/sdk/host';
 import { fastify, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
+import type { Gateway } from '../gateway/gateway.ts';
 import { type AdminOptions, registerAdmin } from './admin.ts';
 import { type BodyLimit, takeJson } from './body.ts';
-import { type DenialRecord, Denials } from './denials.ts';
 import { type AccessEntry, Exchanges, type HttpObservation } from './exchange.ts';
 import { type HealthOptions, registerHealth } from './health.ts';
-import { type Credential, Identity, requireScope } from './identity.ts';
+import { arrivalOf, principalOf } from './identity.ts';
 import {
   type Address,
   closeListener,
@@ -39,7 +39,7 @@ export interface HttpServerOptions
     PluginsOptions,
     Omit<AdminOptions, 'bundleLimit'>,
     Pick<HealthOptions, 'version' | 'checks' | 'now'> {
-  readonly credentials: readonly Credential[];
+  readonly gateway: Gateway;
   readonly metrics: () => Promise<Metrics>;
   /** Longest body of a request; a plugin's own `limits.maxInputBytes` counts where it is larger. */
   readonly maxBodyBytes: number;
@@ -47,8 +47,6 @@ export interface HttpServerOptions
   readonly limits?: Partial<ConnectionLimits>;
   readonly observe: (observation: HttpObservation) => void;
   readonly access: (entry: AccessEntry) => void;
-  /** For the audit log; bounded in number. */
-  readonly denied: (denial: DenialRecord) => void;
   /** For the log: what the callers are not told. */
   readonly onError: (message: string, error: unknown) => void;
 }
@@ -123,10 +121,9 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
 
 /** All that asks for a credential. */
 function registerPrivate(scope: FastifyInstance, options: HttpServerOptions): void {
-  const denials = new Denials(options.denied);
-  const identity = new Identity({ ...options, denials });
+  const { gateway } = options;
   scope.addHook('onRequest', (request, _reply, done) => {
-    identity.authenticate(request);
+    request.exchange.principal = gateway.identify(arrivalOf(request));
     done();
   });
   takeJson(scope, (request) => bodyLimit(request, options.maxBodyBytes));
@@ -141,8 +138,8 @@ function registerPrivate(scope: FastifyInstance, options: HttpServerOptions): vo
     },
   });
   scope.register((admin, _none, done) => {
-    admin.addHook('onRequest', (request, _reply, next) => {
-      requireScope(request, 'admin', denials);
+    admin.addHook('preParsing', (request, _reply, _payload, next) => {
+      gateway.requireScope(arrivalOf(request), principalOf(request), 'admin');
       next();
     });
     const bundleLimit = { bytes: options.maxBundleBytes, name: 'plugins.max_bundle_bytes' };

@@ -68,7 +68,7 @@ export function registerPluginRoutes(scope: FastifyInstance, options: PluginsOpt
     scope.route({
       method: scope.supportedMethods,
       url,
-      onRequest: (request, reply, done) => {
+      preParsing: (request, reply, _payload, done) => {
         find(request, reply);
         if (!reply.sent) done();
       },

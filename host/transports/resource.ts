@@ -39,7 +39,7 @@ export function resource(scope: FastifyInstance, url: string, actions: Actions):
       schema: { querystring: action.query ?? NOTHING, ...body },
       validatorCompiler: ({ schema, httpPart }) => compileCheck(schema as JsonSchema, httpPart),
       config: action.bundle ? { takes: BUNDLE } : {},
-      onRequest: (request, _reply, done) => {
+      preParsing: (request, _reply, _payload, done) => {
         action.before?.(request);
         done();
       },
@@ -53,7 +53,7 @@ export function resource(scope: FastifyInstance, url: string, actions: Actions):
     method: scope.supportedMethods.filter((method) => !methods.includes(method)),
     url,
     // A hook, so that no body is read first. It always answers and so never goes on.
-    onRequest: (request, reply, _done) => refuseMethod(request, reply, methods),
+    preParsing: (request, reply, _payload, _done) => refuseMethod(request, reply, methods),
     handler: () => undefined,
   });
 }

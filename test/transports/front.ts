@@ -6,12 +6,14 @@ import { createHash, randomUUID } from 'node:crypto';
 import { connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Json, type Manifest, NoaError, parseManifest } from '@noa/sdk/host';
+import type { DenialRecord } from '../../host/gateway/denials.ts';
+import { Gateway } from '../../host/gateway/gateway.ts';
+import { Authenticator } from '../../host/gateway/identity/authenticator.ts';
 import type { CapabilityEntry } from '../../host/kernel/broker.ts';
 import { DeadLetters } from '../../host/kernel/dead-letters.ts';
 import type { DeliveryStore } from '../../host/kernel/events.ts';
 import { Kernel } from '../../host/kernel/kernel.ts';
 import type { Loader, Runtime, RuntimeCall } from '../../host/kernel/loader.ts';
-import type { DenialRecord } from '../../host/transports/denials.ts';
 import type { AccessEntry, HttpObservation } from '../../host/transports/exchange.ts';
 import { createHttpServer, type HttpServerOptions } from '../../host/transports/http.ts';
 import { MemoryStore } from './memory-store.ts';
@@ -164,10 +166,16 @@ export async function startFront(
       ],
       next: since + limit,
     }),
-    credentials: [
-      { token: ADMIN, principal: { subject: 'root', scopes: ['admin'] } },
-      { token: READER, principal: { subject: 'reader', scopes: [] } },
-    ],
+    gateway: new Gateway({
+      authenticator: new Authenticator({
+        credentials: [
+          { token: ADMIN, principal: { subject: 'root', scopes: ['admin'] } },
+          { token: READER, principal: { subject: 'reader', scopes: [] } },
+        ],
+        now: Date.now,
+      }),
+      denied: (denial) => denied.push(denial),
+    }),
     checks: {},
     metrics: () => Promise.resolve({ contentType: 'text/plain; version=0.0.4', text: 'up 1\n' }),
     maxBodyBytes: 64 << 10,
@@ -175,7 +183,6 @@ export async function startFront(
     now: Date.now,
     observe: (observation) => observed.push(observation),
     access: (entry) => logged.push(entry),
-    denied: (denial) => denied.push(denial),
     onError: (message, error) => errors.push({ message, error }),
     ...options,
   });
