@@ -5,7 +5,7 @@
 import { randomUUID } from 'node:crypto';
 import { mkdir, open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type Driver, type DriverCall, type Json, NoaError } from '@noa/sdk/host';
+import { type Driver, type DriverCall, type Json, NoaError, stopped } from '@noa/sdk/host';
 import { Area, type Quota } from './area.ts';
 import { canonicalPath, DEFAULT_PAGE, MAX_BLOB_BYTES } from './capability.ts';
 import { codeOf } from './file.ts';
@@ -70,7 +70,7 @@ class BlobFolder implements Driver {
     unit.calls += 1;
     try {
       const proceed = (): void => {
-        if (call.signal.aborted) throw stopped(call);
+        if (call.signal.aborted) throw stopped('blob', call);
       };
       proceed();
       await unit.area.ready();
@@ -194,10 +194,4 @@ function fromDisk(cause: unknown): unknown {
     return new NoaError('UNAVAILABLE', text, { cause });
   }
   return cause;
-}
-
-function stopped(call: DriverCall): NoaError {
-  return Date.now() >= call.deadline
-    ? new NoaError('DEADLINE_EXCEEDED', 'blob: the call’s time is over')
-    : new NoaError('CANCELLED', 'blob: the caller went away');
 }

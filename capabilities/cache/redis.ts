@@ -14,7 +14,7 @@
  * keys expire or are deleted; plugins that must not depend on each other's use get a Redis of their own.
  */
 import { randomBytes } from 'node:crypto';
-import { type Driver, type DriverCall, type Json, NoaError } from '@noa/sdk/host';
+import { type Driver, type DriverCall, type Json, NoaError, stopped } from '@noa/sdk/host';
 import { Redis, type RedisOptions } from 'ioredis';
 import { MAX_KEY_LENGTH, MAX_VALUE_BYTES } from './capability.ts';
 
@@ -93,10 +93,10 @@ class RedisDriver implements Driver {
     }
     this.#calls += 1;
     const { promise: aborted, reject } = Promise.withResolvers<never>();
-    const stop = () => reject(stopped(call));
+    const stop = () => reject(stopped('cache', call));
     call.signal.addEventListener('abort', stop, { once: true });
     try {
-      if (call.signal.aborted) throw stopped(call);
+      if (call.signal.aborted) throw stopped('cache', call);
       return await Promise.race([this.#run(operation, input, call.plugin), aborted]);
     } catch (error) {
       throw fromRedis(error);
@@ -286,10 +286,4 @@ function reasonOf(error: unknown): string {
 
 function away(cause?: unknown): NoaError {
   return new NoaError('UNAVAILABLE', 'cache: the cache does not answer now; try again', { cause });
-}
-
-function stopped(call: DriverCall): NoaError {
-  return Date.now() >= call.deadline
-    ? new NoaError('DEADLINE_EXCEEDED', 'cache: the call’s time is over')
-    : new NoaError('CANCELLED', 'cache: the caller went away');
 }

@@ -9,6 +9,7 @@ import {
   NoaError,
   type Provision,
   covers,
+  stopped,
 } from '@noa/sdk/host';
 import { Administrator, type AdministratorOptions } from './administrator.ts';
 import type { Roles } from './area.ts';
@@ -73,7 +74,7 @@ class PostgresDriver implements Driver {
     try {
       const role = writes ? holder.roles.rw : holder.roles.ro;
       return await this.#sessions.use(role, call.signal, async (session) => {
-        const stop = () => this.#administrator.stop(session, stopped(call));
+        const stop = () => this.#administrator.stop(session, stopped('db', call));
         call.signal.addEventListener('abort', stop, { once: true });
         const end = (error: Error) => this.#administrator.stop(session, error);
         const work = () => run(session, operation, input);
@@ -84,7 +85,7 @@ class PostgresDriver implements Driver {
         }
       });
     } catch (error) {
-      throw call.signal.aborted ? stopped(call) : fromDatabase(error);
+      throw call.signal.aborted ? stopped('db', call) : fromDatabase(error);
     }
   }
 
@@ -169,12 +170,6 @@ function field(input: Json, name: string): Json | undefined {
 
 function wrong(name: string, type: string): NoaError {
   return new NoaError('INVALID_ARGUMENT', `db: ${name} must be ${type}`);
-}
-
-function stopped(call: DriverCall): NoaError {
-  return Date.now() >= call.deadline
-    ? new NoaError('DEADLINE_EXCEEDED', 'db: the call’s time is over; its statement was stopped')
-    : new NoaError('CANCELLED', 'db: the caller went away; its statement was stopped');
 }
 
 function byOperation(request: Provision): Map<string, readonly string[]> {

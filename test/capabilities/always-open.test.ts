@@ -1,5 +1,6 @@
-/** The capabilities that need no grant: log, clock and random. */
-import type { Driver, Json } from '@noa/sdk/host';
+/** The capabilities that need no grant: log, clock and random; and what every driver says of a stopped call. */
+import { once } from 'node:events';
+import { type Driver, type Json, NoaError, stopped } from '@noa/sdk/host';
 import fc from 'fast-check';
 import t from 'tap';
 import { clock } from '../../capabilities/clock/capability.ts';
@@ -124,4 +125,22 @@ t.test('they are open to all, at a bounded rate, and name no resources', async (
     t.equal(capability.normalizeResource('*'), '*');
     t.throws(() => capability.normalizeResource('x'), { code: 'INVALID_ARGUMENT' });
   }
+});
+
+void t.test('what stopped a call is told by its signal, whatever the clock says', async (t) => {
+  const deadline = Date.now() + 60_000;
+  const late = new NoaError('DEADLINE_EXCEEDED', 'the call took too long');
+  const timer = AbortSignal.timeout(1);
+  await once(timer, 'abort');
+  const reasons: [AbortSignal, string][] = [
+    [timer, 'DEADLINE_EXCEEDED'],
+    [AbortSignal.any([timer, new AbortController().signal]), 'DEADLINE_EXCEEDED'],
+    [AbortSignal.abort(late), 'DEADLINE_EXCEEDED'],
+    [AbortSignal.abort(), 'CANCELLED'],
+    [AbortSignal.abort(new NoaError('CANCELLED', 'the caller left')), 'CANCELLED'],
+  ];
+  for (const [signal, code] of reasons) t.match(stopped('any', { signal, deadline }), { code });
+  t.match(stopped('any', { signal: AbortSignal.abort(), deadline: Date.now() }), {
+    code: 'DEADLINE_EXCEEDED',
+  });
 });

@@ -3,6 +3,7 @@
  * broker, the client of built-in plugins and the import of WASM guests are all made from that table.
  * A driver does the work behind it (embedded, PostgreSQL, Redis …) and is chosen by configuration.
  */
+import { NoaError } from './errors.ts';
 import type { Json, JsonSchema } from './json.ts';
 
 /** What one call may consume; counted against the budget of the token that carried it. */
@@ -63,6 +64,22 @@ export interface DriverCall {
   readonly deadline: number;
   /** Opaque proof of the calling chain; only the `plugin` driver reads it. */
   readonly chain: unknown;
+}
+
+/**
+ * Why a call was stopped: DEADLINE_EXCEEDED or CANCELLED. A timer may fire within the millisecond before
+ * its time, so the clock alone does not tell.
+ */
+export function stopped(
+  driver: string,
+  { signal, deadline }: Pick<DriverCall, 'signal' | 'deadline'>,
+): NoaError {
+  const reason: unknown = signal.reason;
+  const isTimer = reason instanceof DOMException && reason.name === 'TimeoutError';
+  const isLate = reason instanceof NoaError && reason.code === 'DEADLINE_EXCEEDED';
+  return isTimer || isLate || Date.now() >= deadline
+    ? new NoaError('DEADLINE_EXCEEDED', `${driver}: the call’s time is over, and it was stopped`)
+    : new NoaError('CANCELLED', `${driver}: the caller went away, and the call was stopped`);
 }
 
 /** A grant as a driver sees it: which operations on which resource patterns. */
