@@ -4,14 +4,10 @@
  */
 import { hkdfSync, randomUUID } from 'node:crypto';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { BUNDLE_LIMITS, type Driver, type Json, NoaError, readBundle } from '@noa/sdk/host';
-import { openBlobFolder } from '../capabilities/blob/folder.ts';
-import { openEmbeddedCache } from '../capabilities/cache/embedded.ts';
-import { createRedisDriver, type RedisEndpoint } from '../capabilities/cache/redis.ts';
+import { createRedisDriver } from '../capabilities/cache/redis.ts';
 import { createClockDriver } from '../capabilities/clock/system.ts';
 import { connectionConfig } from '../capabilities/db/connection.ts';
-import { startPostgres } from '../capabilities/db/embedded.ts';
 import { createPostgresDriver } from '../capabilities/db/postgres.ts';
 import { createEventsDriver } from '../capabilities/events/log.ts';
 import { readAuthorities } from '../capabilities/http/authorities.ts';
@@ -22,8 +18,8 @@ import { createRandomDriver } from '../capabilities/random/system.ts';
 import { createSecretsDriver } from '../capabilities/secrets/host.ts';
 import { builtinBytes, builtinCapabilities } from './builtin.ts';
 import type { Config } from './config.ts';
-import { openDataFolder } from './data-folder.ts';
 import type { AuditEvent } from './kernel/audit.ts';
+import { openEngines } from './engines.ts';
 import { openEventLog, startDelivery } from './events.ts';
 import type { DenialRecord } from './gateway/denials.ts';
 import { Gateway } from './gateway/gateway.ts';
@@ -84,31 +80,21 @@ export async function startHost(
   const onNotice = (message: string) => log.warn(message);
   const failure = Promise.withResolvers<Error>();
 
-  const folder = await openDataFolder(config.data.path, onProgress);
-  parts.defer(() => folder.release());
   const { metrics_bind, metrics_port } = config.observability;
   const metricsAddress = { host: metrics_bind, port: metrics_port };
-  // Before anything that takes seconds; what takes a port after this is told of all the same.
-  await assertFree(config.server, HTTP_FLAGS);
-  await assertFree(metricsAddress, METRICS_FLAGS);
-
-  const { token, made } = await folder.bootstrapToken(config.auth.bootstrap_token);
-  const rootKey = await folder.rootKey(config.auth.root_key);
-
-  const embedded: string[] = [];
-  let databaseUrl = config.database.url;
-  if (databaseUrl === undefined) {
-    const lines = logs.logger('postgres');
-    const postgres = await startPostgres({
-      dataDir: join(folder.path, 'postgres'),
-      log: (level, message) => lines[level](message),
+  const engines = parts.use(
+    await openEngines(config, {
+      logger: logs.logger,
       onProgress,
       onExit: failure.resolve,
-    });
-    parts.defer(() => postgres.stop());
-    databaseUrl = postgres.url;
-    embedded.push('PostgreSQL');
-  }
+      precondition: async () => {
+        // What takes a port after this is told of all the same.
+        await assertFree(config.server, HTTP_FLAGS);
+        await assertFree(metricsAddress, METRICS_FLAGS);
+      },
+    }),
+  );
+  const { rootKey, databaseUrl, hostId } = engines;
   await runMigrations(connectionConfig(databaseUrl), 'up');
   const { pool } = parts.use(
     openStatePool({ ...connectionConfig(databaseUrl), max: STATE_CONNECTIONS }, (error) =>
@@ -127,22 +113,8 @@ export async function startHost(
   });
   parts.defer(() => db.close());
 
-  let cacheEndpoint: RedisEndpoint;
-  if (config.cache.url === undefined) {
-    const cache = await openEmbeddedCache({ dataDir: join(folder.path, 'cache'), warn: onNotice });
-    parts.defer(() => cache.close());
-    cacheEndpoint = cache;
-    embedded.push('cache');
-  } else cacheEndpoint = { url: config.cache.url };
-  const cache = createRedisDriver(cacheEndpoint);
+  const cache = createRedisDriver(engines.cache);
   parts.defer(() => cache.close());
-
-  const blob = await openBlobFolder({
-    folder: join(folder.path, 'blobs'),
-    maxBytes: config.plugins.blob_max_bytes,
-    maxCount: config.plugins.blob_max_count,
-    warn: onNotice,
-  });
 
   const { http_private_hosts: privateHosts = [], http_ca_path: authorities } = config.plugins;
   const egress = createHttpDriver({
@@ -167,7 +139,7 @@ export async function startHost(
     isolated: createProcessLoader({
       ...sandbox,
       processes: max_processes,
-      hidden: [folder.path, tmpdir()],
+      hidden: [engines.path, tmpdir()],
       onNotice: (message, about) => log.warn(about, message),
     }),
     native: createNativeLoader({
@@ -199,7 +171,7 @@ export async function startHost(
       builtinCapabilities({
         db,
         cache: countLookups(cache, metrics.cacheLookup),
-        blob,
+        blob: engines.blob,
         secrets: createSecretsDriver((name) => kernel.secrets.read(name)),
         http: egress,
         events: createEventsDriver({
@@ -216,7 +188,7 @@ export async function startHost(
       }),
     readBundle: (bytes) => takeApart(bytes, config.plugins.max_bundle_bytes),
     rootKey,
-    hostId: folder.hostId,
+    hostId,
     tokenLifeSeconds: config.auth.token_life_seconds,
     drainMs: config.plugins.drain_ms,
     now: Date.now,
@@ -244,7 +216,7 @@ export async function startHost(
       events,
       pool,
       config: config.events,
-      host: folder.hostId,
+      host: hostId,
       drainMs: config.plugins.drain_ms,
       onError,
     }),
@@ -252,7 +224,12 @@ export async function startHost(
 
   const gateway = new Gateway({
     authenticator: new Authenticator({
-      credentials: [{ token, principal: { subject: 'bootstrap', scopes: ['admin'] } }],
+      credentials: [
+        {
+          token: engines.bootstrap.token,
+          principal: { subject: 'bootstrap', scopes: ['admin'] },
+        },
+      ],
       now: Date.now,
     }),
     denied: (denial) => kernel.audit.record(denialEvent(denial)),
@@ -272,7 +249,7 @@ export async function startHost(
     checks: {
       database: () => db.check(),
       cache: () => cache.check(),
-      blob: () => blob.check(),
+      blob: () => engines.blob.check(),
     },
     metrics: metrics.expose,
     maxBodyBytes: config.server.max_body_bytes,
@@ -293,9 +270,9 @@ export async function startHost(
   return {
     url,
     metricsUrl,
-    dataPath: folder.path,
-    embedded,
-    newToken: made ? token : undefined,
+    dataPath: engines.path,
+    embedded: engines.embedded,
+    newToken: engines.bootstrap.made ? engines.bootstrap.token : undefined,
     failed: failure.promise,
     reload: (next) => logs.setLevel(next.observability.log_level),
     stop: () => (stopping ??= running.disposeAsync()),

@@ -1,0 +1,92 @@
+/**
+ * What one machine has once, however many processes serve on it: the data folder with its secrets, the
+ * database, the cache, the blobs. Engines that no URL names run inside this process.
+ */
+import { join } from 'node:path';
+import type { Driver } from '@noa/sdk/host';
+import type { Logger } from 'pino';
+import { openBlobFolder } from '../capabilities/blob/folder.ts';
+import { openEmbeddedCache } from '../capabilities/cache/embedded.ts';
+import type { RedisEndpoint } from '../capabilities/cache/redis.ts';
+import { startPostgres } from '../capabilities/db/embedded.ts';
+import type { Config } from './config.ts';
+import { openDataFolder } from './data-folder.ts';
+
+export interface Engines {
+  /** The data folder. */
+  readonly path: string;
+  readonly hostId: string;
+  /** `made` when this start made it: it is shown once. */
+  readonly bootstrap: { readonly token: string; readonly made: boolean };
+  readonly rootKey: Uint8Array;
+  readonly databaseUrl: string;
+  readonly cache: RedisEndpoint;
+  readonly blob: Driver;
+  /** What runs inside this process instead of a service. */
+  readonly embedded: readonly string[];
+}
+
+export interface EnginesOptions {
+  /** The logger of one part of the host. */
+  readonly logger: (target: string) => Logger;
+  readonly onProgress: (step: string) => void;
+  /** An engine has ended by itself. */
+  readonly onExit: (error: Error) => void;
+  /** Judges what else could keep the host from starting, before anything that takes seconds. */
+  readonly precondition: () => Promise<void>;
+}
+
+/** Rejects with NoaError for the operator, with nothing left open. */
+export async function openEngines(
+  config: Config,
+  { logger, onProgress, onExit, precondition }: EnginesOptions,
+): Promise<Engines & AsyncDisposable> {
+  await using parts = new AsyncDisposableStack();
+  const warn = (message: string): void => logger('host').warn(message);
+  const folder = await openDataFolder(config.data.path, onProgress);
+  parts.defer(() => folder.release());
+  await precondition();
+  const bootstrap = await folder.bootstrapToken(config.auth.bootstrap_token);
+  const rootKey = await folder.rootKey(config.auth.root_key);
+
+  const embedded: string[] = [];
+  let databaseUrl = config.database.url;
+  if (databaseUrl === undefined) {
+    const lines = logger('postgres');
+    const postgres = await startPostgres({
+      dataDir: join(folder.path, 'postgres'),
+      log: (level, message) => lines[level](message),
+      onProgress,
+      onExit,
+    });
+    parts.defer(() => postgres.stop());
+    databaseUrl = postgres.url;
+    embedded.push('PostgreSQL');
+  }
+  let cache: RedisEndpoint;
+  if (config.cache.url === undefined) {
+    const server = await openEmbeddedCache({ dataDir: join(folder.path, 'cache'), warn });
+    parts.defer(() => server.close());
+    cache = server;
+    embedded.push('cache');
+  } else cache = { url: config.cache.url };
+  const blob = await openBlobFolder({
+    folder: join(folder.path, 'blobs'),
+    maxBytes: config.plugins.blob_max_bytes,
+    maxCount: config.plugins.blob_max_count,
+    warn,
+  });
+
+  const open = parts.move();
+  return {
+    path: folder.path,
+    hostId: folder.hostId,
+    bootstrap,
+    rootKey,
+    databaseUrl,
+    cache,
+    blob,
+    embedded,
+    [Symbol.asyncDispose]: () => open.disposeAsync(),
+  };
+}
