@@ -68,6 +68,7 @@ export function registerPluginRoutes(scope: FastifyInstance, options: PluginsOpt
     scope.route({
       method: scope.supportedMethods,
       url,
+      config: { contract: null }, // manifests say what is below
       preParsing: (request, reply, _payload, done) => {
         find(request, reply);
         if (!reply.sent) done();

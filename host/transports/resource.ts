@@ -12,8 +12,10 @@ import {
 } from '@noa/sdk/host';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { BUNDLE } from './body.ts';
+import type { Contract } from './contract.ts';
 
-export interface Action {
+/** The contract stands beside what keeps it, so that the two are changed together. */
+export interface Action extends Contract {
   /** Of the JSON body; null stands for no body. */
   readonly body?: JsonSchema;
   readonly query?: JsonSchema;
@@ -38,7 +40,7 @@ export function resource(scope: FastifyInstance, url: string, actions: Actions):
       url,
       schema: { querystring: action.query ?? NOTHING, ...body },
       validatorCompiler: ({ schema, httpPart }) => compileCheck(schema as JsonSchema, httpPart),
-      config: action.bundle ? { takes: BUNDLE } : {},
+      config: { contract: action, ...(action.bundle ? { takes: BUNDLE } : {}) },
       preParsing: (request, _reply, _payload, done) => {
         action.before?.(request);
         done();
@@ -52,6 +54,7 @@ export function resource(scope: FastifyInstance, url: string, actions: Actions):
   scope.route({
     method: scope.supportedMethods.filter((method) => !methods.includes(method)),
     url,
+    config: { contract: null },
     // A hook, so that no body is read first. It always answers and so never goes on.
     preParsing: (request, reply, _payload, _done) => refuseMethod(request, reply, methods),
     handler: () => undefined,
