@@ -4,13 +4,16 @@
  */
 import { join } from 'node:path';
 import type { Driver } from '@noa/sdk/host';
-import type { Logger } from 'pino';
 import { openBlobFolder } from '../capabilities/blob/folder.ts';
 import { openEmbeddedCache } from '../capabilities/cache/embedded.ts';
 import type { RedisEndpoint } from '../capabilities/cache/redis.ts';
 import { startPostgres } from '../capabilities/db/embedded.ts';
 import type { Config } from './config.ts';
 import { openDataFolder } from './data-folder.ts';
+import type { Logs } from './telemetry/logs.ts';
+import { HTTP_FLAGS } from './transports/http.ts';
+import { assertFree } from './transports/listener.ts';
+import { METRICS_FLAGS } from './transports/metrics.ts';
 
 export interface Engines {
   /** The data folder. */
@@ -26,26 +29,24 @@ export interface Engines {
   readonly embedded: readonly string[];
 }
 
-export interface EnginesOptions {
-  /** The logger of one part of the host. */
-  readonly logger: (target: string) => Logger;
-  readonly onProgress: (step: string) => void;
-  /** An engine has ended by itself. */
-  readonly onExit: (error: Error) => void;
-  /** Judges what else could keep the host from starting, before anything that takes seconds. */
-  readonly precondition: () => Promise<void>;
-}
-
-/** Rejects with NoaError for the operator, with nothing left open. */
+/**
+ * Takes the data folder and starts what no URL names. `onExit` hears when an engine ends by itself. Rejects
+ * with NoaError for the operator, with nothing left open.
+ */
 export async function openEngines(
   config: Config,
-  { logger, onProgress, onExit, precondition }: EnginesOptions,
+  logger: Logs['logger'],
+  onProgress: (step: string) => void,
+  onExit: (error: Error) => void,
 ): Promise<Engines & AsyncDisposable> {
   await using parts = new AsyncDisposableStack();
   const warn = (message: string): void => logger('host').warn(message);
   const folder = await openDataFolder(config.data.path, onProgress);
   parts.defer(() => folder.release());
-  await precondition();
+  // Before anything that takes seconds; what takes a port after this is told of all the same.
+  await assertFree(config.server, HTTP_FLAGS);
+  const { metrics_bind: host, metrics_port: port } = config.observability;
+  await assertFree({ host, port }, METRICS_FLAGS);
   const bootstrap = await folder.bootstrapToken(config.auth.bootstrap_token);
   const rootKey = await folder.rootKey(config.auth.root_key);
 

@@ -1,6 +1,7 @@
 /**
- * The composition root: opens everything in order, hands each part what it needs, and closes in reverse,
- * also when the start fails half-way. Nothing else in the host creates a driver, a pool or a server.
+ * The composition root of a process that serves: opens everything in order, hands each part what it needs,
+ * and closes in reverse, also when the start fails half-way. Beside the engines of the machine, nothing
+ * else in the host creates a driver, a pool or a server.
  */
 import { hkdfSync, randomUUID } from 'node:crypto';
 import { tmpdir } from 'node:os';
@@ -19,7 +20,7 @@ import { createSecretsDriver } from '../capabilities/secrets/host.ts';
 import { builtinBytes, builtinCapabilities } from './builtin.ts';
 import type { Config } from './config.ts';
 import type { AuditEvent } from './kernel/audit.ts';
-import { openEngines } from './engines.ts';
+import type { Engines } from './engines.ts';
 import { openEventLog, startDelivery } from './events.ts';
 import type { DenialRecord } from './gateway/denials.ts';
 import { Gateway } from './gateway/gateway.ts';
@@ -36,64 +37,46 @@ import { createWasmLoader } from './loaders/wasm/loader.ts';
 import { runMigrations } from './store/migrate.ts';
 import { openStatePool } from './store/pool.ts';
 import { PostgresStore } from './store/postgres.ts';
-import { createLogs } from './telemetry/logs.ts';
-import { createMetrics } from './telemetry/metrics.ts';
-import { createHttpServer, HTTP_FLAGS } from './transports/http.ts';
-import { assertFree } from './transports/listener.ts';
-import { createMetricsListener, METRICS_FLAGS } from './transports/metrics.ts';
+import type { Logs, PluginLines } from './telemetry/logs.ts';
+import { createMetrics, type Metrics } from './telemetry/metrics.ts';
+import { createHttpServer } from './transports/http.ts';
+import type { Metrics as Exposition } from './transports/metrics.ts';
 import { VERSION } from './version.ts';
 
 /** Connections of the host's own state, beside those of the plugins' SQL. */
 const STATE_CONNECTIONS = 5;
 
-export interface Host {
+/** What a process that serves is given: it may be one of several on the engines of one machine. */
+export interface Base {
+  readonly engines: Engines;
+  readonly logs: Logs;
+  /** The lines of plugins, for administrators; of all processes together. */
+  readonly pluginLines: PluginLines;
+  /** What GET /metrics answers when it is more than this process's own. */
+  readonly exposeAll?: () => Promise<Exposition>;
+}
+
+/** One process's kernel with its front, open to callers. */
+export interface Front {
   readonly url: string;
-  readonly metricsUrl: string;
-  readonly dataPath: string;
-  /** What runs inside this process instead of a service. */
-  readonly embedded: readonly string[];
-  /** The bootstrap token, when this start made it: it is shown once. */
-  readonly newToken: string | undefined;
-  /** Resolves with the reason when the host cannot go on. */
-  readonly failed: Promise<Error>;
+  readonly metrics: Metrics;
   /** Takes what may change while running. */
   reload(config: Config): void;
-  /** Finishes what runs, then closes everything. Idempotent. */
+  /** Finishes what runs, then closes everything but the base. Idempotent. */
   stop(): Promise<void>;
 }
 
-/** Starts a host. `onProgress` hears of steps that take seconds. Rejects with NoaError for the operator. */
-export async function startHost(
+/** Starts to serve. `onProgress` hears of steps that take seconds. Rejects with NoaError for the operator. */
+export async function startFront(
   config: Config,
-  onProgress: (step: string) => void = () => undefined,
-): Promise<Host> {
+  base: Base,
+  onProgress: (step: string) => void,
+): Promise<Front> {
   await using parts = new AsyncDisposableStack();
-  const logs = createLogs({
-    level: config.observability.log_level,
-    format: config.observability.log_format ?? (process.stdout.isTTY ? 'pretty' : 'json'),
-    pluginLines: config.plugins.log_lines,
-    now: Date.now,
-  });
-  parts.defer(() => logs.close());
+  const { engines, logs, pluginLines } = base;
   const log = logs.logger('host');
   const onError = (message: string, error: unknown) => log.error({ error }, message);
   const onNotice = (message: string) => log.warn(message);
-  const failure = Promise.withResolvers<Error>();
-
-  const { metrics_bind, metrics_port } = config.observability;
-  const metricsAddress = { host: metrics_bind, port: metrics_port };
-  const engines = parts.use(
-    await openEngines(config, {
-      logger: logs.logger,
-      onProgress,
-      onExit: failure.resolve,
-      precondition: async () => {
-        // What takes a port after this is told of all the same.
-        await assertFree(config.server, HTTP_FLAGS);
-        await assertFree(metricsAddress, METRICS_FLAGS);
-      },
-    }),
-  );
   const { rootKey, databaseUrl, hostId } = engines;
   await runMigrations(connectionConfig(databaseUrl), 'up');
   const { pool } = parts.use(
@@ -199,7 +182,7 @@ export async function startHost(
     },
     onRemoved: (plugin) => {
       metrics.forget(plugin);
-      logs.plugins.forget(plugin);
+      pluginLines.forget(plugin);
     },
     onError,
     observeCall: metrics.call,
@@ -241,8 +224,8 @@ export async function startHost(
     configuration: kernel.configuration,
     deadLetters,
     health: (name) =>
-      kernel.health.view(kernel.administration.plugin(name), logs.plugins.dropped(name)),
-    logs: (plugin, query) => logs.plugins.read(plugin, query),
+      kernel.health.view(kernel.administration.plugin(name), pluginLines.dropped(name)),
+    logs: (plugin, query) => pluginLines.read(plugin, query),
     serving: (plugin) => kernel.supervisor.serving(plugin),
     dispatch: (invocation) => kernel.dispatcher.dispatch(invocation),
     version: VERSION,
@@ -251,7 +234,7 @@ export async function startHost(
       cache: () => cache.check(),
       blob: () => engines.blob.check(),
     },
-    metrics: metrics.expose,
+    metrics: base.exposeAll ?? metrics.expose,
     maxBodyBytes: config.server.max_body_bytes,
     maxBundleBytes: config.plugins.max_bundle_bytes,
     observe: metrics.http,
@@ -261,19 +244,12 @@ export async function startHost(
   });
   const { url } = await http.listen(config.server);
   parts.defer(() => http.close({ graceMs: config.server.drain_ms }));
-  const metricsListener = createMetricsListener({ metrics: metrics.expose, onError });
-  const { url: metricsUrl } = await metricsListener.listen(metricsAddress);
-  parts.defer(() => metricsListener.close());
 
   const running = parts.move();
   let stopping: Promise<void> | undefined;
   return {
     url,
-    metricsUrl,
-    dataPath: engines.path,
-    embedded: engines.embedded,
-    newToken: engines.bootstrap.made ? engines.bootstrap.token : undefined,
-    failed: failure.promise,
+    metrics,
     reload: (next) => logs.setLevel(next.observability.log_level),
     stop: () => (stopping ??= running.disposeAsync()),
   };

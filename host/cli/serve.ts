@@ -4,7 +4,7 @@
  */
 import type { Command } from 'commander';
 import { type Config, configChanges, loadConfig } from '../config.ts';
-import type { Host } from '../main.ts';
+import type { Host } from '../start.ts';
 import { VERSION } from '../version.ts';
 import { addConfigOptions, type ConfigFlags, loadOptions } from './config-options.ts';
 import type { Session } from './session.ts';
@@ -48,7 +48,7 @@ async function serve(io: ServeIo): Promise<number> {
   const onStop = (): void => stop.resolve('signal');
   process.once('SIGTERM', onStop).once('SIGINT', onStop);
   // Loaded here: no other command has to wait for a whole host's code.
-  const { startHost } = await import('../main.ts');
+  const { startHost } = await import('../start.ts');
   const host = await startHost(config, (step) => io.tell(`… ${step}`));
   for (const line of banner(host)) io.tell(line);
   let current = config;

@@ -5,7 +5,14 @@
 import type { Writable } from 'node:stream';
 import { destination, type DestinationStream, type Logger, pino } from 'pino';
 import { prettyFactory } from 'pino-pretty';
-import { type LogLine, PluginLogs, printable } from './plugin-logs.ts';
+import { type LogLine, type LogPage, PluginLogs, printable } from './plugin-logs.ts';
+
+/** Where a process serves beside others, they are kept elsewhere. */
+export interface PluginLines {
+  read(plugin: string, query: { since: number; limit: number }): LogPage | Promise<LogPage>;
+  dropped(plugin: string): number;
+  forget(plugin: string): void;
+}
 
 export interface LogsOptions {
   readonly level: string;
@@ -16,6 +23,13 @@ export interface LogsOptions {
   readonly now: () => number;
   /** Standard output when absent. */
   readonly stream?: Writable;
+  /**
+   * Of several processes on one output; named in each line. They write pieces that a pipe takes whole
+   * (PIPE_BUF, pipe(7)), so that lines of two do not mix unless one is longer than that.
+   */
+  readonly worker?: number;
+  /** Told of each line of a plugin that is kept. */
+  readonly onPluginLine?: (plugin: string, line: LogLine) => void;
 }
 
 export interface AccessEntry {
@@ -47,6 +61,7 @@ export interface Logs {
 
 /** Access lines may wait in memory until they are this long, for FLUSH_MS, or for any other line. */
 const BUFFER_CHARS = 65_536;
+const SHARED_BUFFER_CHARS = 4096;
 const FLUSH_MS = 250;
 
 /** Names of fields that hold credentials, at the top of a line and one level below. */
@@ -66,7 +81,7 @@ export function createLogs(options: LogsOptions): Logs {
   const root = pino(
     {
       level: options.level,
-      base: null,
+      base: options.worker === undefined ? null : { worker: options.worker },
       messageKey: 'message',
       errorKey: 'error',
       timestamp: () => `,"timestamp":"${timestamp(options.now())}"`,
@@ -101,11 +116,12 @@ export function createLogs(options: LogsOptions): Logs {
     plugins,
     access: (entry) => {
       if (!http.isLevelEnabled('info')) return;
-      output.access(accessLine(entry, timestamp(options.now())));
+      output.access(accessLine(entry, timestamp(options.now()), options.worker));
     },
     plugin: (plugin, level, message) => {
       for (const line of plugins.append(plugin, level, message)) {
         guests[guestLevel(line.level)]({ plugin }, line.message);
+        options.onPluginLine?.(plugin, line);
       }
     },
     setLevel: (level) => {
@@ -123,10 +139,11 @@ export function createLogs(options: LogsOptions): Logs {
  * The line as pino would write it, at a tenth of its cost: there is one for each request, its fields are
  * known, and none of them needs redaction.
  */
-function accessLine(entry: AccessEntry, timestamp: string): string {
+function accessLine(entry: AccessEntry, timestamp: string, worker: number | undefined): string {
   const line = JSON.stringify({
     level: 'info',
     timestamp,
+    worker,
     target: 'http',
     request_id: entry.requestId,
     trace_id: entry.traceId,
@@ -188,7 +205,7 @@ interface Output {
   readonly close: () => void;
 }
 
-function createOutput({ format, stream }: LogsOptions): Output {
+function createOutput({ format, stream, worker }: LogsOptions): Output {
   const none = () => undefined;
   if (format === 'pretty') {
     const out = stream ?? process.stdout;
@@ -209,7 +226,7 @@ function createOutput({ format, stream }: LogsOptions): Output {
   if (stream !== undefined) {
     return { stream, access: (line) => void stream.write(line), flush: none, close: none };
   }
-  return standardOutput();
+  return standardOutput(worker === undefined ? BUFFER_CHARS : SHARED_BUFFER_CHARS);
 }
 
 /**
@@ -217,7 +234,7 @@ function createOutput({ format, stream }: LogsOptions): Output {
  * synchronous, as Node's own to a pipe are: one that is under way in another thread when the process ends
  * would lose its lines, or have later ones overtake it.
  */
-function standardOutput(): Output {
+function standardOutput(bufferChars: number): Output {
   const out = destination({ fd: 1, sync: true });
   let waiting = '';
   const flush = (): void => {
@@ -239,8 +256,8 @@ function standardOutput(): Output {
       },
     },
     access: (line) => {
+      if (waiting.length + line.length > bufferChars) flush();
       waiting += line;
-      if (waiting.length >= BUFFER_CHARS) flush();
     },
     flush,
     close,

@@ -4,7 +4,7 @@
  * chose, and the number of series is bounded.
  */
 import { monitorEventLoopDelay, performance } from 'node:perf_hooks';
-import { Counter, Gauge, Registry } from 'prom-client';
+import { type Aggregator, AggregatorRegistry, Counter, Gauge, Registry } from 'prom-client';
 import { Timings } from './timings.ts';
 
 export interface MetricSources {
@@ -49,6 +49,8 @@ export interface Metrics {
   readonly forget: (plugin: string) => void;
   /** In the Prometheus text format. */
   readonly expose: () => Promise<{ contentType: string; text: string }>;
+  /** The same as values, to be added to those of other processes by `addUp`. */
+  readonly snapshot: () => Promise<MetricSnapshot>;
   /** Ends the measurement of the event loop. */
   readonly close: () => void;
 }
@@ -150,19 +152,32 @@ export function createMetrics(sources: MetricSources): Metrics {
       for (const capability of denied.get(plugin) ?? []) denials.remove({ plugin, capability });
       denied.delete(plugin);
     },
-    expose: async () => ({ contentType: registry.contentType, text: await registry.metrics() }),
+    expose: () => write(registry),
+    snapshot: () => registry.getMetricsAsJSON(),
     close: closeGauges,
   };
+}
+
+export type MetricSnapshot = Awaited<ReturnType<Registry['getMetricsAsJSON']>>;
+
+/** The metrics of several processes as those of one: sums, but where a gauge says otherwise. */
+export function addUp(snapshots: readonly MetricSnapshot[]): ReturnType<Metrics['expose']> {
+  return write(AggregatorRegistry.aggregate([...snapshots]));
+}
+
+async function write(registry: Registry): ReturnType<Metrics['expose']> {
+  return { contentType: registry.contentType, text: await registry.metrics() };
 }
 
 /** What is read when it is asked for; answers the function that ends its measurement. */
 function gauges(registry: Registry, sources: MetricSources): () => void {
   const registers = [registry];
-  const gauge = (name: string, help: string, read: () => number) =>
+  const gauge = (name: string, help: string, read: () => number, aggregator: Aggregator = 'sum') =>
     new Gauge({
       name,
       help,
       registers,
+      aggregator,
       collect() {
         this.set(read());
       },
@@ -172,6 +187,7 @@ function gauges(registry: Registry, sources: MetricSources): () => void {
     help: 'Always 1; the labels tell what runs.',
     labelNames: ['version', 'node'],
     registers,
+    aggregator: 'first',
   }).set({ version: sources.version, node: process.version }, 1);
   gauge('db_connections_active', 'Connections to PostgreSQL that are in use.', () =>
     sources.databaseConnections(),
@@ -193,6 +209,7 @@ function gauges(registry: Registry, sources: MetricSources): () => void {
     'process_start_time_seconds',
     'Start of the host process, in seconds since the epoch.',
     () => performance.timeOrigin / 1000,
+    'min',
   );
   new Counter({
     name: 'process_cpu_seconds_total',
@@ -214,6 +231,7 @@ function gauges(registry: Registry, sources: MetricSources): () => void {
       delay.reset();
       return seconds;
     },
+    'max',
   );
   return () => delay.disable();
 }

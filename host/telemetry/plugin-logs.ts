@@ -13,6 +13,12 @@ export interface LogLine {
   readonly message: string;
 }
 
+export interface LogPage {
+  readonly lines: readonly LogLine[];
+  /** The `since` of the following page. */
+  readonly next: number;
+}
+
 export interface PluginLogsOptions {
   /** Lines kept for each plugin. */
   readonly lines: number;
@@ -83,10 +89,7 @@ export class PluginLogs {
   }
 
   /** Lines after `since` (0 for all), oldest first; `next` is the `since` of the following page. */
-  read(
-    plugin: string,
-    { since, limit }: { since: number; limit: number },
-  ): { lines: readonly LogLine[]; next: number } {
+  read(plugin: string, { since, limit }: { since: number; limit: number }): LogPage {
     const log = this.#logs.get(plugin);
     if (log === undefined) return { lines: [], next: 0 };
     const kept = log.lines.slice(-this.#options.lines);

@@ -90,19 +90,26 @@ class StoredHistogram extends Histogram {
   }
 
   getForPromString(): object {
-    return { ...this.#about, type: 'histogram', values: [...this.#samples()] };
+    const values = [...this.#samples()];
+    return { ...this.#about, type: 'histogram', aggregator: 'sum', values };
   }
 
   *#samples() {
     const { name } = this.#about;
+    const sharedLabels = {}; // the library's `get` wants them
     for (const { labels, counts, total, seconds } of this.#series()) {
       let upTo = 0;
       for (const [i, le] of [...BUCKETS, '+Inf'].entries()) {
         upTo += counts[i] ?? 0;
-        yield { metricName: `${name}_bucket`, labels: { ...labels, le }, value: upTo };
+        yield {
+          metricName: `${name}_bucket`,
+          labels: { ...labels, le },
+          sharedLabels,
+          value: upTo,
+        };
       }
-      yield { metricName: `${name}_sum`, labels, value: seconds };
-      yield { metricName: `${name}_count`, labels, value: total };
+      yield { metricName: `${name}_sum`, labels, sharedLabels, value: seconds };
+      yield { metricName: `${name}_count`, labels, sharedLabels, value: total };
     }
   }
 }

@@ -43,7 +43,10 @@ export interface LogPage {
 }
 
 /** The kept lines of a plugin after `since`, oldest first, at most `limit`. */
-export type ReadLogs = (plugin: string, query: { since: number; limit: number }) => LogPage;
+export type ReadLogs = (
+  plugin: string,
+  query: { since: number; limit: number },
+) => LogPage | Promise<LogPage>;
 
 export interface AdminOptions extends PluginStateOptions {
   readonly administration: Administration;

@@ -16,7 +16,7 @@ import { join } from 'node:path';
 import { packPlugin } from '@noa/sdk/author';
 import { fastify } from 'fastify';
 import { loadConfig } from '../../host/config.ts';
-import { startHost } from '../../host/main.ts';
+import { startHost } from '../../host/start.ts';
 import { KIT } from '../loaders/sandbox.ts';
 import { ADMIN, manifest, startFront } from '../transports/front.ts';
 
