@@ -7,21 +7,28 @@ import type { Principal } from '../kernel/chain.ts';
 import type { Arrival } from './arrival.ts';
 import { type Denial, type DenialRecord, Denials } from './denials.ts';
 import type { Authenticator } from './identity/authenticator.ts';
+import type { Limits, RateState } from './limits.ts';
 
 const MAX_NOTED_PATH = 256;
+/** Has no limit: it is the operator's way back in. */
+const BOOTSTRAP = 'bootstrap';
 
 export interface GatewayOptions {
   readonly authenticator: Authenticator;
+  /** Absent: nobody's rate is limited. */
+  readonly limits?: Limits;
   /** For the audit log; bounded in number. */
   readonly denied: (denial: DenialRecord) => void;
 }
 
 export class Gateway {
   readonly #authenticator: Authenticator;
+  readonly #limits: Limits | undefined;
   readonly #denials: Denials;
 
-  constructor({ authenticator, denied }: GatewayOptions) {
+  constructor({ authenticator, limits, denied }: GatewayOptions) {
     this.#authenticator = authenticator;
+    this.#limits = limits;
     this.#denials = new Denials(denied);
   }
 
@@ -33,6 +40,21 @@ export class Gateway {
       this.#note('authentication', arrival, undefined);
       throw error;
     }
+  }
+
+  /**
+   * Whether this call may go on: policy, then rate limit. `operation` is how the call is named, such as
+   * `GET /v1/plugins/:name` or `noa.api.v1.InferenceService/Invoke`, and holds no text of the caller's.
+   * Answers what the caller is told of its rate (`rateFields`), undefined for one without a limit; a
+   * promise only when it has to be waited for. Throws or rejects with PERMISSION_DENIED or RateLimitError.
+   */
+  admit(
+    _arrival: Arrival,
+    { subject, level }: Principal,
+    _operation: string,
+  ): RateState | undefined | Promise<RateState> {
+    if (subject === BOOTSTRAP) return undefined;
+    return this.#limits?.take(subject, level);
   }
 
   /** Throws PERMISSION_DENIED unless the principal has `scope`. */

@@ -7,6 +7,10 @@ export interface Principal {
   readonly subject: string;
   /** Administrative and calling rights, `admin` covers all. */
   readonly scopes: readonly string[];
+  /** Names that policies go by. */
+  readonly roles?: readonly string[];
+  /** Of its rate limit, `L1` to `L5`; any other counts as L5. */
+  readonly level?: string;
 }
 
 export interface Chain {
