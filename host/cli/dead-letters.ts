@@ -1,7 +1,7 @@
 /** `noa plugin dead-letters`: events that a plugin failed to take. */
 import type { Command } from 'commander';
 import { NoaError } from '@noa/sdk/host';
-import type { DeadLetterPage, RetryReport } from '../kernel/dead-letters.ts';
+import type { RetryReport } from '../kernel/dead-letters.ts';
 import type { DeadLetter } from '../kernel/events.ts';
 import type { Session } from './session.ts';
 import { table } from './table.ts';
@@ -27,7 +27,7 @@ export function registerDeadLetters(plugin: Command, session: Session): void {
 async function run(name: string, { retry, drop, all }: Choice, session: Session): Promise<void> {
   const path = `/v1/plugins/${encodeURIComponent(name)}/dead-letters`;
   if (retry === undefined && drop === undefined) {
-    const letters = await every(path, session);
+    const letters = await session.requestAll<DeadLetter>(path, 'letters');
     session.result(letters, list(letters, name, session.io.columns));
     return;
   }
@@ -50,16 +50,6 @@ async function run(name: string, { retry, drop, all }: Choice, session: Session)
   if (failed.length > 0) lines.push(list(failed, name, session.io.columns));
   if (more) lines.push('there are more: run it again');
   session.result(report, lines.join('\n'));
-}
-
-async function every(path: string, session: Session): Promise<DeadLetter[]> {
-  const letters: DeadLetter[] = [];
-  for (let cursor: string | null = '0'; cursor !== null;) {
-    const page: DeadLetterPage = await session.request('GET', `${path}?cursor=${cursor}`);
-    letters.push(...page.letters);
-    cursor = page.next;
-  }
-  return letters;
 }
 
 function list(letters: readonly DeadLetter[], name: string, columns: number): string {

@@ -83,10 +83,9 @@ function grantPath(id: string): string {
   return `/v1/grants/${encodeURIComponent(id)}`;
 }
 
-async function grantsOf(plugin: string | undefined, session: Session): Promise<Grant[]> {
+function grantsOf(plugin: string | undefined, session: Session): Promise<Grant[]> {
   const query = plugin === undefined ? '' : `?plugin=${encodeURIComponent(plugin)}`;
-  const { grants } = await session.request<{ grants: Grant[] }>('GET', `/v1/grants${query}`);
-  return grants;
+  return session.requestAll<Grant>(`/v1/grants${query}`, 'grants');
 }
 
 async function approve(

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
 import type { HealthView } from '../kernel/health.ts';
 import type { PluginDetail, PluginView } from '../kernel/views.ts';
-import type { LogPage } from '../transports/admin.ts';
+import type { LogPage } from '../transports/admin-plugins.ts';
 import { registerDeadLetters } from './dead-letters.ts';
 import { registerPluginCall } from './plugin-call.ts';
 import { registerPluginConfig } from './plugin-config.ts';
@@ -20,7 +20,7 @@ export function registerPlugin(plugin: Command, session: Session): void {
     .command('list')
     .description('show the installed plugins')
     .action(async () => {
-      const { plugins } = await session.request<{ plugins: PluginView[] }>('GET', '/v1/plugins');
+      const plugins = await session.requestAll<PluginView>('/v1/plugins', 'plugins');
       session.result(plugins, list(plugins, session.io.columns));
     });
   plugin

@@ -36,8 +36,7 @@ export function registerSecret(program: Command, session: Session): void {
     .command('list')
     .description('show the names of the secrets')
     .action(async () => {
-      const path = '/v1/secrets';
-      const { secrets } = await session.request<{ secrets: SecretView[] }>('GET', path);
+      const secrets = await session.requestAll<SecretView>('/v1/secrets', 'secrets');
       session.result(secrets, list(secrets, session.io.columns));
     });
   secret

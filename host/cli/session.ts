@@ -76,6 +76,21 @@ export class Session implements AuthorIo {
     return (await this.client()).request<T>(...request);
   }
 
+  /** All items of a list that is answered in pages; `path` may have a query. */
+  async requestAll<T>(path: string, member: string): Promise<T[]> {
+    const client = await this.client();
+    const items: T[] = [];
+    for (let cursor: string | null = ''; cursor !== null;) {
+      const url: URL = new URL(path, client.url);
+      if (cursor !== '') url.searchParams.set('cursor', cursor);
+      const page = await client.request<Json>('GET', url.pathname + url.search);
+      const { [member]: list, next } = page as { [member: string]: unknown };
+      items.push(...(list as T[]));
+      cursor = typeof next === 'string' ? next : null;
+    }
+    return items;
+  }
+
   async connect(): Promise<AdminClient | undefined> {
     if (!(await new AdminClient(this.#url, '').answers())) return undefined;
     return this.client();

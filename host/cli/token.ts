@@ -12,7 +12,7 @@ export function registerToken(program: Command, session: Session): void {
     .command('list')
     .description('show the keys: ids and times, never the keys themselves')
     .action(async () => {
-      const { keys } = await session.request<{ keys: TokenKey[] }>('GET', '/v1/tokens/keys');
+      const keys = await session.requestAll<TokenKey>('/v1/tokens/keys', 'keys');
       const rows = keys.map(({ kid, createdAt, retiredAt }) => [
         kid,
         createdAt,

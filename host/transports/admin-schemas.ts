@@ -1,5 +1,6 @@
 /** What administrators may send, as JSON Schemas; unknown members are refused. */
 import { type JsonSchema, PLAIN_TEXT } from '@noa/sdk/host';
+import { PAGE_PARAMETERS } from './paging.ts';
 
 const text = (maxLength: number): JsonSchema => ({
   type: 'string',
@@ -49,7 +50,7 @@ export const APPROVAL: JsonSchema = {
 /** What the value may be, the kernel judges: an error here could show it. */
 export const SECRET = object({ value: { type: 'string' } }, ['value']);
 
-export const GRANTS_QUERY = object({ plugin });
+export const GRANTS_QUERY = object({ ...PAGE_PARAMETERS, plugin });
 
 export const PLUGIN_QUERY = object({ plugin }, ['plugin']);
 
@@ -80,3 +81,9 @@ export const AUDIT_QUERY = object({
   limit: limit(100),
   plugin,
 });
+
+const name: JsonSchema = { type: 'string', pattern: '^[\\w.-]+$', maxLength: 256 };
+
+export const PLUGIN_PATH = { name: { ...name, description: 'Name of the plugin.' } };
+export const GRANT_PATH = { id: { ...name, description: 'Id of the grant.' } };
+export const SECRET_NAME: JsonSchema = { ...name, description: 'Name of the secret.' };

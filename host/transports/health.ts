@@ -6,6 +6,7 @@
  */
 import type { FastifyInstance } from 'fastify';
 import type { PluginView } from '../kernel/views.ts';
+import { object, oneOf, text, time } from './answer-schema.ts';
 import { resource } from './resource.ts';
 
 const CHECK_MS = 2000;
@@ -17,6 +18,39 @@ export interface Check {
   readonly latencyMs: number;
   readonly error?: string;
 }
+
+interface Alive {
+  readonly status: 'ok';
+  readonly timestamp: string;
+  readonly version: string;
+}
+
+interface Ready {
+  readonly status: 'ready' | 'unready';
+  readonly checks: Checks;
+}
+
+const ALIVE = object<Alive>(
+  { status: { type: 'string', const: 'ok' }, timestamp: time(), version: text() },
+  { title: 'Health' },
+);
+
+const CHECK = object<Check>(
+  {
+    status: oneOf(['ok', 'degraded', 'failed']),
+    latencyMs: { type: 'number', minimum: 0 },
+    error: text(),
+  },
+  { optional: ['error'] },
+);
+
+const READINESS = object<Ready>(
+  {
+    status: oneOf(['ready', 'unready']),
+    checks: { type: 'object', additionalProperties: CHECK, description: 'By dependency.' },
+  },
+  { title: 'Readiness' },
+);
 
 export interface HealthOptions {
   readonly version: string;
@@ -34,12 +68,25 @@ export function registerHealth(scope: FastifyInstance, options: HealthOptions): 
   const { version, now } = options;
   const readiness = new Readiness(options);
   for (const url of ['/health', '/healthz']) {
-    const run = () => ({ status: 'ok', timestamp: new Date(now()).toISOString(), version });
-    resource(scope, url, { GET: { run } });
+    const run = (): Alive => ({ status: 'ok', timestamp: new Date(now()).toISOString(), version });
+    resource(scope, url, {
+      GET: {
+        summary: 'Tell that the process lives',
+        tag: 'Health',
+        open: true,
+        answers: { 200: ALIVE },
+        run,
+      },
+    });
   }
   for (const url of ['/ready', '/readyz']) {
     resource(scope, url, {
       GET: {
+        summary: 'Tell whether the host can serve',
+        description: '200 when every required dependency answers now, else 503.',
+        tag: 'Health',
+        open: true,
+        answers: { 200: READINESS, 503: READINESS },
         run: async (_request, reply) => {
           const checks = await readiness.checks();
           const failed = Object.values(checks).some(({ status }) => status === 'failed');

@@ -131,6 +131,10 @@ function registerPrivate(scope: FastifyInstance, options: HttpServerOptions): vo
   registerPluginRoutes(scope, options);
   resource(scope, '/metrics', {
     GET: {
+      summary: 'Read the metrics of the host',
+      tag: 'Health',
+      answers: { 200: { type: 'string' } },
+      mediaType: 'text/plain',
       run: async (_request, reply) => {
         const { contentType, text } = await options.metrics();
         return reply.header('content-type', contentType).send(text);
@@ -139,7 +143,8 @@ function registerPrivate(scope: FastifyInstance, options: HttpServerOptions): vo
   });
   scope.register((admin, _none, done) => {
     admin.addHook('preParsing', (request, _reply, _payload, next) => {
-      gateway.requireScope(arrivalOf(request), principalOf(request), 'admin');
+      const { scope: needed = 'admin' } = request.routeOptions.config.contract ?? {};
+      gateway.requireScope(arrivalOf(request), principalOf(request), needed);
       next();
     });
     const bundleLimit = { bytes: options.maxBundleBytes, name: 'plugins.max_bundle_bytes' };

@@ -1,4 +1,4 @@
-/** Who stands behind an HTTP request, and what the gateway is told of it. */
+/** Who stands behind an HTTP request, what it names in its path, and what the gateway is told of it. */
 import { NoaError } from '@noa/sdk/host';
 import type { FastifyRequest } from 'fastify';
 import type { Arrival } from '../gateway/arrival.ts';
@@ -22,4 +22,17 @@ export function principalOf(request: FastifyRequest): Principal {
   const { principal } = request.exchange;
   if (principal === undefined) throw new NoaError('INTERNAL', 'the route asks for no credential');
   return principal;
+}
+
+/** The subject that a change is recorded under. */
+export function actorOf(request: FastifyRequest): string {
+  return principalOf(request).subject;
+}
+
+/** Part of the path. Throws INVALID_ARGUMENT for what nothing here is ever called. */
+export function nameIn(request: FastifyRequest, parameter: string): string {
+  const value = (request.params as { [name: string]: string })[parameter] ?? '';
+  if (/^[\w.-]+$/.test(value)) return value;
+  const rule = `the path: ${parameter} holds letters, digits and . _ - alone`;
+  throw new NoaError('INVALID_ARGUMENT', rule);
 }

@@ -7,7 +7,9 @@ import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { Configuration } from '../kernel/configuration.ts';
 import type { DeadLetters } from '../kernel/dead-letters.ts';
 import type { HealthView } from '../kernel/health.ts';
-import { principalOf } from './identity.ts';
+import { PLUGIN_PATH } from './admin-schemas.ts';
+import { actorOf } from './identity.ts';
+import { CONFIGURATION, DROPPED, LETTERS, PLUGIN_HEALTH, RETRIED } from './plugin-answers.ts';
 import { resource } from './resource.ts';
 
 export interface PluginStateOptions {
@@ -46,17 +48,36 @@ const RETRY: JsonSchema = {
   properties: { id: LETTER },
 };
 
-/** The caller has seen to the scope `admin`. */
+const READ = { tag: 'Plugins', scope: 'plugins:read', path: PLUGIN_PATH };
+const WRITE = { tag: 'Plugins', scope: 'plugins:write', path: PLUGIN_PATH };
+
+/** The caller has seen to the credential and its scope. */
 export function registerPluginState(
   scope: FastifyInstance,
   { configuration, deadLetters, health }: PluginStateOptions,
 ): void {
   resource(scope, '/v1/plugins/:name/health', {
-    GET: { run: (request) => health(pluginOf(request)) },
+    GET: {
+      ...READ,
+      summary: 'Show how a plugin fares in this host',
+      answers: { 200: PLUGIN_HEALTH },
+      run: (request) => health(pluginOf(request)),
+    },
   });
   resource(scope, '/v1/plugins/:name/config', {
-    GET: { run: (request) => configuration.view(pluginOf(request)) },
+    GET: {
+      ...READ,
+      summary: "Show a plugin's configuration",
+      answers: { 200: CONFIGURATION },
+      run: (request) => configuration.view(pluginOf(request)),
+    },
     PUT: {
+      ...WRITE,
+      summary: "Set a plugin's configuration",
+      description:
+        'As a whole; with a `version`, only while that is the present one. `{"$secret": "keep"}` keeps a secret value.',
+      answers: { 200: CONFIGURATION },
+      errors: ['CONFLICT'],
       body: SETTINGS,
       run: (request) => {
         const { settings, version } = request.body as { settings: Json; version?: number };
@@ -66,6 +87,10 @@ export function registerPluginState(
   });
   resource(scope, '/v1/plugins/:name/dead-letters', {
     GET: {
+      ...READ,
+      summary: 'List the events that a plugin failed to take',
+      description: 'Oldest first.',
+      answers: { 200: LETTERS },
       query: LETTERS_QUERY,
       run: (request) => {
         const query = request.query as { cursor?: string; limit: number };
@@ -73,6 +98,9 @@ export function registerPluginState(
       },
     },
     DELETE: {
+      ...WRITE,
+      summary: 'Drop all events that a plugin failed to take',
+      answers: { 200: DROPPED },
       run: async (request) => {
         return { dropped: await deadLetters.drop(pluginOf(request), undefined, actorOf(request)) };
       },
@@ -80,6 +108,11 @@ export function registerPluginState(
   });
   resource(scope, '/v1/plugins/:name/dead-letters/retry', {
     POST: {
+      ...WRITE,
+      summary: 'Deliver dead letters again',
+      description: 'The one of this id, or all in order, at most 100 at once.',
+      answers: { 200: RETRIED },
+      errors: ['GRANT_PENDING', 'PLUGIN_DISABLED'],
       body: RETRY,
       run: (request) => {
         const { id } = (request.body ?? {}) as { id?: string };
@@ -89,6 +122,10 @@ export function registerPluginState(
   });
   resource(scope, '/v1/plugins/:name/dead-letters/:id', {
     DELETE: {
+      ...WRITE,
+      summary: 'Drop a dead letter',
+      path: { ...PLUGIN_PATH, id: { ...LETTER, description: 'Id of the letter.' } },
+      answers: { 200: DROPPED },
       run: async (request) => {
         const { id } = request.params as { id: string };
         if (!/^[0-9]{1,15}$/.test(id)) {
@@ -102,8 +139,4 @@ export function registerPluginState(
 
 function pluginOf(request: FastifyRequest): string {
   return (request.params as { name: string }).name;
-}
-
-function actorOf(request: FastifyRequest): string {
-  return principalOf(request).subject;
 }

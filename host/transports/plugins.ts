@@ -4,14 +4,29 @@
  * dispatcher is exactly the value that its schema will judge, written as JSON anew: a body's own text
  * could say a name twice and mean one thing to the host's parser and another to a guest's.
  */
-import { type Json, NoaError, type TextParameters } from '@noa/sdk/host';
+import { type ErrorCode, type Json, NoaError, type TextParameters } from '@noa/sdk/host';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Invocation, Outcome } from '../kernel/invocation.ts';
 import type { Serving } from '../kernel/serving.ts';
+import { PLUGIN_PATH } from './admin-schemas.ts';
 import { principalOf } from './identity.ts';
 import { pathOf } from './problem.ts';
 import { refuseMethod, resource } from './resource.ts';
 import { type Route, RouteTable, segmentsOf } from './route-table.ts';
+
+/** What a call of an export may end in, beside what any request may. */
+export const CALL_ERRORS: readonly ErrorCode[] = [
+  'CAPABILITY_DENIED',
+  'NOT_FOUND',
+  'CONFLICT',
+  'GRANT_PENDING',
+  'PLUGIN_DISABLED',
+  'RESOURCE_EXHAUSTED',
+  'PLUGIN_TRAP',
+  'PLUGIN_OUTPUT_INVALID',
+  'PLUGIN_QUARANTINED',
+  'DEADLINE_EXCEEDED',
+];
 
 const JSON_TYPE = 'application/json; charset=utf-8';
 
@@ -88,6 +103,14 @@ export function registerPluginRoutes(scope: FastifyInstance, options: PluginsOpt
 export function registerExports(scope: FastifyInstance, options: PluginsOptions): void {
   resource(scope, '/v1/plugins/:name/exports/:export', {
     POST: {
+      summary: 'Call any export of a plugin',
+      description:
+        "The body is the input and the answer is the output, both by the export's schemas; no body stands for null.",
+      tag: 'Plugins',
+      scope: 'plugins:call',
+      path: { ...PLUGIN_PATH, export: { type: 'string', description: 'Name of the export.' } },
+      answers: { 200: { description: 'The output of the export.' } },
+      errors: CALL_ERRORS,
       body: {},
       before: (request) => {
         request.exchange.serving = options.serving((request.params as { name: string }).name);

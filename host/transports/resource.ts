@@ -61,6 +61,12 @@ export function resource(scope: FastifyInstance, url: string, actions: Actions):
   });
 }
 
+/** Answers 201 with what was made and where it is. */
+export function created<T>(reply: FastifyReply, location: string, made: T): T {
+  void reply.code(201).header('location', location);
+  return made;
+}
+
 /** Answers OPTIONS with 204 and throws METHOD_NOT_ALLOWED for any other method, both with `Allow`. */
 export function refuseMethod(
   request: FastifyRequest,
