@@ -2,6 +2,8 @@
  * What one machine has once, however many processes serve on it: the data folder with its secrets, the
  * database, the cache, the blobs. Engines that no URL names run inside this process.
  */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Driver } from '@noa/sdk/host';
 import { openBlobFolder } from '../capabilities/blob/folder.ts';
@@ -24,6 +26,8 @@ export interface Engines {
   readonly rootKey: Uint8Array;
   readonly databaseUrl: string;
   readonly cache: RedisEndpoint;
+  /** Where the host's other processes find the cache. */
+  readonly shareCache: () => Promise<RedisEndpoint>;
   readonly blob: Driver;
   /** What runs inside this process instead of a service. */
   readonly embedded: readonly string[];
@@ -51,6 +55,7 @@ export async function openEngines(
   const rootKey = await folder.rootKey(config.auth.root_key);
 
   const embedded: string[] = [];
+  const share = parts.use(new AsyncDisposableStack());
   let databaseUrl = config.database.url;
   if (databaseUrl === undefined) {
     const lines = logger('postgres');
@@ -65,12 +70,25 @@ export async function openEngines(
     embedded.push('PostgreSQL');
   }
   let cache: RedisEndpoint;
+  let shareCache: Engines['shareCache'];
   if (config.cache.url === undefined) {
     const server = await openEmbeddedCache({ dataDir: join(folder.path, 'cache'), warn });
     parts.defer(() => server.close());
     cache = server;
+    shareCache = async () => {
+      // Not in the data folder: the path of a socket may have 100 characters, and no more.
+      const runtime = await mkdtemp(join(tmpdir(), 'noa-cache-'));
+      share.defer(() => rm(runtime, { recursive: true, force: true }));
+      const path = join(runtime, 'socket');
+      await server.listen(path);
+      return { path };
+    };
     embedded.push('cache');
-  } else cache = { url: config.cache.url };
+  } else {
+    const endpoint = { url: config.cache.url };
+    cache = endpoint;
+    shareCache = () => Promise.resolve(endpoint);
+  }
   const blob = await openBlobFolder({
     folder: join(folder.path, 'blobs'),
     maxBytes: config.plugins.blob_max_bytes,
@@ -86,6 +104,7 @@ export async function openEngines(
     rootKey,
     databaseUrl,
     cache,
+    shareCache,
     blob,
     embedded,
     [Symbol.asyncDispose]: () => open.disposeAsync(),

@@ -54,12 +54,16 @@ export interface Base {
   readonly pluginLines: PluginLines;
   /** What GET /metrics answers when it is more than this process's own. */
   readonly exposeAll?: () => Promise<Exposition>;
+  /** Has the other processes take over what this one has changed; see `KernelPowers.converge`. */
+  readonly converge?: () => Promise<void>;
 }
 
 /** One process's kernel with its front, open to callers. */
 export interface Front {
   readonly url: string;
   readonly metrics: Metrics;
+  /** Takes over what another process has changed. */
+  sync(): Promise<void>;
   /** Takes what may change while running. */
   reload(config: Config): void;
   /** Finishes what runs, then closes everything but the base. Idempotent. */
@@ -189,6 +193,7 @@ export async function startFront(
     observeCapability: metrics.capability,
     observeCost: metrics.cost,
     pluginLog: logs.plugin,
+    ...(base.converge && { converge: base.converge }),
   });
   parts.defer(() => kernel.close());
   onProgress('starting plugins');
@@ -250,6 +255,7 @@ export async function startFront(
   return {
     url,
     metrics,
+    sync: () => kernel.supervisor.sync(),
     reload: (next) => logs.setLevel(next.observability.log_level),
     stop: () => (stopping ??= running.disposeAsync()),
   };

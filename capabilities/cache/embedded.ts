@@ -1,8 +1,11 @@
 /**
  * The embedded cache: a small server of the Redis protocol in this process, reached by ioredis through a
- * socket that never leaves it, so that host and driver run the same code as with Redis.
+ * socket that never leaves it, so that host and driver run the same code as with Redis. The other processes
+ * of a host reach it through a socket in the file system.
  */
-import { Socket } from 'node:net';
+import { once } from 'node:events';
+import { createServer, type Server, Socket } from 'node:net';
+import { pipeline } from 'node:stream/promises';
 import { AbstractConnector, type RedisOptions } from 'ioredis';
 import { Journal } from './journal.ts';
 import { Keyspace } from './keyspace.ts';
@@ -20,6 +23,8 @@ export interface EmbeddedCacheOptions {
 export interface EmbeddedCache {
   /** For ioredis's option of this name; any number of connections. */
   readonly Connector: NonNullable<RedisOptions['Connector']>;
+  /** Serves the host's other processes too, at a socket in the file system; `path` may not exist yet. */
+  listen(path: string): Promise<void>;
   /** Ends all connections and writes everything to disk. */
   close(): Promise<void>;
 }
@@ -35,6 +40,13 @@ export async function openEmbeddedCache(options: EmbeddedCacheOptions): Promise<
   const journal = await Journal.open(options.dataDir, keyspace, options.warn);
   const connections = new Set<Connection>();
   let closed = false;
+  const connect = (): Connection => {
+    const connection = new Connection(keyspace, journal);
+    connections.add(connection);
+    connection.once('close', () => connections.delete(connection));
+    return connection;
+  };
+  let server: Server | undefined;
   const Connector = class extends AbstractConnector {
     constructor() {
       super(0);
@@ -42,17 +54,24 @@ export async function openEmbeddedCache(options: EmbeddedCacheOptions): Promise<
 
     override async connect(): Promise<Socket> {
       if (closed) throw new Error('the embedded cache is closed');
-      const connection = new Connection(keyspace, journal);
-      connections.add(connection);
-      connection.once('close', () => connections.delete(connection));
+      const connection = connect();
       this.stream = connection;
       return connection;
     }
   };
   return {
     Connector,
+    async listen(path) {
+      server = createServer((socket) => {
+        const connection = connect();
+        // Of a process that was killed nothing is left to tell.
+        pipeline(socket, connection, socket).catch(() => connection.destroy());
+      });
+      await once(server.listen(path), 'listening');
+    },
     async close() {
       closed = true;
+      server?.close();
       for (const connection of connections) connection.destroy();
       await journal.close();
     },

@@ -28,9 +28,13 @@ const RECONNECT_MAX_MS = 2_000;
 /** Calls in flight; more are refused. */
 const MAX_CALLS = 4_096;
 
-/** Where the engine is: a URL (`redis://user:password@host:port/db`, `rediss://`), or a connector of our own. */
+/**
+ * Where the engine is: a URL (`redis://user:password@host:port/db`, `rediss://`), or the embedded cache, by
+ * a connector of our own or the path of its socket.
+ */
 export type RedisEndpoint =
   | { readonly url: string }
+  | { readonly path: string }
   | { readonly Connector: NonNullable<RedisOptions['Connector']> };
 
 /**
@@ -56,6 +60,7 @@ export function connectRedis(endpoint: RedisEndpoint): Redis {
     reconnectOnError: (error: Error) => error.message.startsWith('READONLY'),
   } satisfies RedisOptions;
   if ('Connector' in endpoint) return new Redis({ ...options, Connector: endpoint.Connector });
+  if ('path' in endpoint) return new Redis({ ...options, path: endpoint.path });
   const url = URL.parse(endpoint.url);
   if (!url || !/^rediss?:$/.test(url.protocol) || url.hostname === '') {
     throw new NoaError(
@@ -67,7 +72,7 @@ export function connectRedis(endpoint: RedisEndpoint): Redis {
 }
 
 export function createRedisDriver(endpoint: RedisEndpoint): Driver {
-  return new RedisDriver(connectRedis(endpoint), 'Connector' in endpoint);
+  return new RedisDriver(connectRedis(endpoint), !('url' in endpoint));
 }
 
 class RedisDriver implements Driver {

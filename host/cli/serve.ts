@@ -12,6 +12,10 @@ import type { Session } from './session.ts';
 /** Beyond the drain that the configuration allows: what closing the engines may take. */
 const CLOSE_MS = 20_000;
 
+/** Keys that stand for what all workers share. */
+const OF_THE_FLEET =
+  /^(data|database\.url|cache\.url|server\.(workers|host|port)|observability\.metrics_|plugins\.blob)/;
+
 /**
  * Adds `noa serve`, whose flags are those of the configuration's keys. It ends with 0 after SIGINT or
  * SIGTERM, with 1 when it cannot start, cannot go on, or is told a second time while it stops.
@@ -48,8 +52,11 @@ async function serve(io: ServeIo): Promise<number> {
   const onStop = (): void => stop.resolve('signal');
   process.once('SIGTERM', onStop).once('SIGINT', onStop);
   // Loaded here: no other command has to wait for a whole host's code.
-  const { startHost } = await import('../start.ts');
-  const host = await startHost(config, (step) => io.tell(`… ${step}`));
+  const begin =
+    config.server.workers > 1
+      ? (await import('../fleet/fleet.ts')).startFleet
+      : (await import('../start.ts')).startHost;
+  const host = await begin(config, (step) => io.tell(`… ${step}`));
   for (const line of banner(host)) io.tell(line);
   let current = config;
   const onReload = (): void => {
@@ -99,6 +106,12 @@ function reload(host: Host, current: Config, io: ServeIo): Config {
     const next = io.load();
     const { reloadable, needRestart } = configChanges(current, next);
     host.reload(next);
+    if (current.server.workers > 1) {
+      io.tell('reloading: the workers are replaced one by one, and the log says when it is done');
+      const kept = needRestart.filter((path) => OF_THE_FLEET.test(path));
+      if (kept.length > 0) io.tell(`a restart is needed for: ${kept.join(', ')}`);
+      return next;
+    }
     io.tell(`reloaded: ${reloadable.length > 0 ? reloadable.join(', ') : 'nothing'} changed`);
     if (needRestart.length > 0) io.tell(`a restart is needed for: ${needRestart.join(', ')}`);
     return next;

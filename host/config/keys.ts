@@ -31,7 +31,8 @@ export const KEYS = {
     }),
     workers: integer(1, 256, 1, {
       flag: 'workers',
-      description: `Host processes that share the port. ${later}`,
+      description:
+        'Processes that serve on the one port, one per core at most: limits of calls and rates are divided among them. With more than one, SIGHUP replaces them one by one with the new configuration.',
     }),
     max_body_bytes: integer(1024, 256 * MiB, 8 * MiB, {
       description: 'Longest request body; a bundle has its own bound, `plugins.max_bundle_bytes`.',

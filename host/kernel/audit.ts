@@ -60,6 +60,8 @@ export interface AuditOptions<Tx> {
   readonly capacity: number;
   /** Told when a flush fails; the records stay and are tried again. */
   readonly onError: (error: unknown) => void;
+  /** Told of each administrative change once it is durable; may not reject. The change waits for it. */
+  readonly onChange?: () => Promise<void>;
 }
 
 export const EMPTY_HASH = '0'.repeat(64);
@@ -142,8 +144,8 @@ export class Audit<Tx> {
    * Runs an administrative change and writes its records in the same transaction: either both are
    * durable or neither. The change runs alone among this host's writers of the log.
    */
-  change<T>(work: (tx: Tx, note: (event: AuditEvent) => void) => Promise<T>): Promise<T> {
-    return this.#exclusive(async () => {
+  async change<T>(work: (tx: Tx, note: (event: AuditEvent) => void) => Promise<T>): Promise<T> {
+    const changed = await this.#exclusive(async () => {
       let records: AuditRecord[] = [];
       const result = await this.#options.sink.transaction(async (tx) => {
         const events: { event: AuditEvent; at: number }[] = [];
@@ -155,6 +157,8 @@ export class Audit<Tx> {
       this.#settle(records);
       return result;
     });
+    await this.#options.onChange?.();
+    return changed;
   }
 
   /** Lets writers take turns, and finds the true head again after a write that failed. */

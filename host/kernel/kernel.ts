@@ -64,6 +64,11 @@ export interface KernelPowers {
   readonly observeCall: (observation: CallObservation) => void;
   readonly observeCapability: (observation: CapabilityObservation) => void;
   readonly observeCost: (observation: CostObservation) => void;
+  /**
+   * Has the other processes of this host take over a change of the recorded state, so that they answer
+   * alike as soon as it is answered. May not reject, and takes a bounded time.
+   */
+  readonly converge?: () => Promise<void>;
   readonly pluginLog: (plugin: string, level: LogLevel, message: string) => void;
 }
 
@@ -97,6 +102,7 @@ export class Kernel {
       now,
       flushMs: 100,
       capacity: 10_000,
+      ...(powers.converge && { onChange: powers.converge }),
       onError: (error) => onError('the audit log cannot be written; it will be tried again', error),
     });
     this.capabilities = powers.capabilities((call) => this.#callPlugin(call));

@@ -1,0 +1,148 @@
+/** A host of several processes on one port: they are one host to callers, and one of them may die. */
+import { readFile } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+import t from 'tap';
+import { type Answer, bundleOf, eventually, RunningHost } from './running-host.ts';
+
+const WORKERS = 2;
+const fresh = { connection: 'close' };
+
+const host = await RunningHost.start({ env: { NOA_SERVER__WORKERS: String(WORKERS) } });
+t.teardown(() => host.dispose());
+await host.install(await bundleOf('plugins/examples/notes'));
+await host.approve('notes');
+await host.install(await bundleOf('test/fixtures/plugins/keeper'));
+await host.approve('keeper');
+
+/** On a connection of its own, so that the next may go to another process. */
+const ask = (method: string, path: string, body?: unknown): Promise<Answer> =>
+  host.request(method, path, body, fresh);
+
+/** The workers that said that they serve, newest last. */
+const launched = (): { worker: number; pid: number }[] =>
+  host.output
+    .split('\n')
+    .filter((line) => line.includes('"message":"a worker serves"'))
+    .map((line) => JSON.parse(line) as { worker: number; pid: number });
+
+/** Which worker answered the request of this id. */
+const answeredBy = (id: string): number | undefined =>
+  host.output
+    .split('\n')
+    .filter((line) => line.includes(`"request_id":"${id}"`) && line.includes('"target":"http"'))
+    .map((line) => (JSON.parse(line) as { worker: number }).worker)[0];
+
+/** Asks until every worker has answered `good` so often in a row that none can think otherwise. */
+async function everywhere(what: string, path: string, good: (answer: Answer) => boolean) {
+  const seen = new Set<number>();
+  await eventually(what, async () => {
+    const answer = await ask('GET', path);
+    if (!good(answer)) {
+      seen.clear();
+      return false;
+    }
+    const id = String(answer.headers.get('x-request-id'));
+    await eventually('the access log tells of it', () =>
+      Promise.resolve(answeredBy(id) !== undefined),
+    );
+    seen.add(Number(answeredBy(id)));
+    return seen.size === WORKERS;
+  });
+}
+
+t.test('all of them serve, from one state', async (t) => {
+  const { body } = await ask('POST', '/plugins/notes/notes', { text: 'of all' });
+  const path = `/plugins/notes/notes/${String(body['id'])}`;
+  await everywhere('each worker serves the note', path, ({ status }) => status === 200);
+  const reads = await Promise.all(Array.from({ length: 20 }, () => ask('GET', path)));
+  const counts = reads.map((read) => Number(read.body['reads']));
+  t.equal(new Set(counts).size, 20, 'the cache counts for all of them together');
+});
+
+t.test('blobs are one area with one quota', async (t) => {
+  for (let n = 0; n < 6; n += 1) {
+    const path = `docs/${n}`;
+    t.match(await ask('POST', '/v1/plugins/keeper/exports/put', { path, text: 'x' }), {
+      status: 200,
+    });
+  }
+  for (let n = 0; n < 4; n += 1) {
+    const { body } = await ask('POST', '/v1/plugins/keeper/exports/list', { prefix: 'docs/' });
+    t.equal((body['entries'] as unknown[]).length, 6);
+  }
+});
+
+t.test('what an administrator changes holds in every process', async (t) => {
+  const { body } = await host.get('/v1/grants?plugin=notes');
+  const grants = body['grants'] as { id: string; capability: string }[];
+  const grant = grants.find(({ capability }) => capability === 'db');
+  t.equal((await ask('DELETE', `/v1/grants/${grant?.id}`)).status, 200);
+  await everywhere('each worker denies', '/plugins/notes/notes', ({ status }) => status >= 400);
+  await host.approve('notes');
+  await everywhere('each worker serves again', '/plugins/notes/notes', (r) => r.status === 200);
+});
+
+t.test('logs and metrics are those of all', async (t) => {
+  const { body } = await host.get('/v1/plugins/notes/logs');
+  t.ok(Array.isArray(body['lines']), 'whoever answers');
+  const metricsUrl = /Metrics on (\S+)/.exec(host.output)?.[1] ?? '';
+  const total = async () => {
+    const text = await (await fetch(metricsUrl)).text();
+    const lines = text.split('\n').filter((line) => line.startsWith('http_requests_total{'));
+    return lines.reduce((sum, line) => sum + Number(line.split(' ').at(-1)), 0);
+  };
+  const before = await total();
+  for (let n = 0; n < 10; n += 1) await ask('GET', '/plugins/notes/notes');
+  await eventually('the sum has them all', async () => (await total()) === before + 10);
+  t.match(await (await fetch(metricsUrl)).text(), /noa_build_info\{[^}]*\} 1\n/);
+});
+
+t.test('one that is killed is replaced, and its audit chain goes on', async (t) => {
+  const [first] = launched();
+  if (first === undefined) throw new Error('no worker said that it serves');
+  process.kill(first.pid, 'SIGKILL');
+  await eventually('another serves', () => Promise.resolve(launched().length === WORKERS + 1));
+  t.equal(launched().at(-1)?.worker, first.worker, 'under its number');
+  await everywhere('both serve', '/plugins/notes/notes', ({ status }) => status === 200);
+  t.match(await host.post('/v1/audit/verify'), { body: { ok: true } });
+});
+
+t.test('a reload replaces them one by one, and no request fails', async (t) => {
+  const started = launched().length;
+  const failures: unknown[] = [];
+  let over = false;
+  let asked = 0;
+  const client = async (): Promise<void> => {
+    while (!over) {
+      const answer = await ask('GET', '/plugins/notes/notes').catch(String);
+      if (typeof answer === 'string' || answer.status !== 200) failures.push(answer);
+      asked += 1;
+    }
+  };
+  const clients = [client(), client(), client()];
+  host.signal('SIGHUP');
+  await eventually('all are replaced', () =>
+    Promise.resolve(host.output.includes('workers were replaced')),
+  );
+  await sleep(200);
+  over = true;
+  await Promise.all(clients);
+  t.equal(launched().length, started + WORKERS);
+  t.strictSame(failures, []);
+  t.ok(asked > 10, `${asked} requests meanwhile`);
+});
+
+t.test('with the host gone, none of them stays', async (t) => {
+  const pids = launched().map(({ pid }) => pid);
+  await host.kill();
+  const lives = async (pid: number): Promise<boolean> => {
+    const command = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
+    return command.includes('fleet/worker');
+  };
+  await eventually('all have ended', async () => {
+    const alive = await Promise.all(pids.map(lives));
+    return !alive.includes(true);
+  });
+  await host.start();
+  t.equal((await host.get('/plugins/notes/notes')).status, 200);
+});
