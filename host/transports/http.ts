@@ -8,6 +8,7 @@ import { ERROR_KINDS, NoaError } from '@noa/sdk/host';
 import { fastify, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import type { Gateway } from '../gateway/gateway.ts';
 import { type AdminOptions, registerAdmin } from './admin.ts';
+import { admitAll } from './admission.ts';
 import { type BodyLimit, takeJson } from './body.ts';
 import { type AccessEntry, Exchanges, type HttpObservation } from './exchange.ts';
 import { type HealthOptions, registerHealth } from './health.ts';
@@ -126,6 +127,7 @@ function registerPrivate(scope: FastifyInstance, options: HttpServerOptions): vo
     request.exchange.principal = gateway.identify(arrivalOf(request));
     done();
   });
+  admitAll(scope, gateway);
   takeJson(scope, (request) => bodyLimit(request, options.maxBodyBytes));
   scope.setNotFoundHandler(notFound);
   registerPluginRoutes(scope, options);

@@ -43,9 +43,12 @@ interface Target {
   readonly segments: readonly string[];
 }
 
+/** Why it is for nothing: told once the gateway has admitted the request. */
+type Miss = { readonly allow: readonly string[] } | { readonly error: unknown };
+
 declare module 'fastify' {
   interface FastifyRequest {
-    target: Target | undefined;
+    target: Target | Miss | undefined;
   }
 }
 
@@ -58,7 +61,7 @@ export function registerPluginRoutes(scope: FastifyInstance, options: PluginsOpt
     return table;
   };
 
-  const find = (request: FastifyRequest, reply: FastifyReply): void => {
+  const find = (request: FastifyRequest): Target | Miss => {
     const path = pathOf(request.raw.url);
     const start = path.indexOf('/', 1) + 1;
     const slash = path.indexOf('/', start);
@@ -70,12 +73,21 @@ export function registerPluginRoutes(scope: FastifyInstance, options: PluginsOpt
     const match = tableOf(serving).match(request.method, segments);
     if ('route' in match) {
       request.exchange.route = match.route.label;
-      request.target = { route: match.route, segments };
-    } else if (match.allow.length > 0) refuseMethod(request, reply, match.allow);
-    else {
-      const advice = `noa plugin show ${name} lists its routes`;
-      throw new NoaError('NOT_FOUND', `plugin ${name} has no route for this path; ${advice}`);
+      return { route: match.route, segments };
     }
+    if (match.allow.length > 0) return match;
+    const advice = `noa plugin show ${name} lists its routes`;
+    throw new NoaError('NOT_FOUND', `plugin ${name} has no route for this path; ${advice}`);
+  };
+
+  const operation = (request: FastifyRequest): string => {
+    try {
+      request.target = find(request);
+    } catch (error) {
+      request.target = { error };
+    }
+    const method = request.method === 'HEAD' ? 'GET' : request.method;
+    return `${method} ${request.exchange.route ?? '/plugins/:name/*'}`;
   };
 
   scope.decorateRequest('target');
@@ -83,13 +95,15 @@ export function registerPluginRoutes(scope: FastifyInstance, options: PluginsOpt
     scope.route({
       method: scope.supportedMethods,
       url,
-      config: { contract: null }, // manifests say what is below
+      config: { contract: null, operation }, // manifests say what is below
       preParsing: (request, reply, _payload, done) => {
-        find(request, reply);
-        if (!reply.sent) done();
+        const target = request.target as Target | Miss; // set when the operation was asked for
+        if ('error' in target) throw target.error;
+        if ('allow' in target) refuseMethod(request, reply, target.allow);
+        else done();
       },
       handler: async (request, reply) => {
-        const { route, segments } = request.target as Target; // set by the hook
+        const { route, segments } = request.target as Target; // all else was refused
         const query = request.query as TextParameters;
         const input = route.input(query, segments, request.body as Json | undefined);
         const outcome = await options.dispatch(invocation(request, route.export, input));

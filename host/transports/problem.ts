@@ -5,6 +5,7 @@
  */
 import { ERROR_KINDS, type ErrorCode, NoaError } from '@noa/sdk/host';
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
+import { RateLimitError, rateFields } from '../gateway/limits.ts';
 import { wrongType } from './body.ts';
 
 export const PROBLEM_TYPE = 'application/problem+json';
@@ -54,6 +55,7 @@ export function sendProblem(request: FastifyRequest, reply: FastifyReply, error:
     const why = presented ? ', error="invalid_token"' : ''; // RFC 6750 section 3
     void reply.header('www-authenticate', `Bearer realm="noa"${why}`);
   }
+  if (error instanceof RateLimitError) void reply.headers(rateFields(error.rate));
   if (error.retryAfterMs !== undefined) {
     void reply.header('retry-after', String(Math.max(1, Math.ceil(error.retryAfterMs / 1000))));
   }
