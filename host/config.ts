@@ -167,10 +167,12 @@ function readSetting(
   }
   const value = key.read(resolved.value, cwd);
   if (value !== undefined) return { value };
+  const fault = key.fault?.(resolved.value);
   const given = key.secret === true ? '' : `, not ${display(setting.value)}`;
   const without = key.default === undefined ? '' : `, which gives ${key.default}`;
   const fix = `Give such a value, or leave it out${without}.`;
-  return { finding: { path, message: `must be ${key.rule}${given}`, source, fix } };
+  const message = fault === undefined ? `must be ${key.rule}${given}` : `is wrong: ${fault}`;
+  return { finding: { path, message, source, fix } };
 }
 
 function referredVariable(value: unknown): string | undefined {

@@ -87,7 +87,7 @@ t.test('each source outranks the one below it', async (t) => {
 });
 
 t.test('every key can be set by a file, and by a variable of its name', async (t) => {
-  const samples: Readonly<Record<string, string | number | boolean | string[]>> = {
+  const samples: Readonly<Record<string, string | number | boolean | (string | object)[]>> = {
     'plugins.allow_native': true,
     'plugins.native': [`/srv/tool.mjs@sha256:${'0a'.repeat(32)}`],
     'plugins.http_private_hosts': ['billing.internal', '10.0.0.1', '::1'],
@@ -101,6 +101,19 @@ t.test('every key can be set by a file, and by a variable of its name', async (t
     'auth.bootstrap_token': TOKEN,
     'auth.root_key': Buffer.alloc(32, 7).toString('base64'),
     'auth.token_life_seconds': 61,
+    'auth.issuer': 'https://noa.example',
+    'auth.issuers': [
+      {
+        name: 'corp',
+        issuer: 'https://id.example',
+        audience: 'noa',
+        jwks_url: 'http://127.0.0.1:9/keys',
+        algorithms: ['ES256'],
+        claim: 'groups',
+        map: [{ value: 'staff', scopes: ['plugins:call'], roles: ['staff'] }],
+        level: 'L2',
+      },
+    ],
     'observability.log_level': 'trace',
     'observability.log_format': 'pretty',
     'observability.metrics_bind': 'metrics.internal',
@@ -117,7 +130,9 @@ t.test('every key can be set by a file, and by a variable of its name', async (t
       return typeof at === 'object' && at !== null ? Reflect.get(at, name) : undefined;
     };
     t.strictSame(read({ file: 'x.toml' }), sample, `${path} from a file`);
-    t.strictSame(read({ env: { [variable]: String(sample) } }), sample, `${path} from ${variable}`);
+    const isTables = Array.isArray(sample) && typeof sample[0] === 'object';
+    const text = isTables ? JSON.stringify(sample) : String(sample);
+    t.strictSame(read({ env: { [variable]: text } }), sample, `${path} from ${variable}`);
   }
 });
 
@@ -385,4 +400,43 @@ t.test('whatever a source holds, the answer is a configuration or findings', asy
     { numRuns: 300 },
   );
   t.pass('no other outcome');
+});
+
+t.test('a list of tables is judged by its schema, wherever it is written', async (t) => {
+  const toml = (more: string) =>
+    folder(t, {
+      'config/default.toml': `[auth]\n[[auth.issuers]]\nname = "corp"\nissuer = "https://id.example"\n${more}`,
+    });
+  const cwd = toml('audience = "noa"\nmap = [{ value = "staff", scopes = ["plugins:call"] }]\n');
+  const [issuer] = load(cwd).auth.issuers ?? [];
+  t.match(issuer, {
+    name: 'corp',
+    algorithms: ['RS256'],
+    claim: 'scope',
+    level: 'L5',
+    map: [{ value: 'staff', scopes: ['plugins:call'], roles: [] }],
+  });
+  t.throws(
+    () => Object.assign(issuer?.map[0] ?? {}, { value: 'x' }),
+    TypeError,
+    'frozen to the leaves',
+  );
+  t.match(faults(toml('')), [
+    { path: 'auth.issuers', message: /\/0\/audience is required/, source: /default\.toml:2/ },
+  ]);
+  const env = (value: unknown) => ({ env: { NOA_AUTH__ISSUERS: JSON.stringify(value) } });
+  const one = { name: 'a', issuer: 'https://a.example', audience: 'noa' };
+  t.match(load(cwd, env([one])).auth.issuers, [one], 'the environment outranks the file');
+  const wrong: [unknown, RegExp][] = [
+    [one, /must be array/],
+    [[{ ...one, issuer: 'http://a.example' }], /\/0\/issuer/],
+    [[{ ...one, algorithms: ['HS256'] }], /\/0\/algorithms\/0/],
+    [[{ ...one, name: 'client' }], /\/0\/name/],
+    [[one, { ...one, issuer: 'https://b.example' }], /\/1\/name is that of another table/],
+    [[{ ...one, secret: 'x' }], /\/0\/secret/],
+  ];
+  for (const [value, message] of wrong) {
+    t.match(faults(cwd, env(value)), [{ path: 'auth.issuers', message }]);
+  }
+  t.match(faults(cwd, { env: { NOA_AUTH__ISSUERS: '{' } }), [{ path: 'auth.issuers' }]);
 });

@@ -20,7 +20,7 @@ function* section(tree: Tree, above: readonly string[]): Generator<string> {
     for (const [name, key] of keys) {
       yield `# ${key.description}`;
       yield key.default === undefined
-        ? `# ${name} = "…"`
+        ? `# ${name} = ${key.form ?? '"…"'}`
         : `${name} = ${JSON.stringify(key.default)}`;
     }
   }

@@ -2,6 +2,7 @@
  * Every configuration key, once. Parsing, validation, the reference in config/README.md and
  * config/default.toml are all made from this table. The name of a duration or a size ends in its unit.
  */
+import { issuers } from './issuers.ts';
 import {
   boolean,
   choice,
@@ -185,6 +186,18 @@ export const KEYS = {
     token_life_seconds: integer(60, 300, 120, {
       description: 'Life of a capability token; it is renewed at two thirds.',
     }),
+    issuer: url(['https', 'http'], {
+      description:
+        'What `iss` of the access tokens made here says; unset it is `urn:noa`. Hosts that share a database must share it.',
+    }),
+    access_token_life_seconds: integer(60, 3600, 600, {
+      description: 'Life of an access token.',
+    }),
+    refresh_token_life_seconds: integer(300, 90 * 86_400, 14 * 86_400, {
+      description:
+        'How long after a client showed its secret its access can be refreshed without it.',
+    }),
+    issuers,
   },
   observability: {
     log_level: choice(['trace', 'debug', 'info', 'warn', 'error', 'fatal'], 'info', {

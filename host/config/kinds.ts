@@ -20,8 +20,12 @@ export interface Key<T> extends About {
   readonly rule: string;
   /** As a file would write it; absent when the key has no default. */
   readonly default: string | number | boolean | undefined;
+  /** How a value is written, for the file of defaults; `"…"` when absent. */
+  readonly form?: string;
   /** A value that keeps the rule; undefined for one that does not. Relative paths start at `cwd`. */
   read(value: unknown, cwd: string): T | undefined;
+  /** Of a value with parts that was not read: the part that is wrong and why. */
+  fault?(value: unknown): string | undefined;
 }
 
 export function integer(

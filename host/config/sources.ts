@@ -94,7 +94,7 @@ function at(file: string, text: string, path: readonly string[]): string {
     dotted.split('.').map((name) => name.trim().replaceAll(/["']/g, ''));
   let section: string[] = [];
   for (const [index, line] of text.split('\n').entries()) {
-    const header = /^\s*\[([^\]]+)\]/.exec(line)?.[1];
+    const header = /^\s*\[\[?([^[\]]+)\]/.exec(line)?.[1];
     if (header !== undefined) section = names(header);
     const key = header === undefined ? /^\s*([^=#]+)=/.exec(line)?.[1] : undefined;
     const here = key === undefined ? section : [...section, ...names(key)];

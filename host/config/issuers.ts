@@ -1,0 +1,96 @@
+/** `auth.issuers`: whose access tokens this host takes beside its own. */
+import type { JsonSchema } from '@noa/sdk/host';
+import { tables } from './tables.ts';
+
+/** A claim's value and what it gives; what no entry names gives nothing. */
+export interface IssuerMapping {
+  readonly value: string;
+  readonly scopes: readonly string[];
+  readonly roles: readonly string[];
+}
+
+export interface IssuerConfig {
+  /** Its callers' subjects are `<name>:<sub>`. */
+  readonly name: string;
+  /** Exactly what `iss` says. */
+  readonly issuer: string;
+  readonly audience: string;
+  /** Without it, OpenID Connect Discovery below `issuer` tells. */
+  readonly jwks_url?: string;
+  readonly algorithms: readonly string[];
+  /** The claim with scopes, roles or groups: a list of texts, or one text with spaces between them. */
+  readonly claim: string;
+  readonly map: readonly IssuerMapping[];
+  readonly level: string;
+}
+
+const text = (maxLength: number): JsonSchema => ({ type: 'string', minLength: 1, maxLength });
+const names: JsonSchema = {
+  type: 'array',
+  maxItems: 64,
+  items: { type: 'string', pattern: '^[a-z][a-z0-9:._-]{0,63}$' },
+  default: [],
+};
+/** Cleartext would let whoever is on the way name keys of their own. */
+const address: JsonSchema = {
+  type: 'string',
+  maxLength: 512,
+  pattern:
+    '^(https://[^/?#@\\s]+|http://(127\\.0\\.0\\.1|localhost|\\[::1\\])(:[0-9]+)?)(/[^?#\\s]*)?$',
+};
+/** Asymmetric ones alone: with a shared key whoever checks tokens could make them. */
+const ALGORITHMS = [
+  'RS256',
+  'RS384',
+  'RS512',
+  'PS256',
+  'PS384',
+  'PS512',
+  'ES256',
+  'ES384',
+  'ES512',
+  'EdDSA',
+];
+
+const MAPPING: JsonSchema = {
+  type: 'object',
+  additionalProperties: false,
+  required: ['value'],
+  properties: { value: text(256), scopes: names, roles: names },
+};
+
+const ISSUER: JsonSchema = {
+  type: 'object',
+  additionalProperties: false,
+  required: ['name', 'issuer', 'audience'],
+  properties: {
+    // The names before the colon that subjects of this host's own have.
+    name: {
+      type: 'string',
+      pattern: '^[a-z][a-z0-9-]{0,31}$',
+      not: { enum: ['client', 'user', 'key', 'plugin', 'bootstrap'] },
+    },
+    issuer: address,
+    audience: text(256),
+    jwks_url: address,
+    algorithms: {
+      type: 'array',
+      minItems: 1,
+      maxItems: 10,
+      items: { type: 'string', enum: ALGORITHMS },
+      default: ['RS256'],
+    },
+    claim: { ...text(128), default: 'scope' },
+    map: { type: 'array', maxItems: 256, items: MAPPING, default: [] },
+    level: { type: 'string', enum: ['L1', 'L2', 'L3', 'L4', 'L5'], default: 'L5' },
+  },
+};
+
+export const issuers = tables<IssuerConfig>(
+  ISSUER,
+  {
+    description:
+      'Issuers whose access tokens are taken: `name`, `issuer` (exactly as `iss` has it), `audience`; if wanted `jwks_url` (else found by OpenID Connect Discovery), `algorithms` (default RS256), `claim` (default `scope`: which claim tells rights), `map` (`value` of the claim, with the `scopes` and `roles` that it gives; what it does not name gives nothing), `level` (default L5).',
+  },
+  ['name', 'issuer'],
+);
