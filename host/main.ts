@@ -25,6 +25,7 @@ import { openEventLog, startDelivery } from './events.ts';
 import type { DenialRecord } from './gateway/denials.ts';
 import { Gateway } from './gateway/gateway.ts';
 import { Authenticator } from './gateway/identity/authenticator.ts';
+import { openLimits } from './gateway/shared-counters.ts';
 import { isChain } from './kernel/chain.ts';
 import { Kernel, type PluginCall } from './kernel/kernel.ts';
 import { RateLimiter } from './kernel/rate.ts';
@@ -210,7 +211,14 @@ export async function startFront(
     }),
   );
 
+  const { limits } = parts.use(
+    openLimits(createRedisDriver(engines.cache), config.gateway.levels, {
+      refused: metrics.rateLimited,
+      warn: onNotice,
+    }),
+  );
   const gateway = new Gateway({
+    limits,
     authenticator: new Authenticator({
       credentials: [
         {
@@ -256,7 +264,10 @@ export async function startFront(
     url,
     metrics,
     sync: () => kernel.supervisor.sync(),
-    reload: (next) => logs.setLevel(next.observability.log_level),
+    reload: (next) => {
+      logs.setLevel(next.observability.log_level);
+      gateway.reload(next.gateway);
+    },
     stop: () => (stopping ??= running.disposeAsync()),
   };
 }

@@ -19,6 +19,11 @@ import {
 
 const MiB = 1 << 20;
 const later = 'Accepted and checked; this version does not use it yet.';
+const requestsAMinute = (fallback: number, level: string) =>
+  integer(1, 10_000_000, fallback, {
+    reloadable: true,
+    description: `Requests that one identity of level ${level} may make in a minute, at all hosts together.`,
+  });
 
 export const KEYS = {
   server: {
@@ -198,6 +203,15 @@ export const KEYS = {
         'How long after a client showed its secret its access can be refreshed without it.',
     }),
     issuers,
+  },
+  gateway: {
+    levels: {
+      l1: requestsAMinute(200, 'L1, the highest'),
+      l2: requestsAMinute(150, 'L2'),
+      l3: requestsAMinute(120, 'L3'),
+      l4: requestsAMinute(80, 'L4'),
+      l5: requestsAMinute(40, 'L5, which is that of everyone without a level'),
+    },
   },
   observability: {
     log_level: choice(['trace', 'debug', 'info', 'warn', 'error', 'fatal'], 'info', {

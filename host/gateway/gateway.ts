@@ -7,7 +7,7 @@ import type { Principal } from '../kernel/chain.ts';
 import type { Arrival } from './arrival.ts';
 import { type Denial, type DenialRecord, Denials } from './denials.ts';
 import type { Authenticator } from './identity/authenticator.ts';
-import type { Limits, RateState } from './limits.ts';
+import type { LevelLimits, Limits, RateState } from './limits.ts';
 
 const MAX_NOTED_PATH = 256;
 /** Has no limit: it is the operator's way back in. */
@@ -19,6 +19,11 @@ export interface GatewayOptions {
   readonly limits?: Limits;
   /** For the audit log; bounded in number. */
   readonly denied: (denial: DenialRecord) => void;
+}
+
+/** What the configuration says. */
+export interface GatewaySettings {
+  readonly levels: LevelLimits;
 }
 
 export class Gateway {
@@ -55,6 +60,11 @@ export class Gateway {
   ): RateState | undefined | Promise<RateState> {
     if (subject === BOOTSTRAP) return undefined;
     return this.#limits?.take(subject, level);
+  }
+
+  /** Takes what may change while running. */
+  reload({ levels }: GatewaySettings): void {
+    this.#limits?.setLevels(levels);
   }
 
   /** Throws PERMISSION_DENIED unless the principal has `scope`. */

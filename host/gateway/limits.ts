@@ -13,7 +13,9 @@ import { type Slot, SlidingWindow } from './window.ts';
 export const LEVELS = ['L1', 'L2', 'L3', 'L4', 'L5'] as const;
 export type Level = (typeof LEVELS)[number];
 /** Requests a minute; at least 1. */
-export type LevelLimits = { readonly [level in Level]: number };
+export type LevelLimits = { readonly [level in Lowercase<Level>]: number };
+
+const LOWER = { L1: 'l1', L2: 'l2', L3: 'l3', L4: 'l4', L5: 'l5' } as const;
 
 const WINDOW_MS = 60_000;
 /** Long enough for the window after it, on a host whose clock is behind. */
@@ -104,7 +106,7 @@ export class Limits {
    */
   take(subject: string, level: string | undefined): RateState | Promise<RateState> {
     const name = LEVELS.find((known) => known === level) ?? 'L5';
-    const limit = this.#levels[name];
+    const limit = this.#levels[LOWER[name]];
     const now = this.#options.now();
     const identity = this.#identity(subject, now);
     const { window } = identity;

@@ -45,6 +45,8 @@ export interface Metrics {
   }) => void;
   readonly restart: (plugin: string) => void;
   readonly cacheLookup: (hit: boolean) => void;
+  /** A request was one too many for its caller's level. */
+  readonly rateLimited: (level: string) => void;
   /** Drops the series of a removed plugin. */
   readonly forget: (plugin: string) => void;
   /** In the Prometheus text format. */
@@ -121,6 +123,11 @@ export function createMetrics(sources: MetricSources): Metrics {
   );
   const hits = counter('cache_hits_total', 'Cache reads that found a value.');
   const misses = counter('cache_misses_total', 'Cache reads that found none.');
+  const rateLimited = counter(
+    'noa_rate_limited_total',
+    'Requests refused because their caller had made too many, by level.',
+    ['level'],
+  );
   const closeGauges = gauges(registry, sources);
   const denied = new Map<string, Set<string>>();
 
@@ -144,6 +151,7 @@ export function createMetrics(sources: MetricSources): Metrics {
     },
     restart: (plugin) => restarts.inc({ plugin }),
     cacheLookup: (hit) => (hit ? hits : misses).inc(),
+    rateLimited: (level) => rateLimited.inc({ level }),
     forget: (plugin) => {
       calls.forget('plugin', plugin);
       capabilities.forget('plugin', plugin);
