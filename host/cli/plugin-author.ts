@@ -139,9 +139,9 @@ async function test(dir: string, io: AuthorIo): Promise<void> {
   const summary = await runTests(dir, { show: !io.json(), signal: io.signal });
   const text = `${summary.passed} passed, ${summary.failed} failed`;
   if (summary.failed > 0) {
-    throw new NoaError('INVALID_ARGUMENT', `The tests of ${path.basename(dir)} fail: ${text}.`, {
-      details: summary,
-    });
+    const message = `The tests of ${path.basename(dir)} fail: ${text}.`;
+    // On a terminal they have been told line by line.
+    throw new NoaError('INVALID_ARGUMENT', message, io.json() ? { details: summary } : {});
   }
   io.result(summary, text);
 }

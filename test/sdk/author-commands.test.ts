@@ -201,12 +201,35 @@ void t.test('what is wrong in the source is said in the lines of the source', as
   const fails = (message: RegExp): Promise<unknown> =>
     t.rejects(noa(['build', dir]), { name: 'NoaError', code: 'INVALID_ARGUMENT', message });
   await writeFile(source, good.replace('cache.increment(', 'cache.delete('));
-  await fails(/src\/index\.ts\(\d+,\d+\): error TS2339: Property 'delete' does not exist/);
+  await fails(
+    /src\/index\.ts\(\d+,\d+\): error TS2339: Property 'delete' does not exist .*\. Ask for it in plugin\.json → capabilities\.\n?/,
+  );
+  await writeFile(source, good.replace('{ cache, log }', '{ cache, log, db }'));
+  await fails(
+    /error TS2339: Property 'db' does not exist on type 'Context<Plugin>'\. Ask for it in plugin\.json → capabilities\.$/m,
+  );
+  await t.rejects(noa(['test', dir]), {
+    message: /^The TypeScript check found:\n(?!.*TS2339[^]*TS2339).*TS2339.*$/s,
+  });
+  await writeFile(source, good.replace('{ cache, log }', '{ cache, log, dc }'));
+  await fails(/error TS2339: Property 'dc' does not exist on type 'Context<Plugin>'\.$/m);
+  for (const [line, message] of [
+    ["import fs from 'node:fs';", /TS2591: 'node:fs' is a part of Node, .*: keep data in .*'db'/],
+    ["import fs from 'fs/promises';", /'fs\/promises' is a part of Node, where plugins do not run/],
+    ['const x = Buffer.from(y);', /'Buffer' is a part of Node, .*: use Uint8Array/],
+    ["const x = require('y');", /'require' is a part of Node, .*: use import/],
+  ] as const) {
+    await writeFile(source, `${line}\n${good}`);
+    await fails(message);
+    await fails(/^(?!.*@types\/node)/s);
+  }
   await writeFile(source, good.replace('async hit(', 'async hits('));
   await fails(/src\/index\.ts\(\d+,\d+\): error TS/);
   await t.rejects(noa(['build', dir, '--no-check']), { message: /has no such handler/ });
   await writeFile(source, good.replace('const key', 'const pid = process.pid;\nconst key'));
-  await fails(/src\/index\.ts\(\d+,\d+\): error TS2\d+: Cannot find name 'process'/);
+  await fails(
+    /src\/index\.ts\(\d+,\d+\): error TS2\d+: 'process' is a part of Node, .*: read settings/,
+  );
   await writeFile(source, good.replace('const key', 'const key ='));
   await fails(/src\/index\.ts/);
   t.notOk(existsSync(path.join(dir, 'dist')), 'nothing is written');
@@ -494,6 +517,19 @@ void t.test('as processes: exit codes, text and JSON', { timeout: 60_000 }, asyn
   t.match(await noaProcess(['new', 'x', '--language', 'c'], cwd), { code: 2, err: /--language/ });
   t.match(await noaProcess(['new', 'Bad Name'], cwd), { code: 2, err: /USAGE .*'Bad Name'/ });
   t.match(await noaProcess(['new', 'x', '--lang', 'go'], cwd), { code: 2, err: /USAGE .*'go'/ });
+  const test = path.join(cwd, 'hits/test/hits.test.ts');
+  const passing = readFileSync(test, 'utf8');
+  await writeFile(
+    test,
+    "import { test } from 'node:test';\ntest('no', () => { throw new Error(); });\n",
+  );
+  const failing = await noaProcess(['test', 'hits'], cwd);
+  t.match(failing, {
+    code: 1,
+    out: /✖ no/,
+    err: /^building hits …\nerror: INVALID_ARGUMENT The tests of hits fail: 0 passed, 1 failed\.\n$/,
+  });
+  await writeFile(test, passing);
   const { code, out } = await noaProcess(['test', 'hits', '--json'], cwd);
   t.equal(code, 0);
   t.match(JSON.parse(out), { failed: 0, failures: [] });

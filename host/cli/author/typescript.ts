@@ -4,6 +4,8 @@ import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import path from 'node:path';
 import { text } from 'node:stream/consumers';
+import { PORTS } from '@noa/sdk/author';
+import { noNode } from '@noa/sdk/build';
 import { NoaError } from '@noa/sdk/host';
 
 /**
@@ -20,14 +22,26 @@ export async function checkTypes(dir: string, options: { tests: boolean }): Prom
     throw new NoaError('INVALID_ARGUMENT', `There is no tsconfig.json in ${dir}. ${fix}.`);
   }
   const found = await Promise.all(projects.map((project) => run(dir, project)));
-  const lines = found.filter((text) => text !== '');
-  if (lines.length === 0) return;
-  const report = lines.join('\n');
+  const texts = found.filter((text) => text !== '');
+  if (texts.length === 0) return;
+  // Both projects hold the sources.
+  const lines = new Set(texts.flatMap((text) => text.split('\n')).map(inOurWords));
+  const report = [...lines].join('\n');
   const alone = /Cannot find (type definition file for|module) '@noa\/sdk/.test(report);
   const fix = alone
     ? `\nThe SDK is not installed for ${path.basename(dir)}: run npm install in it`
     : '';
   throw new NoaError('INVALID_ARGUMENT', `The TypeScript check found:\n${report}${fix}`);
+}
+
+/** What to do about it, where the compiler knows a remedy that does not lead to a plugin, or none. */
+function inOurWords(line: string): string {
+  const node = /^(.*error TS2\d+: )Cannot find name '([^']+)'.*@types\/node/.exec(line);
+  const [, place, name] = node ?? [];
+  if (place !== undefined && name !== undefined) return place + noNode(name);
+  const port = /Property '(\w+)' does not exist on type '(Context<|Pick<)/.exec(line);
+  const isPort = port?.[2] === 'Pick<' || Object.hasOwn(PORTS, port?.[1] ?? '');
+  return isPort ? `${line} Ask for it in plugin.json → capabilities.` : line;
 }
 
 /** What the compiler has to say about a project; empty when it has nothing. */

@@ -8,4 +8,4 @@ export {
   type Bundle,
   type BundleLimits,
 } from './bundle.ts';
-export { generateTypes } from './types.ts';
+export { generateTypes, PORTS } from './types.ts';

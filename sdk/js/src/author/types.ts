@@ -5,7 +5,10 @@ import type { Capabilities } from '../ports.ts';
 import { TypeWriter } from './schema-types.ts';
 
 /** The operations that each port has a method for. */
-const PORTS: { readonly [Port in keyof Capabilities]: readonly (keyof Capabilities[Port])[] } = {
+/** The ports that a plugin may ask for, with their operations. */
+export const PORTS: {
+  readonly [Port in keyof Capabilities]: readonly (keyof Capabilities[Port])[];
+} = {
   db: ['query', 'execute', 'transaction'],
   cache: ['get', 'set', 'delete', 'increment', 'lock'],
   blob: ['read', 'write', 'list', 'delete'],

@@ -101,12 +101,15 @@ export async function bundle(dir: string, entry: string): Promise<Bundle> {
 
 /** `src/index.ts:3:7: Expected ";" but found "}"`, with the line itself below. */
 function line({ location, text, notes }: Message, dir: string): string {
-  const hint = notes.map((note) => ` (${note.text})`).join('');
+  const waits = text.startsWith('Top-level await');
+  const hint = waits ? '' : notes.map((note) => ` (${note.text})`).join('');
   const own = relative(dir, join(BUILT, 'index.js')).split(sep).join('/');
-  const said = text.replace(
-    `"${own}" for import`,
-    '"@noa/sdk" (ports are in the second argument of a handler) for import',
-  );
+  const said = waits
+    ? 'the top level cannot await, for it runs once, at build time: move this into a handler'
+    : text.replace(
+        `"${own}" for import`,
+        '"@noa/sdk" (ports are in the second argument of a handler) for import',
+      );
   if (location === null) return `${said}${hint}`;
   const { file, line: row, column, lineText } = location;
   return `${file}:${row}:${column + 1}: ${said}${hint}\n    ${lineText.trim()}`;
@@ -175,9 +178,18 @@ const INSTEAD: { readonly [builtin: string]: string | undefined } = {
   process: "read settings from the handler's `config`",
   timers: 'use the global setTimeout',
   url: 'use the global URL',
+  require: 'use import',
   util: 'use the global TextEncoder and structuredClone',
   perf_hooks: 'use the global performance',
 };
+
+/** What an author learns who names a module or a global of Node. */
+export function noNode(name: string): string {
+  const [root = name] = name.replace(/^node:/, '').split('/');
+  const instead =
+    INSTEAD[root.toLowerCase()] ?? 'use a package written for browsers or for all runtimes';
+  return `'${name}' is a part of Node, where plugins do not run: ${instead}`;
+}
 
 /** Finds `@noa/sdk` wherever the plugin lies, and says what to use in place of Node's own modules. */
 const resolver: Plugin = {
@@ -199,10 +211,7 @@ const resolver: Plugin = {
         const found = await esbuild.resolve(path, { ...options, pluginData: 'installed' });
         if (found.errors.length === 0) return found;
       }
-      const instead = INSTEAD[root] ?? 'use a package written for browsers or for all runtimes';
-      return {
-        errors: [{ text: `'${path}' is a part of Node, where plugins do not run: ${instead}` }],
-      };
+      return { errors: [{ text: noNode(path) }] };
     });
   },
 };

@@ -13,6 +13,8 @@ import { type Attempt, GuestError, Machine } from './machine.ts';
 import { snapshot } from './snapshot.ts';
 import { customSection } from './wasm.ts';
 
+export { noNode } from './bundle.ts';
+
 export interface BuildOptions {
   /** The plugin's folder. */
   readonly dir: string;

@@ -130,22 +130,28 @@ export class Machine {
     const imports: WebAssembly.Imports = {};
     for (const entry of WebAssembly.Module.imports(module)) {
       const space = (imports[entry.module] ??= {});
-      space[entry.name] = (): bigint | number => this.#attempt(entry.name);
+      space[entry.name] = (): bigint | number =>
+        this.#attempt(CAPABILITY_OF[entry.name] ?? entry.name);
     }
-    // Logging and nothing else needs its text: one block, kept here, at the only address there is.
-    let block = new Uint8Array();
-    const log = (): void => {
-      this.#attempt('log', new TextDecoder().decode(block.subarray(0, MAX_LOG_BYTES)));
-    };
+    // Of requests and log lines the build tells: their text is kept here. Addresses are counted anew in
+    // each build, so that a snapshot that holds one is the same every time.
+    const blocks = new Map<bigint, Uint8Array>();
+    let last = 0n;
+    const textOf = (address: bigint): string =>
+      new TextDecoder().decode(blocks.get(address)?.subarray(0, MAX_TEXT_BYTES));
+    const log = (address: bigint): void => void this.#attempt('log', textOf(address));
+    const call = (address: bigint) => this.#attempt(capabilityOf(textOf(address)));
     Object.assign((imports['extism:host/user'] ??= {}), {
-      noa_write: (_address: bigint, at: number, length: number) => {
-        block = this.#view(at, length).slice();
+      noa_write: (address: bigint, at: number, length: number) => {
+        if (this.#recording) blocks.set(address, this.#view(at, length).slice());
       },
+      noa_call: call,
+      noa_call_bytes: call,
       noa_reply_bytes: () => 0n,
     });
     Object.assign((imports['extism:host/env'] ??= {}), {
-      alloc: () => 1n,
-      free: () => undefined,
+      alloc: () => (last += 1n),
+      free: (address: bigint) => void blocks.delete(address),
       log_debug: log,
       log_info: log,
       log_warn: log,
@@ -155,9 +161,8 @@ export class Machine {
   }
 
   /** Always answers 0, so that nothing of this machine gets into the snapshot. */
-  #attempt(name: string, text = ''): bigint | number {
+  #attempt(capability: string, text = ''): bigint | number {
     if (this.#recording) {
-      const capability = CAPABILITY_OF[name] ?? name;
       // Re-entered from inside the guest's own call, so this stack holds the frames that led here.
       this.#recording = false;
       this.attempts.push({ capability, text, stack: this.evaluate('new Error().stack') });
@@ -212,9 +217,14 @@ export class Machine {
   }
 }
 
-const MAX_LOG_BYTES = 4096;
+const MAX_TEXT_BYTES = 4096;
 
 const CAPABILITY_OF: { readonly [imported: string]: string | undefined } = {
   noa_clock: 'clock',
   noa_random: 'random',
 };
+
+/** The capability of a request, whose text may be cut short. */
+function capabilityOf(request: string): string {
+  return /^\{"capability":"(\w+)"/.exec(request)?.[1] ?? 'a capability';
+}
