@@ -9,17 +9,20 @@ import type { CallCost, Loader, Runtime } from '../../host/kernel/loader.ts';
 import { ModuleError } from '../../host/loaders/wasm/binary.ts';
 import { FUEL_EXPORT, Fuel, asking, meter } from '../../host/loaders/wasm/fuel.ts';
 import { ModuleCache } from '../../host/loaders/wasm/module-cache.ts';
-import { createWasmLoader } from '../../host/loaders/wasm/loader.ts';
-import { KIT, assemble, call, hanging, load, manifestOf, refusal, request } from './sandbox.ts';
+import {
+  KIT,
+  assemble,
+  call,
+  hanging,
+  load,
+  loader,
+  manifestOf,
+  refusal,
+  request,
+} from './sandbox.ts';
 
 const FEATURES = { tail_call: true, simd: true, multi_value: true, gc: true };
 const never = new AbortController().signal;
-
-function sandbox(test: { teardown(fn: () => unknown): unknown }): Loader {
-  const made = createWasmLoader({ threads: 1 });
-  test.teardown(() => made.close());
-  return made;
-}
 
 function loadModule(
   into: Loader,
@@ -69,7 +72,7 @@ const RUNAWAYS: { readonly [name: string]: string } = {
 };
 
 await t.test('a runaway of any form ends at its deadline and harms nobody', async (test) => {
-  const into = sandbox(test);
+  const into = loader(test);
   const names = Object.keys(RUNAWAYS);
   const bodies = names.map(
     (name) => `(func (export "${name}") (result i32) ${RUNAWAYS[name]} (i32.const 0))`,
@@ -112,7 +115,7 @@ await t.test('a runaway of any form ends at its deadline and harms nobody', asyn
 
 await t.test('what fails without work cannot make the counter run over', async (test) => {
   const runtime = await loadModule(
-    sandbox(test),
+    loader(test),
     'grower',
     `(module (memory 1) (func (export "run") (result i32) (local $i i32)
         (loop $l (drop (memory.grow (i32.const -1)))
@@ -147,7 +150,7 @@ await t.test('an instruction written longer than need be is charged like any', a
   ]);
   for (const size of [section + 1, section + 3]) longer[size] = (longer[size] ?? 0) + 1;
   test.ok(WebAssembly.validate(longer));
-  const into = sandbox(test);
+  const into = loader(test);
   const runtime = await loadModule(into, 'longer', longer, ['run']);
   const bystander = await load(into, { name: 'bystander' });
   const work = hanging();
@@ -160,7 +163,7 @@ await t.test('an instruction written longer than need be is charged like any', a
 });
 
 await t.test('a loop ends soon after its caller went away', async (test) => {
-  const runtime = await load(sandbox(test));
+  const runtime = await load(loader(test));
   const work = hanging();
   const waits = call(runtime, 'ask', request(1), { invoke: work.invoke });
   await work.called;
@@ -174,7 +177,7 @@ await t.test('a loop ends soon after its caller went away', async (test) => {
 });
 
 await t.test('a start function and _initialize are metered too', async (test) => {
-  const into = sandbox(test);
+  const into = loader(test);
   const run = '(func (export "run") (result i32) (i32.const 0))';
   const loop = '(loop $l (br $l))';
   for (const wat of [
@@ -192,7 +195,7 @@ await t.test('a start function and _initialize are metered too', async (test) =>
 });
 
 await t.test('a call costs the same at any time on any host', async (test) => {
-  const [one, other] = await Promise.all([sandbox(test), sandbox(test)].map((into) => load(into)));
+  const [one, other] = await Promise.all([loader(test), loader(test)].map((into) => load(into)));
   if (one === undefined || other === undefined) throw new Error('no host');
   const input = JSON.stringify('x'.repeat(500));
   for (const name of ['copy', 'alloc_free', 'ask_thrice']) {
@@ -211,7 +214,7 @@ await t.test('a call costs the same at any time on any host', async (test) => {
 });
 
 await t.test('what is told of a runaway includes what it burned', async (test) => {
-  const runtime = await load(sandbox(test));
+  const runtime = await load(loader(test));
   const told = Promise.withResolvers<CallCost>();
   const answer = runtime.call({
     export: 'loop',
@@ -296,7 +299,7 @@ await t.test('nothing of the module itself is moved, renamed or within its reach
   );
 
   // It has one function, no globals and no tables: index 0 or 1 is what metering adds.
-  const into = sandbox(test);
+  const into = loader(test);
   for (const code of [
     [0x42, 0, 0x24, 0], // i64.const 0, global.set 0
     [0x10, 1], // call 1
@@ -316,7 +319,7 @@ await t.test('nothing of the module itself is moved, renamed or within its reach
 });
 
 await t.test('what is not metered right is refused in words', async (test) => {
-  const into = sandbox(test);
+  const into = loader(test);
   const run = '(func (export "run") (result i32) (i32.const 0))';
   const many = (count: number, text: string): string =>
     Array.from({ length: count }, () => text).join(' ');
