@@ -219,6 +219,7 @@ export async function startFront(
   );
   const gateway = new Gateway({
     limits,
+    policy: config.gateway,
     authenticator: new Authenticator({
       credentials: [
         {
@@ -335,7 +336,7 @@ function nativeEvent({ plugin, version, sha256 }: NativeLoad): AuditEvent {
 }
 
 function denialEvent(denial: DenialRecord): AuditEvent {
-  const { kind, subject, requestId, method, path, suppressed } = denial;
+  const { kind, subject, requestId, method, path, suppressed, policy } = denial;
   return {
     kind: `${kind}.denial`,
     actor: subject ?? 'anonymous',
@@ -345,6 +346,11 @@ function denialEvent(denial: DenialRecord): AuditEvent {
     resources: [],
     outcome: 'denied',
     code: kind === 'authentication' ? 'UNAUTHENTICATED' : 'PERMISSION_DENIED',
-    details: { request: requestId, suppressed, address: denial.remoteAddress ?? null },
+    details: {
+      request: requestId,
+      suppressed,
+      address: denial.remoteAddress ?? null,
+      ...(policy === undefined ? {} : { policy }),
+    },
   };
 }

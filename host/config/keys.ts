@@ -3,6 +3,7 @@
  * config/default.toml are all made from this table. The name of a duration or a size ends in its unit.
  */
 import { issuers } from './issuers.ts';
+import { policies } from './policies.ts';
 import {
   boolean,
   choice,
@@ -205,6 +206,12 @@ export const KEYS = {
     issuers,
   },
   gateway: {
+    default_policy: choice(['allow', 'deny'], 'allow', {
+      reloadable: true,
+      description:
+        'What becomes of a call that no rule of `gateway.policies` speaks of: allow leaves it to scopes, deny refuses it unless a rule with effect allow applies. The bootstrap credential needs no such rule.',
+    }),
+    policies,
     levels: {
       l1: requestsAMinute(200, 'L1, the highest'),
       l2: requestsAMinute(150, 'L2'),

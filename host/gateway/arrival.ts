@@ -15,4 +15,6 @@ export interface Arrival {
   /** The header or metadata of this name (RFC 9110 section 11.6.2). */
   readonly authorization: string | undefined;
   readonly remoteAddress: string | undefined;
+  /** Whether the connection has shown a client certificate that this host trusts; not when absent. */
+  readonly clientCertificate?: boolean;
 }

@@ -7,9 +7,9 @@ import { Sampler } from '../kernel/sampler.ts';
 
 const RATE = { burst: 10, perSecond: 10 };
 
-/** Someone without a valid credential, or with one that lacks the right. */
+/** Someone without a valid credential, with one that lacks the right, or refused by a policy. */
 export interface Denial {
-  readonly kind: 'authentication' | 'authorization';
+  readonly kind: 'authentication' | 'authorization' | 'policy';
   /** Known only when the credential was valid. */
   readonly subject: string | undefined;
   readonly requestId: string;
@@ -18,6 +18,8 @@ export interface Denial {
   /** Without the query. */
   readonly path: string;
   readonly remoteAddress: string | undefined;
+  /** The rule that refused. */
+  readonly policy?: string;
 }
 
 export type DenialRecord = Denial & {

@@ -8,6 +8,7 @@ import type { Arrival } from './arrival.ts';
 import { type Denial, type DenialRecord, Denials } from './denials.ts';
 import type { Authenticator } from './identity/authenticator.ts';
 import type { LevelLimits, Limits, RateState } from './limits.ts';
+import { Policy, PolicyError, type PolicySettings } from './policy.ts';
 
 const MAX_NOTED_PATH = 256;
 /** Has no limit: it is the operator's way back in. */
@@ -17,12 +18,14 @@ export interface GatewayOptions {
   readonly authenticator: Authenticator;
   /** Absent: nobody's rate is limited. */
   readonly limits?: Limits;
+  /** Absent: what scopes allow. */
+  readonly policy?: PolicySettings;
   /** For the audit log; bounded in number. */
   readonly denied: (denial: DenialRecord) => void;
 }
 
 /** What the configuration says. */
-export interface GatewaySettings {
+export interface GatewaySettings extends PolicySettings {
   readonly levels: LevelLimits;
 }
 
@@ -30,10 +33,12 @@ export class Gateway {
   readonly #authenticator: Authenticator;
   readonly #limits: Limits | undefined;
   readonly #denials: Denials;
+  #policy: Policy;
 
-  constructor({ authenticator, limits, denied }: GatewayOptions) {
+  constructor({ authenticator, limits, policy, denied }: GatewayOptions) {
     this.#authenticator = authenticator;
     this.#limits = limits;
+    this.#policy = new Policy(policy ?? { default_policy: 'allow' }, Date.now);
     this.#denials = new Denials(denied);
   }
 
@@ -54,17 +59,26 @@ export class Gateway {
    * promise only when it has to be waited for. Throws or rejects with PERMISSION_DENIED or RateLimitError.
    */
   admit(
-    _arrival: Arrival,
-    { subject, level }: Principal,
-    _operation: string,
+    arrival: Arrival,
+    principal: Principal,
+    operation: string,
   ): RateState | undefined | Promise<RateState> {
+    const { subject, level } = principal;
+    try {
+      this.#policy.check(arrival, principal, operation);
+    } catch (error) {
+      const rule = error instanceof PolicyError ? error.rule : undefined;
+      this.#note('policy', arrival, subject, rule);
+      throw error;
+    }
     if (subject === BOOTSTRAP) return undefined;
     return this.#limits?.take(subject, level);
   }
 
   /** Takes what may change while running. */
-  reload({ levels }: GatewaySettings): void {
-    this.#limits?.setLevels(levels);
+  reload(settings: GatewaySettings): void {
+    this.#limits?.setLevels(settings.levels);
+    this.#policy = new Policy(settings, Date.now);
   }
 
   /** Throws PERMISSION_DENIED unless the principal has `scope`. */
@@ -77,7 +91,12 @@ export class Gateway {
     );
   }
 
-  #note(kind: Denial['kind'], arrival: Arrival, subject: string | undefined): void {
+  #note(
+    kind: Denial['kind'],
+    arrival: Arrival,
+    subject: string | undefined,
+    policy?: string,
+  ): void {
     const { requestId, traceId, method, path, remoteAddress } = arrival;
     this.#denials.note({
       kind,
@@ -87,6 +106,7 @@ export class Gateway {
       method,
       path: path.slice(0, MAX_NOTED_PATH),
       remoteAddress,
+      ...(policy === undefined ? {} : { policy }),
     });
   }
 }

@@ -1,4 +1,5 @@
 /** Who stands behind an HTTP request, what it names in its path, and what the gateway is told of it. */
+import type { TLSSocket } from 'node:tls';
 import { NoaError } from '@noa/sdk/host';
 import type { FastifyRequest } from 'fastify';
 import type { Arrival } from '../gateway/arrival.ts';
@@ -14,6 +15,7 @@ export function arrivalOf({ raw, exchange }: FastifyRequest): Arrival {
     path: pathOf(raw.url),
     authorization: raw.headers.authorization,
     remoteAddress: raw.socket.remoteAddress,
+    clientCertificate: (raw.socket as Partial<TLSSocket>).authorized === true,
   };
 }
 
