@@ -14,7 +14,7 @@
  * keys expire or are deleted; plugins that must not depend on each other's use get a Redis of their own.
  */
 import { randomBytes } from 'node:crypto';
-import { type Driver, type DriverCall, type Json, NoaError, stopped } from '@noa/sdk/host';
+import { type Driver, type DriverCall, inSpan, type Json, NoaError, stopped } from '@noa/sdk/host';
 import { Redis, type RedisOptions } from 'ioredis';
 import { MAX_KEY_LENGTH, MAX_VALUE_BYTES } from './capability.ts';
 
@@ -102,7 +102,10 @@ class RedisDriver implements Driver {
     call.signal.addEventListener('abort', stop, { once: true });
     try {
       if (call.signal.aborted) throw stopped('cache', call);
-      return await Promise.race([this.#run(operation, input, call.plugin), aborted]);
+      const about = { 'db.system.name': 'redis', 'db.operation.name': operation };
+      return await inSpan(call.span, `redis ${operation}`, about, () =>
+        Promise.race([this.#run(operation, input, call.plugin), aborted]),
+      );
     } catch (error) {
       throw fromRedis(error);
     } finally {

@@ -5,9 +5,11 @@
 import {
   type Driver,
   type DriverCall,
+  inSpan,
   type Json,
   NoaError,
   type Provision,
+  type SpanAttributes,
   covers,
   stopped,
 } from '@noa/sdk/host';
@@ -28,6 +30,8 @@ const BOUNDS: PoolBounds = {
 };
 
 const QUOTA: QuotaBounds = { bytes: 2 ** 30, objects: 10_000, columns: 100_000 };
+
+const COMMAND = /^\s*(select|insert|update|delete|merge|with|values|create|alter|drop|truncate)\b/i;
 
 export interface PostgresOptions extends AdministratorOptions {
   /** Most connections for the SQL of plugins, all together; up to three more serve the driver itself. */
@@ -77,7 +81,10 @@ class PostgresDriver implements Driver {
         const stop = () => this.#administrator.stop(session, stopped('db', call));
         call.signal.addEventListener('abort', stop, { once: true });
         const end = (error: Error) => this.#administrator.stop(session, error);
-        const work = () => run(session, operation, input);
+        const work = () =>
+          inSpan(call.span, `postgresql ${operation}`, about(operation, input), () =>
+            run(session, operation, input),
+          );
         try {
           return await (writes ? this.#quotas.during(call.plugin, end, work) : work());
         } finally {
@@ -149,6 +156,18 @@ async function run(session: Session, operation: string, input: Json): Promise<un
     default:
       throw new NoaError('INVALID_ARGUMENT', `db: there is no operation ${operation}`);
   }
+}
+
+/** For a trace: of the SQL nothing but the word that it begins with, and that only when it is a known one. */
+function about(operation: string, input: Json): SpanAttributes {
+  const attributes = { 'db.system.name': 'postgresql', 'noa.operation': operation };
+  const statements = field(input, 'statements');
+  if (Array.isArray(statements)) {
+    return { ...attributes, 'db.operation.batch.size': statements.length };
+  }
+  const sql = field(input, 'sql');
+  const [, word = ''] = (typeof sql === 'string' && COMMAND.exec(sql)) || [];
+  return word === '' ? attributes : { ...attributes, 'db.operation.name': word.toUpperCase() };
 }
 
 function toStatement(input: Json): Statement {

@@ -6,17 +6,26 @@
 import { Agent } from 'node:http';
 import { Agent as TlsAgent } from 'node:https';
 import { getCACertificates } from 'node:tls';
-import { type Driver, type DriverCall, type Json, NoaError, covers } from '@noa/sdk/host';
+import {
+  type Driver,
+  type DriverCall,
+  type Json,
+  NoaError,
+  type SpanAttributes,
+  covers,
+  errorType,
+} from '@noa/sdk/host';
 import { Gatekeeper, type Resolve } from './address.ts';
 import { DEFAULT_TIMEOUT_MS, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES } from './capability.ts';
 import { type Sent, isCoded, readBody, send } from './exchange.ts';
 import {
   answerHeaders,
   requestHeaders,
+  withTrace,
   withoutBodyHeaders,
   withoutCredentials,
 } from './headers.ts';
-import { METHODS, canonicalUrl, resourceOf } from './target.ts';
+import { METHODS, canonicalUrl, portOf, resourceOf } from './target.ts';
 
 export interface HttpOptions {
   /** Hosts, as URLs name them, that may be at private addresses. */
@@ -46,6 +55,12 @@ interface Agents {
   readonly plain: Agent;
   readonly tls: TlsAgent;
 }
+
+/** How one request ended: with an answer for the plugin, or with another place to ask. */
+type Hop = { readonly status: number } & (
+  | { readonly answer: object }
+  | { readonly location: string }
+);
 
 export function createHttpDriver(options: HttpOptions = {}): Driver {
   return new HttpDriver(options);
@@ -107,31 +122,49 @@ class HttpDriver implements Driver {
       signal.throwIfAborted();
       if (redirects > 0) await call.also?.(resourceOf(sent.method, sent.url));
       this.#check(sent, call);
-      const { plain, tls } = this.#agentsOf(call.plugin);
-      const agent = sent.url.protocol === 'https:' ? tls : plain;
-      const lookup = this.#gatekeeper.lookupFor(sent.url);
-      const response = await send(sent, { agent, lookup, signal });
-      const status = response.statusCode ?? 0;
-      const { location } = response.headers;
-      if (redirect === 'manual' || !REDIRECTS.includes(status) || location === undefined) {
-        const hasBody = sent.method !== 'HEAD' && status !== 204 && status !== 304;
-        const { bytes, decoded } = await readBody(response, hasBody);
-        return {
-          status,
-          ...answerHeaders(response.headers, decoded),
-          ...bodyOf(bytes),
-          url: sent.url.href,
-        };
-      }
-      response.destroy();
+      const hop = await this.#traced(sent, redirect, call, signal);
+      if ('answer' in hop) return hop.answer;
       if (redirect === 'error') {
         throw new NoaError('CONFLICT', `http: ${sent.url.host} redirects, which was not wanted`);
       }
       if (redirects === MAX_REDIRECTS) {
         throw new NoaError('RESOURCE_EXHAUSTED', `http: more than ${MAX_REDIRECTS} redirects`);
       }
-      sent = redirected(sent, status, location);
+      sent = redirected(sent, hop.status, hop.location);
     }
+  }
+
+  /** The request as a part of the call's trace, which the other side is told of. */
+  async #traced(sent: Sent, redirect: string, call: DriverCall, signal: AbortSignal): Promise<Hop> {
+    const span = call.span?.child(sent.method, 'client', describe(sent));
+    if (span === undefined) return this.#exchange(sent, redirect, call.plugin, signal);
+    const headers = withTrace(sent.headers, span.traceparent);
+    try {
+      const hop = await this.#exchange({ ...sent, headers }, redirect, call.plugin, signal);
+      span.set({ 'http.response.status_code': hop.status });
+      span.end(hop.status >= 400 ? String(hop.status) : undefined);
+      return hop;
+    } catch (error) {
+      span.end(errorType(error));
+      throw error;
+    }
+  }
+
+  async #exchange(sent: Sent, redirect: string, plugin: string, signal: AbortSignal): Promise<Hop> {
+    const { plain, tls } = this.#agentsOf(plugin);
+    const agent = sent.url.protocol === 'https:' ? tls : plain;
+    const lookup = this.#gatekeeper.lookupFor(sent.url);
+    const response = await send(sent, { agent, lookup, signal });
+    const status = response.statusCode ?? 0;
+    const { location } = response.headers;
+    if (redirect !== 'manual' && REDIRECTS.includes(status) && location !== undefined) {
+      response.destroy();
+      return { status, location };
+    }
+    const hasBody = sent.method !== 'HEAD' && status !== 204 && status !== 304;
+    const { bytes, decoded } = await readBody(response, hasBody);
+    const head = answerHeaders(response.headers, decoded);
+    return { status, answer: { status, ...head, ...bodyOf(bytes), url: sent.url.href } };
   }
 
   /** The door has been asked for each; this is the same question to what the call began with. */
@@ -184,6 +217,16 @@ class HttpDriver implements Driver {
   async close(): Promise<void> {
     await Promise.all([...this.#agents.keys()].map((plugin) => this.drop(plugin)));
   }
+}
+
+/** For a trace: where to, without the query. */
+function describe({ method, url }: Sent): SpanAttributes {
+  return {
+    'http.request.method': method,
+    'server.address': url.hostname,
+    'server.port': portOf(url),
+    'url.full': `${url.origin}${url.pathname}`,
+  };
 }
 
 /** The next request (Fetch standard, HTTP-redirect fetch). */

@@ -64,6 +64,11 @@ export function withoutCredentials(headers: Headers): Headers {
   return without(headers, CREDENTIALS);
 }
 
+/** What continues a trace of the host's: the plugin's own, if any, has no part in it. */
+export function withTrace(headers: Headers, traceparent: string): Headers {
+  return { ...without(headers, ['tracestate']), traceparent };
+}
+
 /** What goes on when the body does not. */
 export function withoutBodyHeaders(headers: Headers): Headers {
   return without(headers, OF_A_BODY);

@@ -9,9 +9,11 @@ import {
   compileSchema,
   covers,
   type Driver,
+  errorType,
   type Json,
   NoaError,
   type Operation,
+  type Span,
 } from '@noa/sdk/host';
 import type { AuditEvent } from './audit.ts';
 import type { Budgets } from './budgets.ts';
@@ -104,6 +106,9 @@ export class Broker {
     let resources: readonly string[] = [];
     let admitted = false;
     const entry = this.#operations.get(`${capability}.${operation}`);
+    // What is open to every plugin would drown a trace.
+    const span =
+      entry && entry.limiter === undefined ? beginUse(frame, capability, operation) : undefined;
     try {
       if (entry === undefined) {
         throw new NoaError(
@@ -150,6 +155,7 @@ export class Broker {
         signal,
         deadline: frame.deadline,
         chain: frame satisfies Chain,
+        span,
       });
       const usage = entry.spec.usage as ((input: Json, output: unknown) => object) | undefined;
       this.#options.budgets.end(
@@ -158,8 +164,10 @@ export class Broker {
         this.#options.now() - started,
       );
       this.#finish(frame, capability, operation, resources, started, undefined, entry, admitted);
+      span?.end();
       return output;
     } catch (error) {
+      span?.end(errorType(error));
       this.#finish(frame, capability, operation, resources, started, error, entry, admitted);
       if (error instanceof NoaError) throw error;
       this.#options.onError(`${name(capability, operation)} failed for plugin ${plugin}`, error);
@@ -249,6 +257,14 @@ export class Broker {
       },
     });
   }
+}
+
+function beginUse(frame: CallFrame, capability: string, operation: string): Span | undefined {
+  return frame.span?.child(name(capability, operation), 'internal', {
+    'noa.plugin': frame.audience.plugin,
+    'noa.capability': capability,
+    'noa.operation': operation,
+  });
 }
 
 function name(capability: string, operation: string): string {

@@ -1,4 +1,5 @@
 /** The calls that led to a call: carried beside a token, never inside the guest. */
+import type { Span } from '@noa/sdk/host';
 import type { Token } from './tokens.ts';
 
 /** Whoever stands behind a request. Never taken from a client's own header. */
@@ -25,6 +26,8 @@ export interface Chain {
   readonly traceId: string;
   /** Milliseconds since the epoch; a call that it makes ends no later. */
   readonly deadline: number;
+  /** Of the call of the one that calls now, when it is traced. */
+  readonly span?: Span | undefined;
 }
 
 /** The type of what the broker put beside a driver's call. */

@@ -5,10 +5,12 @@
 import {
   type CompiledSchema,
   type ErrorCode,
+  errorType,
   type Json,
   NoaError,
   parseJson,
   type SchemaViolation,
+  type Span,
 } from '@noa/sdk/host';
 import type { Broker, CallFrame } from './broker.ts';
 import type { Chain } from './chain.ts';
@@ -73,8 +75,9 @@ export class Dispatcher {
       );
     }
     let code: ErrorCode | 'OK' = 'OK';
+    const span = invocation.span && beginCall(invocation.span, invocation);
     try {
-      return await this.#run(invocation, serving, target, started, budget);
+      return await this.#run(invocation, serving, target, started, budget, span);
     } catch (error) {
       const failure =
         error instanceof NoaError
@@ -93,6 +96,7 @@ export class Dispatcher {
         code,
         seconds,
       });
+      span?.end(code === 'OK' ? undefined : code);
     }
   }
 
@@ -102,6 +106,7 @@ export class Dispatcher {
     target: ServedExport,
     started: number,
     budget: Budget | undefined,
+    span: Span | undefined,
   ): Promise<Outcome> {
     const { chain, signal } = invocation;
     if (chain?.plugins.includes(invocation.plugin)) {
@@ -123,13 +128,13 @@ export class Dispatcher {
       invocation.deadline ?? Infinity,
       chain?.deadline ?? Infinity,
     );
-    if (!serving.gate.tryEnter()) await serving.gate.wait(deadline, signal);
+    if (!serving.gate.tryEnter()) await waitForPlace(serving, deadline, signal, span);
     const perCall = chain !== undefined && (chain.perCall || budget !== undefined);
     const token = perCall ? onlyToken(serving, chain, budget) : undefined;
+    const spending = new Spending((more) =>
+      this.#options.observeCost({ plugin: invocation.plugin, ...more }),
+    );
     try {
-      const spending = new Spending((more) =>
-        this.#options.observeCost({ plugin: invocation.plugin, ...more }),
-      );
       const frame: CallFrame = {
         spending,
         audience: serving.audience,
@@ -140,6 +145,7 @@ export class Dispatcher {
         requestId: invocation.id,
         traceId: invocation.traceId,
         deadline,
+        span,
       };
       const call: RuntimeCall = {
         export: invocation.export,
@@ -163,7 +169,31 @@ export class Dispatcher {
     } finally {
       token?.end();
       serving.gate.leave();
+      const { fuel, executionMs } = spending;
+      const isolation = serving.runtime.isolation ?? 'thread';
+      span?.set({ 'noa.isolation': isolation, 'noa.fuel': fuel, 'noa.execution_ms': executionMs });
     }
+  }
+}
+
+function beginCall(above: Span, { plugin, export: name }: Invocation): Span {
+  const attributes = { 'noa.plugin': plugin, 'noa.export': name };
+  return above.child(`call ${plugin}/${name}`, 'internal', attributes);
+}
+
+async function waitForPlace(
+  { gate }: Serving,
+  deadline: number,
+  signal: AbortSignal,
+  above: Span | undefined,
+): Promise<void> {
+  const span = above?.child('wait for a place', 'internal', {});
+  try {
+    await gate.wait(deadline, signal);
+    span?.end();
+  } catch (error) {
+    span?.end(errorType(error));
+    throw error;
   }
 }
 

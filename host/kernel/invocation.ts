@@ -2,7 +2,7 @@
  * The one value that every transport makes: who calls which export of which plugin with what, until
  * when. Transports translate a frame into it and its result or NoaError back; nothing else.
  */
-import type { Json } from '@noa/sdk/host';
+import type { Json, Span } from '@noa/sdk/host';
 import type { Chain, Principal } from './chain.ts';
 
 export interface Invocation {
@@ -22,6 +22,8 @@ export interface Invocation {
   readonly traceId: string;
   /** Present when a plugin calls: the calls above this one. */
   readonly chain?: Chain;
+  /** What the call is a part of, when it is traced. */
+  readonly span?: Span | undefined;
 }
 
 export interface Outcome {

@@ -2,7 +2,7 @@
  * Puts the kernel's parts together. Everything that they need from outside comes in here, clock and ids
  * included; there is one kernel in a host.
  */
-import type { Json, NoaError } from '@noa/sdk/host';
+import type { Json, NoaError, Span } from '@noa/sdk/host';
 import { Administration } from './administration.ts';
 import { Audit } from './audit.ts';
 import { Broker, type CapabilityEntry, type CapabilityObservation } from './broker.ts';
@@ -42,6 +42,8 @@ export interface PluginCall {
   readonly chain: Chain;
   readonly signal: AbortSignal;
   readonly deadline: number;
+  /** Of the operation that calls, when it is traced. */
+  readonly span?: Span | undefined;
 }
 
 export interface KernelPowers {

@@ -5,6 +5,7 @@
  */
 import { NoaError } from './errors.ts';
 import type { Json, JsonSchema } from './json.ts';
+import type { Span } from './tracing.ts';
 
 /** What one call may consume; counted against the budget of the token that carried it. */
 export interface Usage {
@@ -64,6 +65,8 @@ export interface DriverCall {
   readonly deadline: number;
   /** Opaque proof of the calling chain; only the `plugin` driver reads it. */
   readonly chain: unknown;
+  /** Of this operation, when the call is traced; the driver begins children for what it waits for. */
+  readonly span?: Span | undefined;
 }
 
 /**
