@@ -242,6 +242,8 @@ export async function startFront(
     logs: (plugin, query) => pluginLines.read(plugin, query),
     serving: (plugin) => kernel.supervisor.serving(plugin),
     dispatch: (invocation) => kernel.dispatcher.dispatch(invocation),
+    manifests: () => kernel.supervisor.manifests(),
+    guardReference: config.server.openapi === 'authenticated',
     version: VERSION,
     checks: {
       database: () => db.check(),

@@ -47,6 +47,10 @@ export const KEYS = {
     drain_ms: integer(0, 600_000, 10_000, {
       description: 'Longest wait for running requests after SIGTERM before they are cut off.',
     }),
+    openapi: choice(['open', 'authenticated'], 'open', {
+      description:
+        'Who may read `/openapi.json`, which names the routes of installed plugins: anyone, or callers with a credential.',
+    }),
     tls: {
       cert_path: path(undefined, { description: 'PEM certificate chain of the listener.' }),
       key_path: path(undefined, { description: 'PEM private key of `cert_path`.' }),

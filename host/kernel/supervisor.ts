@@ -72,6 +72,12 @@ export class Supervisor {
     return this.#units;
   }
 
+  /** Of the plugins that serve, by name. */
+  manifests(): Manifest[] {
+    const serving = [...this.#units.values()].flatMap((unit) => unit.serving?.manifest ?? []);
+    return serving.sort((a, b) => (a.name < b.name ? -1 : 1));
+  }
+
   /** Asked by the door at every call. */
   isApproved(grant: string): boolean {
     return this.#approved.has(grant);

@@ -16,8 +16,8 @@ import { actorOf, nameIn } from './identity.ts';
 import { pageOf, type PageQuery } from './paging.ts';
 import { created, resource } from './resource.ts';
 
-const READ = { tag: 'Grants', scope: 'grants:read' };
-const WRITE = { tag: 'Grants', scope: 'grants:write' };
+const READ = { tag: 'Grants', scope: 'grants:read' } as const;
+const WRITE = { tag: 'Grants', scope: 'grants:write' } as const;
 
 export function registerGrants(scope: FastifyInstance, administration: Administration): void {
   resource(scope, '/v1/grants', {

@@ -40,8 +40,8 @@ export interface PluginAdminOptions {
   readonly logs: ReadLogs;
 }
 
-const READ = { tag: 'Plugins', scope: 'plugins:read' };
-const WRITE = { tag: 'Plugins', scope: 'plugins:write' };
+const READ = { tag: 'Plugins', scope: 'plugins:read' } as const;
+const WRITE = { tag: 'Plugins', scope: 'plugins:write' } as const;
 
 export function registerPlugins(scope: FastifyInstance, options: PluginAdminOptions): void {
   const { administration, logs } = options;

@@ -6,14 +6,29 @@
 import type { ErrorCode, JsonSchema } from '@noa/sdk/host';
 import type { FastifyInstance, RouteOptions } from 'fastify';
 
+/** The groups of the reference. */
+export const TAGS = {
+  Plugins: 'Install, govern, configure and call plugins.',
+  Grants: 'Decide what plugins may do.',
+  Secrets: 'Values for plugins, such as keys of other services.',
+  'Token keys': 'The keys that sign the capability tokens of plugins.',
+  Audit: 'The record of every grant, denial and use, chained by hashes.',
+  Authentication: 'Who may call this host, and with what credentials.',
+  Gateway: 'What happens to calls on their way.',
+  Events: 'The event log.',
+  Hosts: 'The hosts that share one database.',
+  Health: 'How the host fares.',
+  Reference: 'This reference.',
+};
+
 /** How a route is described. What of it is absent, test/transports/openapi.test.ts asks for. */
 export interface Contract {
   /** One line that says what a call does, as an imperative: `Install a plugin`. */
   readonly summary?: string;
   /** More than one line of it, in Markdown. */
   readonly description?: string;
-  /** The group in the reference: `Plugins`. */
-  readonly tag?: string;
+  /** The group in the reference. */
+  readonly tag?: keyof typeof TAGS;
   /** The bodies of the answers that are no errors, by status; null stands for no body. */
   readonly answers?: { readonly [status: number]: JsonSchema | null };
   /** Of these bodies; `application/json` when absent. */

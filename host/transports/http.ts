@@ -10,6 +10,7 @@ import type { Gateway } from '../gateway/gateway.ts';
 import { type AdminOptions, registerAdmin } from './admin.ts';
 import { admitAll } from './admission.ts';
 import { type BodyLimit, takeJson } from './body.ts';
+import { collectRoutes } from './contract.ts';
 import { type AccessEntry, Exchanges, type HttpObservation } from './exchange.ts';
 import { type HealthOptions, registerHealth } from './health.ts';
 import { arrivalOf, principalOf } from './identity.ts';
@@ -25,6 +26,7 @@ import {
   refuseConnection,
 } from './listener.ts';
 import type { Metrics } from './metrics.ts';
+import { type ReferenceOptions, registerReference } from './openapi/routes.ts';
 import { type PluginsOptions, registerExports, registerPluginRoutes } from './plugins.ts';
 import { asNoaError, sendProblem } from './problem.ts';
 import { refuseMethod, resource } from './resource.ts';
@@ -38,6 +40,7 @@ const MAX_PARAMETER = 256;
 export interface HttpServerOptions
   extends
     PluginsOptions,
+    ReferenceOptions,
     Omit<AdminOptions, 'bundleLimit'>,
     Pick<HealthOptions, 'version' | 'checks' | 'now'> {
   readonly gateway: Gateway;
@@ -85,6 +88,7 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
     routerOptions: { maxParamLength: MAX_PARAMETER },
     return503OnClosing: false,
   });
+  const routes = collectRoutes(app);
   app.decorateRequest('exchange');
   app.addHook('onRequest', (request, reply, done) => {
     exchanges.begin(request, reply);
@@ -99,10 +103,12 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
   app.register((scope, _none, done) => {
     const plugins = () => administration.plugins();
     registerHealth(scope, { ...options, plugins, draining: () => exchanges.draining });
+    if (!options.guardReference) registerReference(scope, routes, options);
     done();
   });
   app.register((scope, _none, done) => {
     registerPrivate(scope, options);
+    if (options.guardReference) registerReference(scope, routes, options);
     done();
   });
 

@@ -48,8 +48,8 @@ const RETRY: JsonSchema = {
   properties: { id: LETTER },
 };
 
-const READ = { tag: 'Plugins', scope: 'plugins:read', path: PLUGIN_PATH };
-const WRITE = { tag: 'Plugins', scope: 'plugins:write', path: PLUGIN_PATH };
+const READ = { tag: 'Plugins', scope: 'plugins:read', path: PLUGIN_PATH } as const;
+const WRITE = { tag: 'Plugins', scope: 'plugins:write', path: PLUGIN_PATH } as const;
 
 /** The caller has seen to the credential and its scope. */
 export function registerPluginState(

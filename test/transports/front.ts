@@ -160,6 +160,8 @@ export async function startFront(
     }),
     serving: (plugin) => kernel.supervisor.serving(plugin),
     dispatch: (invocation) => kernel.dispatcher.dispatch(invocation),
+    manifests: () => kernel.supervisor.manifests(),
+    guardReference: false,
     logs: (plugin, { since, limit }) => ({
       lines: [
         { seq: since + 1, timestamp: '2026-01-01T00:00:00Z', level: 'info', message: plugin },

@@ -1,0 +1,159 @@
+/**
+ * The routes that a plugin contributes, as operations: from the schemas of its exports, which are those
+ * that judge its calls.
+ */
+import {
+  type ExportSpec,
+  isSchema,
+  type JsonSchema,
+  type Manifest,
+  resolveRef,
+  type RouteSpec,
+} from '@noa/sdk/host';
+import { headersOf, problemsOf } from './answers.ts';
+import { namesIn, type Node, type Operation, type Parameter, parameter } from './paths.ts';
+import type { Schemas } from './schemas.ts';
+
+/** What the operations of all plugins have in common. */
+export interface PluginOperations {
+  readonly schemas: Schemas;
+  /** Responses to errors. */
+  readonly errors: Parameters<typeof problemsOf>[0];
+}
+
+export function* pluginOperations(
+  manifest: Manifest,
+  { schemas, errors }: PluginOperations,
+): Generator<Operation> {
+  const { name, version, contributes, exports } = manifest;
+  for (const route of contributes?.routes ?? []) {
+    const spec: ExportSpec = exports[route.export] ?? {};
+    const inPath = new Set(namesIn(route.path));
+    const request = requestOf(name, route, spec, inPath, schemas);
+    yield {
+      prefix: `${name}_`,
+      method: route.method,
+      url: `/plugins/${name}${route.path === '/' ? '' : route.path}`,
+      path: request.path,
+      parameters: request.parameters,
+      rest: {
+        tags: [tagOf(name)],
+        summary: `Call ${route.export} of ${name}`,
+        description: `Answered by the export \`${route.export}\` of the plugin ${name} ${version}.`,
+        ...(request.body === undefined ? {} : { requestBody: request.body }),
+        responses: { ...answer(name, route, spec, schemas), ...problemsOf(errors) },
+        'x-noa-plugin': { name, version, export: route.export },
+      },
+    };
+  }
+}
+
+export function tagOf(plugin: string): string {
+  return `Plugin ${plugin}`;
+}
+
+interface Request {
+  readonly path: { readonly [name: string]: JsonSchema };
+  readonly parameters: readonly Parameter[];
+  readonly body: Node | undefined;
+}
+
+/** The input of the export, apart into what stands in the path, in the query and in the body. */
+function requestOf(
+  plugin: string,
+  route: RouteSpec,
+  { input }: ExportSpec,
+  inPath: ReadonlySet<string>,
+  schemas: Schemas,
+): Request {
+  const name = `${plugin}.${route.export}.input`;
+  const whole = schemas.adopt(name, input ?? {});
+  const original = input ?? {};
+  const members = membersOf(original, whole);
+  const path: { [name: string]: JsonSchema } = {};
+  for (const one of inPath) path[one] = members.get(one)?.schema ?? { type: 'string' };
+  const others = [...members].filter(([one]) => !inPath.has(one));
+  if (route.method === 'GET' || route.method === 'DELETE') {
+    const parameters = others.map(([one, { schema, required }]) =>
+      parameter(one, 'query', required, schema),
+    );
+    return { path, parameters, body: undefined };
+  }
+  if (inPath.size > 0 && others.length === 0 && isClosed(original)) {
+    return { path, parameters: [], body: undefined };
+  }
+  const schema = inPath.size === 0 ? schemas.reference(name) : without(whole, inPath);
+  const required = others.some(([, member]) => member.required);
+  return {
+    path,
+    parameters: [],
+    body: { required, content: { 'application/json': { schema } } },
+  };
+}
+
+function answer(plugin: string, route: RouteSpec, { output }: ExportSpec, schemas: Schemas): Node {
+  const { status = 200 } = route;
+  const name = `${plugin}.${route.export}.output`;
+  schemas.adopt(name, output ?? {});
+  const content = { 'application/json': { schema: schemas.reference(name) } };
+  const headers = headersOf(status);
+  const empty = status === 204 || status === 205;
+  return {
+    [status]: empty
+      ? { description: 'Done; there is no body.', headers }
+      : { description: `The output of \`${route.export}\`.`, headers, content },
+  };
+}
+
+interface Member {
+  readonly schema: JsonSchema;
+  /** Whatever else the value is. */
+  readonly required: boolean;
+}
+
+/**
+ * The members that an object may have, from all parts of a schema that judge it. `placed` is the same
+ * schema with references that hold in the document.
+ */
+function membersOf(root: JsonSchema, placed: JsonSchema): Map<string, Member> {
+  const found = new Map<string, Member>();
+  const visited = new Set<unknown>();
+  const visit = (schema: unknown, target: unknown, always: boolean): void => {
+    if (!isSchema(schema) || !isSchema(target) || visited.has(schema)) return;
+    visited.add(schema);
+    const required = Array.isArray(schema['required']) ? schema['required'] : [];
+    const properties = isSchema(target['properties']) ? target['properties'] : {};
+    for (const [name, property] of Object.entries(properties)) {
+      const must = (always && required.includes(name)) || found.get(name)?.required === true;
+      found.set(name, { schema: isSchema(property) ? property : {}, required: must });
+    }
+    const { $ref } = schema;
+    if ($ref !== undefined) visit(resolveRef(root, $ref), resolveRef(placed, $ref), always);
+    for (const keyword of ['allOf', 'anyOf', 'oneOf']) {
+      const [parts, targets] = [schema[keyword], target[keyword]];
+      if (!Array.isArray(parts) || !Array.isArray(targets)) continue;
+      parts.forEach((part, index) => visit(part, targets[index], always && keyword === 'allOf'));
+    }
+  };
+  visit(root, placed, true);
+  return found;
+}
+
+function isClosed({ additionalProperties }: JsonSchema): boolean {
+  return additionalProperties === false;
+}
+
+/** The schema of an object without the members that stand elsewhere. */
+function without(schema: JsonSchema, names: ReadonlySet<string>): JsonSchema {
+  const { properties, required, $defs: _, ...rest } = schema;
+  const kept = isSchema(properties) ? Object.entries(properties) : [];
+  return {
+    ...rest,
+    ...(properties === undefined
+      ? {}
+      : { properties: Object.fromEntries(kept.filter(([name]) => !names.has(name))) }),
+    ...(Array.isArray(required)
+      ? { required: required.filter((name) => !names.has(String(name))) }
+      : {}),
+  };
+}
