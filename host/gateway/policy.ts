@@ -103,13 +103,12 @@ export class Policy {
   }
 
   #verdict(principal: Principal, operation: string): Verdict {
-    let known = this.#verdicts.get(principal);
-    if (known === undefined) this.#verdicts.set(principal, (known = new Map()));
+    const known = this.#verdicts.get(principal) ?? new Map<string, Verdict>();
     let verdict = known.get(operation);
     if (verdict === undefined) {
       verdict = this.#judge(principal, operation);
       if (known.size >= MAX_REMEMBERED) known.clear();
-      known.set(operation, verdict);
+      this.#verdicts.set(principal, known.set(operation, verdict));
     }
     return verdict;
   }
