@@ -78,7 +78,7 @@ async function refusal(limits: Limits, subject = 'user:a', level = 'L5'): Promis
   throw new Error('it was admitted');
 }
 
-t.test('in no stretch of time are more admitted than the limit allows', async (t) => {
+t.test('in no stretch of time are more admitted than the limit allows', async () => {
   const steps = fc.array(
     fc.record({ wait: fc.nat({ max: 20_000 }), requests: fc.nat({ max: 30 }) }),
     { minLength: 1, maxLength: 60 },
@@ -140,7 +140,7 @@ t.test('hosts together admit at most a tenth each above the limit', async (t) =>
   t.pass('for any sequence');
 });
 
-t.test('whoever waits as long as told is admitted, and not before', async (t) => {
+t.test('whoever waits as long as told is admitted, and not before', async () => {
   await fc.assert(
     fc.asyncProperty(
       fc.integer({ min: 1, max: 60 }),

@@ -184,11 +184,7 @@ t.test('conditions: the time of the day and of the week in a zone', async (t) =>
   const one = policy(() => now);
   t.doesNotThrow(() => one.check(arrival(), user, 'GET /'));
   now += 1;
-  t.throws(
-    () => one.check(arrival(), user, 'GET /'),
-    { rule: 'no' },
-    'conditions are asked each time',
-  );
+  t.throws(() => one.check(arrival(), user, 'GET /'), /the policy no denies/);
   now += 3_600_000;
   t.doesNotThrow(() => one.check(arrival(), user, 'GET /'));
 });
