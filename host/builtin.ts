@@ -10,6 +10,7 @@ import { log } from '../capabilities/log/capability.ts';
 import { plugin } from '../capabilities/plugin/capability.ts';
 import { random } from '../capabilities/random/capability.ts';
 import { secrets } from '../capabilities/secrets/capability.ts';
+import { stream } from '../capabilities/stream/capability.ts';
 import type { CapabilityEntry } from './kernel/broker.ts';
 import { bytesTable } from './loaders/wasm/attachment.ts';
 
@@ -24,6 +25,7 @@ const CAPABILITIES = {
   log,
   clock,
   random,
+  stream,
 } as const;
 
 /** What plugins can be given in a host of this version. */
@@ -47,6 +49,7 @@ export function builtinCapabilities(drivers: Drivers): readonly CapabilityEntry[
     { capability: log, driver: drivers.log },
     { capability: clock, driver: drivers.clock },
     { capability: random, driver: drivers.random },
+    { capability: stream, driver: drivers.stream },
   ];
 }
 

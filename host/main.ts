@@ -17,6 +17,7 @@ import { createLogDriver } from '../capabilities/log/host.ts';
 import { createLocalDriver } from '../capabilities/plugin/local.ts';
 import { createRandomDriver } from '../capabilities/random/system.ts';
 import { createSecretsDriver } from '../capabilities/secrets/host.ts';
+import { createStreamDriver } from '../capabilities/stream/caller.ts';
 import { builtinBytes, builtinCapabilities } from './builtin.ts';
 import type { Config } from './config.ts';
 import type { AuditEvent } from './kernel/audit.ts';
@@ -27,6 +28,7 @@ import { Gateway } from './gateway/gateway.ts';
 import { Authenticator } from './gateway/identity/authenticator.ts';
 import { openLimits } from './gateway/shared-counters.ts';
 import { isChain } from './kernel/chain.ts';
+import { emitOf } from './kernel/emission.ts';
 import { Kernel, type PluginCall } from './kernel/kernel.ts';
 import { RateLimiter } from './kernel/rate.ts';
 import type { Bundle } from './kernel/store.ts';
@@ -173,6 +175,7 @@ export async function startFront(
         }),
         clock: createClockDriver(),
         random: createRandomDriver(),
+        stream: createStreamDriver({ consumer: emitOf }),
       }),
     readBundle: (bytes) => takeApart(bytes, config.plugins.max_bundle_bytes),
     rootKey,

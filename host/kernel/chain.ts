@@ -1,5 +1,6 @@
 /** The calls that led to a call: carried beside a token, never inside the guest. */
 import type { Span } from '@noa/sdk/host';
+import type { Emit } from './emission.ts';
 import type { Token } from './tokens.ts';
 
 /** Whoever stands behind a request. Never taken from a client's own header. */
@@ -28,6 +29,8 @@ export interface Chain {
   readonly deadline: number;
   /** Of the call of the one that calls now, when it is traced. */
   readonly span?: Span | undefined;
+  /** Takes what the one that calls now emits; nothing of this goes on to what it calls. */
+  readonly emit?: Emit | undefined;
 }
 
 /** The type of what the broker put beside a driver's call. */

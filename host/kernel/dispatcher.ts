@@ -14,6 +14,7 @@ import {
 } from '@noa/sdk/host';
 import type { Broker, CallFrame } from './broker.ts';
 import type { Chain } from './chain.ts';
+import { Emission } from './emission.ts';
 import type { Invocation, Outcome } from './invocation.ts';
 import type { CallCost, RuntimeCall } from './loader.ts';
 import type { ServedExport, Serving } from './serving.ts';
@@ -131,6 +132,10 @@ export class Dispatcher {
     if (!serving.gate.tryEnter()) await waitForPlace(serving, deadline, signal, span);
     const perCall = chain !== undefined && (chain.perCall || budget !== undefined);
     const token = perCall ? onlyToken(serving, chain, budget) : undefined;
+    const { stream = false, idempotent = false } = target.spec;
+    const emission = stream
+      ? new Emission(invocation.emit, serving.limits.maxOutputBytes)
+      : undefined;
     const spending = new Spending((more) =>
       this.#options.observeCost({ plugin: invocation.plugin, ...more }),
     );
@@ -146,12 +151,14 @@ export class Dispatcher {
         traceId: invocation.traceId,
         deadline,
         span,
+        emit: emission?.emit,
       };
       const call: RuntimeCall = {
         export: invocation.export,
         input: invocation.text ?? JSON.stringify(invocation.input),
         deadline,
-        idempotent: target.spec.idempotent === true,
+        // Begun again, it would emit again what its caller has.
+        idempotent: idempotent && !stream,
         signal,
         invoke: (capability, operation, input, callSignal) =>
           this.#options.broker.invoke(frame, capability, operation, input, callSignal),
@@ -165,8 +172,9 @@ export class Dispatcher {
         'PLUGIN_OUTPUT_INVALID',
         'the plugin broke its output schema',
       );
-      return { value, text };
+      return emission?.answer({ value, text }) ?? { value, text };
     } finally {
+      emission?.end();
       token?.end();
       serving.gate.leave();
       const { fuel, executionMs } = spending;

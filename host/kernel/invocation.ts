@@ -4,6 +4,7 @@
  */
 import type { Json, Span } from '@noa/sdk/host';
 import type { Chain, Principal } from './chain.ts';
+import type { Emit } from './emission.ts';
 
 export interface Invocation {
   /** Request id (`x-request-id`), joins logs, audit and answers. */
@@ -20,6 +21,11 @@ export interface Invocation {
   readonly signal: AbortSignal;
   /** W3C trace id (32 hex digits). */
   readonly traceId: string;
+  /**
+   * Takes the values of an export with `stream: true`, one at a time, while the call runs. Without it the
+   * answer to such an export is `{items, result}`; to any other export it makes no difference.
+   */
+  readonly emit?: Emit;
   /** Present when a plugin calls: the calls above this one. */
   readonly chain?: Chain;
   /** What the call is a part of, when it is traced. */

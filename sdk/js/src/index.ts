@@ -17,6 +17,7 @@ export type {
   Capabilities,
   Clock,
   Db,
+  Emit,
   EventsPort,
   Http,
   HttpAnswer,

@@ -90,6 +90,11 @@ const exportSpec: JsonSchema = {
       description:
         'true when the host may repeat a call that failed for a reason outside the plugin.',
     },
+    stream: {
+      type: 'boolean',
+      description:
+        'true when the function may emit values before it answers; a caller that takes no stream gets {items, result}.',
+    },
   },
 };
 

@@ -11,6 +11,8 @@ export interface ExportSpec {
   timeoutMs?: number;
   /** The host may repeat the call after a failure that was not the plugin's. */
   idempotent?: boolean;
+  /** It may emit values before it answers; a caller that takes no stream gets `{items, result}`. */
+  stream?: boolean;
 }
 
 export interface RouteSpec {

@@ -2,13 +2,13 @@
  * The ports of handlers that run natively, in a test or as a native plugin, over an asynchronous door.
  * They write the same requests as the ports inside the sandbox (guest/context.ts), whose door is not.
  */
-import type { Cache, CallBudget, Capabilities, Db, PluginPort } from './ports.ts';
+import type { Cache, CallBudget, Capabilities, Db, Emit, PluginPort } from './ports.ts';
 import { blobPort, eventsPort, httpPort, type InvokeBytes, secretsPort } from './storage-ports.ts';
 
 /** Calls an operation through the door and resolves with its value; bytes are base64 in both. */
 export type InvokeDoor = (capability: string, operation: string, args: object) => Promise<unknown>;
 
-export function makePorts(door: InvokeDoor): Capabilities {
+export function makePorts(door: InvokeDoor): Capabilities & { readonly emit: Emit } {
   const invoke = async <Value>(
     capability: string,
     operation: string,
@@ -75,5 +75,8 @@ export function makePorts(door: InvokeDoor): Capabilities {
     http: httpPort(invokeBytes),
     events: eventsPort(invoke),
     plugin,
+    emit: async (value) => {
+      await invoke('stream', 'emit', { value: value ?? null });
+    },
   };
 }

@@ -189,6 +189,13 @@ export interface Capabilities {
   plugin: PluginPort;
 }
 
+/**
+ * Hands a JSON-able value to the caller of an export with `stream: true`, before the export answers.
+ * Resolves when the caller has room for the next one; the call's deadline goes on meanwhile. Rejects with
+ * CANCELLED when the caller left, with RESOURCE_EXHAUSTED when it takes no stream and its answer is full.
+ */
+export type Emit = (value: unknown) => Promise<void>;
+
 /** The plugin's log; open to every plugin within a rate. */
 export interface Log {
   debug(message: string, fields?: Record<string, unknown>): void;

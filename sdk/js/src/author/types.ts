@@ -38,13 +38,13 @@ const INTERFACES: { readonly [Port in keyof Capabilities]: string } = {
  */
 export function generateTypes(manifest: Manifest): string {
   const types = new TypeWriter();
-  const exports = Object.entries(manifest.exports).map(([name, { input, output }]) => {
+  const exports = Object.entries(manifest.exports).map(([name, { input, output, stream }]) => {
     const prefix = name.charAt(0).toUpperCase() + name.slice(1);
     const from =
       input === undefined ? absent(manifest, name) : types.declare(`${prefix}Input`, input, 'Json');
     const to =
       output === undefined ? 'unknown' : types.declare(`${prefix}Output`, output, 'unknown');
-    return `    ${name}(input: ${from}): ${to};`;
+    return `    ${name}(input: ${from}${stream ? ', emit: Emit' : ''}): ${to};`;
   });
   const config =
     manifest.config === undefined ? '{}' : types.declare('Config', manifest.config, 'Json', true);
@@ -71,6 +71,7 @@ export function generateTypes(manifest: Manifest): string {
     '',
   ].join('\n');
   const imports = ports.map(({ port }) => INTERFACES[port]);
+  if (/, emit: Emit\)/.test(body)) imports.push('Emit');
   if (/\bJson\b/.test(body)) imports.push('Json');
   if (/: CloudEvent\b/.test(body)) imports.push('CloudEvent');
   const from =
@@ -115,7 +116,7 @@ function requestedPorts(requests: readonly CapabilityRequest[]): RequestedPort[]
 }
 
 function noPort(path: string, name: string, known: readonly string[]): NoaError {
-  const open = ['log', 'clock', 'random'].includes(name)
+  const open = ['log', 'clock', 'random', 'stream'].includes(name)
     ? 'is open to every plugin; remove the request'
     : `has no port in this SDK; it has ${known.join(', ')}`;
   return new NoaError('INVALID_ARGUMENT', `${path}: ${JSON.stringify(name)} ${open}`);

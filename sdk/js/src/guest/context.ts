@@ -9,6 +9,7 @@ import type {
   Capabilities,
   Clock,
   Db,
+  Emit,
   Log,
   PluginPort,
   Random,
@@ -137,11 +138,16 @@ function freeze(value: unknown): unknown {
 
 let config: unknown;
 
+const emit: Emit = async (value) => {
+  invoke('stream', 'emit', { value: value ?? null });
+};
+
 export const context: Capabilities & {
   readonly config: unknown;
   readonly log: Log;
   readonly clock: Clock;
   readonly random: Random;
+  readonly emit: Emit;
 } = {
   db,
   cache,
@@ -153,6 +159,7 @@ export const context: Capabilities & {
   log,
   clock,
   random,
+  emit,
   /** Read at its first use, for the build has no configuration; then the same frozen object. */
   get config() {
     return (config ??= freeze(engine.config() ?? {}));

@@ -10,7 +10,10 @@
  *     export interface CreateOutput { id: string; text: string }
  *     export interface Config { greeting?: string }
  *     export interface Plugin {
- *       exports: { create(input: CreateInput): CreateOutput };
+ *       exports: {
+ *         create(input: CreateInput): CreateOutput;
+ *         watch(input: WatchInput, emit: Emit): WatchOutput; // with `stream: true`
+ *       };
  *       config: Config;
  *       capabilities: { db: Pick<Db, 'query' | 'execute'>; cache: Pick<Cache, 'get'> };
  *     }
@@ -22,7 +25,7 @@ import type { Capabilities, Clock, Log, Random } from '../ports.ts';
 
 /** What a generated `Plugin` looks like. */
 export interface PluginContract {
-  exports: { [name: string]: (input: never) => unknown };
+  exports: { [name: string]: (input: never, emit: never) => unknown };
   config: object;
   capabilities: { [Port in keyof Capabilities]?: Partial<Capabilities[Port]> };
 }
@@ -36,6 +39,10 @@ export type Context<Plugin extends PluginContract> = Plugin['capabilities'] & {
   readonly random: Random;
 };
 
+/** What the handler of a stream has beside it: an export without `stream: true` has no `emit`. */
+export type StreamContext<Export extends PluginContract['exports'][string]> =
+  Parameters<Export> extends [unknown, infer Emit] ? { readonly emit: Emit } : unknown;
+
 /**
  * One function per export of the manifest, sync or async. What it answers is sent as JSON (undefined
  * as null). A thrown `NoaError` reaches the caller with its code, anything else as PLUGIN_TRAP.
@@ -47,7 +54,7 @@ export type Context<Plugin extends PluginContract> = Plugin['capabilities'] & {
 export type Handlers<Plugin extends PluginContract> = {
   readonly [Name in keyof Plugin['exports']]: (
     input: Parameters<Plugin['exports'][Name]>[0],
-    context: Context<Plugin>,
+    context: Context<Plugin> & StreamContext<Plugin['exports'][Name]>,
   ) => ReturnType<Plugin['exports'][Name]> | Promise<ReturnType<Plugin['exports'][Name]>>;
 };
 

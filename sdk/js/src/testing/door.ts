@@ -34,6 +34,7 @@ export class FakeDoor {
   readonly plugin: FakePlugins = new FakePlugins();
   readonly calls: CapabilityCall[] = [];
   readonly lines: LogLine[] = [];
+  readonly emitted: Json[] = [];
   readonly #requests: readonly CapabilityRequest[];
   readonly #denied = new Set<string>();
 
@@ -60,6 +61,10 @@ export class FakeDoor {
     if (capability === 'log' && operation === 'write') {
       const line = { level: text(fields, 'level'), message: text(fields, 'message') };
       this.write(fields['fields'] === undefined ? line : { ...line, fields: fields['fields'] });
+      return {};
+    }
+    if (capability === 'stream' && operation === 'emit') {
+      this.emitted.push(fields['value'] ?? null);
       return {};
     }
     this.calls.push({ capability, operation, arguments: args });

@@ -60,6 +60,8 @@ export interface TestHost<Plugin extends PluginContract> {
   readonly plugin: FakePlugins;
   /** Every capability call of the plugin so far, logs apart. */
   readonly calls: readonly CapabilityCall[];
+  /** Every value that exports with `stream: true` have emitted so far; `call` answers their result alone. */
+  readonly emitted: readonly Json[];
   /** Every line that the plugin logged. */
   readonly log: readonly LogLine[];
   /** Refuses a right (`db` or `db.execute`) from now on with CAPABILITY_DENIED, or no longer. */
@@ -112,6 +114,7 @@ export async function createTestHost<Plugin extends PluginContract>(
     events: door.events,
     plugin: door.plugin,
     calls: door.calls,
+    emitted: door.emitted,
     log: door.lines,
     deny: (right) => door.deny(right),
     allow: (right) => door.allow(right),
