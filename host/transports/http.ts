@@ -10,7 +10,7 @@ import type { Gateway } from '../gateway/gateway.ts';
 import { type AdminOptions, registerAdmin } from './admin.ts';
 import { admitAll } from './admission.ts';
 import { type BodyLimit, takeJson } from './body.ts';
-import { collectRoutes } from './contract.ts';
+import { collectRoutes, type MountedRoute } from './contract.ts';
 import { type AccessEntry, Exchanges, type HttpObservation } from './exchange.ts';
 import { type HealthOptions, registerHealth } from './health.ts';
 import { arrivalOf, principalOf } from './identity.ts';
@@ -61,6 +61,8 @@ export interface HttpServer {
   /** Finishes what runs, for at most `graceMs`; answers during that end their connections. */
   close(options: { readonly graceMs: number }): Promise<void>;
   readonly app: FastifyInstance;
+  /** All that is mounted, once it listens. */
+  readonly routes: readonly MountedRoute[];
 }
 
 export function createHttpServer(options: HttpServerOptions): HttpServer {
@@ -114,6 +116,7 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
 
   return {
     app,
+    routes,
     listen: async (address) => {
       await app.ready();
       return listen(app.server, address, HTTP_FLAGS);

@@ -16,6 +16,8 @@ import { Kernel } from '../../host/kernel/kernel.ts';
 import type { Loader, Runtime, RuntimeCall } from '../../host/kernel/loader.ts';
 import type { AccessEntry, HttpObservation } from '../../host/transports/exchange.ts';
 import { createHttpServer, type HttpServerOptions } from '../../host/transports/http.ts';
+import { openApi } from '../../host/transports/openapi/document.ts';
+import { Conformance, type OpenApiDocument } from './conformance.ts';
 import { MemoryStore } from './memory-store.ts';
 
 export const ADMIN = 'admin-token-of-at-least-32-characters';
@@ -190,7 +192,11 @@ export async function startFront(
   });
   const { url, port } = await server.listen(address);
 
-  /** `token` null sends none. */
+  const described = openApi({ version: '9.9.9', routes: server.routes, manifests: [] });
+  const document = JSON.parse(JSON.stringify(described)) as OpenApiDocument;
+  const conformance = new Conformance(document);
+
+  /** `token` null sends none. Rejects when the answer is not as the OpenAPI document says. */
   async function request<T = Record<string, unknown>>(
     method: string,
     path: string,
@@ -200,9 +206,12 @@ export async function startFront(
     if (token !== null) headers.set('authorization', `Bearer ${token}`);
     const response = await fetch(url + path, { ...init, method, headers });
     const text = await response.text();
+    const { status } = response;
+    const fault = conformance.fault(method, path, { status, headers: response.headers, text });
+    if (fault !== undefined) throw new Error(`not as the OpenAPI document says: ${fault}`);
     const isJson = /json/.test(response.headers.get('content-type') ?? '');
     const body = (isJson && text !== '' ? JSON.parse(text) : {}) as T;
-    return { status: response.status, headers: response.headers, body, text };
+    return { status, headers: response.headers, body, text };
   }
 
   return {

@@ -5,11 +5,15 @@ import { type Problem, PROBLEM_TYPE } from '../problem.ts';
 
 type Node = { readonly [key: string]: unknown };
 
-const VIOLATION = object<{ path: string; rule: string; message: string }>({
-  path: text('JSON Pointer of the value.'),
-  rule: text('The keyword of the schema.'),
-  message: text('The rule in words.'),
-});
+const VIOLATION = object<{ path: string; rule: string; message: string; fix?: string }>(
+  {
+    path: text('JSON Pointer of the value.'),
+    rule: text('The keyword of the schema.'),
+    message: text('The rule in words.'),
+    fix: text('What to write instead.'),
+  },
+  { optional: ['fix'] },
+);
 
 /** RFC 9457. */
 const PROBLEM: JsonSchema = object<Omit<Problem, 'errors' | 'details'>>(

@@ -7,7 +7,6 @@ import {
   isSchema,
   type JsonSchema,
   type Manifest,
-  resolveRef,
   type RouteSpec,
 } from '@noa/sdk/host';
 import { headersOf, problemsOf } from './answers.ts';
@@ -68,8 +67,7 @@ function requestOf(
 ): Request {
   const name = `${plugin}.${route.export}.input`;
   const whole = schemas.adopt(name, input ?? {});
-  const original = input ?? {};
-  const members = membersOf(original, whole);
+  const members = membersOf(whole, schemas);
   const path: { [name: string]: JsonSchema } = {};
   for (const one of inPath) path[one] = members.get(one)?.schema ?? { type: 'string' };
   const others = [...members].filter(([one]) => !inPath.has(one));
@@ -79,7 +77,7 @@ function requestOf(
     );
     return { path, parameters, body: undefined };
   }
-  if (inPath.size > 0 && others.length === 0 && isClosed(original)) {
+  if (inPath.size > 0 && others.length === 0 && isClosed(whole)) {
     return { path, parameters: [], body: undefined };
   }
   const schema = inPath.size === 0 ? schemas.reference(name) : without(whole, inPath);
@@ -111,31 +109,27 @@ interface Member {
   readonly required: boolean;
 }
 
-/**
- * The members that an object may have, from all parts of a schema that judge it. `placed` is the same
- * schema with references that hold in the document.
- */
-function membersOf(root: JsonSchema, placed: JsonSchema): Map<string, Member> {
+/** The members that an object may have, from all parts of a placed schema that judge it. */
+function membersOf(whole: JsonSchema, schemas: Schemas): Map<string, Member> {
   const found = new Map<string, Member>();
   const visited = new Set<unknown>();
-  const visit = (schema: unknown, target: unknown, always: boolean): void => {
-    if (!isSchema(schema) || !isSchema(target) || visited.has(schema)) return;
+  const visit = (schema: unknown, always: boolean): void => {
+    if (!isSchema(schema) || visited.has(schema)) return;
     visited.add(schema);
     const required = Array.isArray(schema['required']) ? schema['required'] : [];
-    const properties = isSchema(target['properties']) ? target['properties'] : {};
+    const properties = isSchema(schema['properties']) ? schema['properties'] : {};
     for (const [name, property] of Object.entries(properties)) {
       const must = (always && required.includes(name)) || found.get(name)?.required === true;
       found.set(name, { schema: isSchema(property) ? property : {}, required: must });
     }
-    const { $ref } = schema;
-    if ($ref !== undefined) visit(resolveRef(root, $ref), resolveRef(placed, $ref), always);
+    visit(schemas.at(schema['$ref']), always);
     for (const keyword of ['allOf', 'anyOf', 'oneOf']) {
-      const [parts, targets] = [schema[keyword], target[keyword]];
-      if (!Array.isArray(parts) || !Array.isArray(targets)) continue;
-      parts.forEach((part, index) => visit(part, targets[index], always && keyword === 'allOf'));
+      const parts = schema[keyword];
+      if (!Array.isArray(parts)) continue;
+      for (const part of parts) visit(part, always && keyword === 'allOf');
     }
   };
-  visit(root, placed, true);
+  visit(whole, true);
   return found;
 }
 
@@ -145,7 +139,7 @@ function isClosed({ additionalProperties }: JsonSchema): boolean {
 
 /** The schema of an object without the members that stand elsewhere. */
 function without(schema: JsonSchema, names: ReadonlySet<string>): JsonSchema {
-  const { properties, required, $defs: _, ...rest } = schema;
+  const { properties, required, ...rest } = schema;
   const kept = isSchema(properties) ? Object.entries(properties) : [];
   return {
     ...rest,

@@ -3,7 +3,7 @@
  * `components`, a host's under its title, a plugin's under the plugin's name, and nothing lies there that
  * is not referred to.
  */
-import { isSchema, type JsonSchema, subschemas } from '@noa/sdk/host';
+import { isSchema, type JsonSchema, resolveRef, subschemas } from '@noa/sdk/host';
 
 const AT = '#/components/schemas/';
 /** Of our own schemas; other titles are mere words. */
@@ -36,14 +36,39 @@ export class Schemas {
   }
 
   /**
-   * A schema of a plugin, as a copy to be taken apart: its local references lead to the whole under
-   * `name`.
+   * A schema of a plugin, under `name`. What it refers to inside itself becomes a schema of its own:
+   * few tools follow a reference into the midst of another.
    */
-  adopt(name: string, schema: JsonSchema): JsonSchema {
-    const copy = structuredClone(schema);
-    relocate(copy, AT + name);
-    this.#named.set(name, copy);
-    return copy;
+  adopt(name: string, root: JsonSchema): JsonSchema {
+    const known = this.#named.get(name);
+    if (known !== undefined) return known;
+    const names = new Map([['#', name]]);
+    const place = (schema: JsonSchema, as: string): JsonSchema => {
+      const copy = structuredClone(schema);
+      this.#named.set(as, copy);
+      relocate(copy, (ref) => {
+        const found = names.get(ref) ?? this.#free(name + ref.replaceAll(/[^A-Za-z0-9]+/g, '.'));
+        if (!names.has(ref)) {
+          names.set(ref, found);
+          const target = resolveRef(root, ref);
+          place(isSchema(target) ? target : target === false ? { not: {} } : {}, found);
+        }
+        return AT + found;
+      });
+      return copy;
+    };
+    return place(root, name);
+  }
+
+  #free(name: string): string {
+    let free = name;
+    for (let number = 2; this.#named.has(free); number += 1) free = `${name}.${number}`;
+    return free;
+  }
+
+  /** What a reference leads to. */
+  at(reference: unknown): JsonSchema | undefined {
+    return typeof reference === 'string' ? this.#named.get(reference.slice(AT.length)) : undefined;
   }
 
   reference(name: string): JsonSchema {
@@ -55,7 +80,7 @@ export class Schemas {
     const found = new Map<string, JsonSchema>();
     const waiting = [...references(used)];
     for (let ref = waiting.pop(); ref !== undefined; ref = waiting.pop()) {
-      const [name = ''] = ref.slice(AT.length).split('/', 1);
+      const name = ref.slice(AT.length);
       const schema = this.#named.get(name);
       if (schema === undefined || found.has(name)) continue;
       found.set(name, schema);
@@ -65,12 +90,13 @@ export class Schemas {
   }
 }
 
-/** Leads the references of a schema that becomes part of a document to where it will lie there. */
-function relocate(schema: { [keyword: string]: unknown }, at: string): void {
+/** Leads the references of a schema that becomes part of a document to where they lie there. */
+function relocate(schema: { [keyword: string]: unknown }, to: (ref: string) => string): void {
   const { $ref } = schema;
-  if (typeof $ref === 'string' && $ref.startsWith('#')) schema['$ref'] = at + $ref.slice(1);
+  if (typeof $ref === 'string') schema['$ref'] = to($ref);
   delete schema['$schema'];
-  for (const { schema: inner } of subschemas(schema)) if (isSchema(inner)) relocate(inner, at);
+  delete schema['$defs'];
+  for (const { schema: inner } of subschemas(schema)) if (isSchema(inner)) relocate(inner, to);
 }
 
 function* references(value: unknown): Generator<string> {
