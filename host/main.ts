@@ -31,12 +31,14 @@ import { isChain } from './kernel/chain.ts';
 import { emitOf } from './kernel/emission.ts';
 import { Kernel, type PluginCall } from './kernel/kernel.ts';
 import { RateLimiter } from './kernel/rate.ts';
+import { Seal } from './kernel/seal.ts';
 import type { Bundle } from './kernel/store.ts';
 import type { Supervisor } from './kernel/supervisor.ts';
 import { createNativeLoader, type NativeLoad } from './loaders/native/loader.ts';
 import { createProcessLoader } from './loaders/process/loader.ts';
 import { createTieredLoader } from './loaders/select.ts';
 import { createWasmLoader } from './loaders/wasm/loader.ts';
+import { openIdempotency } from './store/idempotency.ts';
 import { runMigrations } from './store/migrate.ts';
 import { openStatePool } from './store/pool.ts';
 import { PostgresStore } from './store/postgres.ts';
@@ -234,8 +236,12 @@ export async function startFront(
     }),
     denied: (denial) => kernel.audit.record(denialEvent(denial)),
   });
+  const { idempotency } = parts.use(
+    openIdempotency(pool, new Seal(rootKey), config.gateway.idempotency, onError),
+  );
   const http = createHttpServer({
     gateway,
+    idempotency,
     administration: kernel.administration,
     secrets: kernel.secrets,
     configuration: kernel.configuration,

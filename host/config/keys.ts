@@ -216,6 +216,20 @@ export const KEYS = {
         'What becomes of a call that no rule of `gateway.policies` speaks of: allow leaves it to scopes, deny refuses it unless a rule with effect allow applies. The bootstrap credential needs no such rule.',
     }),
     policies,
+    idempotency: {
+      keep_hours: integer(1, 168, 24, {
+        description: 'How long the answer to a request with an Idempotency-Key is kept.',
+      }),
+      max_answer_bytes: integer(0, 16 * MiB, MiB, {
+        description: 'Largest answer that is kept; a larger one is not, and says so.',
+      }),
+      max_keys: integer(1, 1_000_000, 10_000, {
+        description: 'Keys of one caller that are kept; one more is refused (429).',
+      }),
+      max_bytes: integer(0, 2 ** 40, 64 * MiB, {
+        description: 'Bytes of the kept answers of one caller together; beyond, no more are kept.',
+      }),
+    },
     levels: {
       l1: requestsAMinute(200, 'L1, the highest'),
       l2: requestsAMinute(150, 'L2'),

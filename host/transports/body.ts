@@ -4,6 +4,7 @@
  * bounds on depth and number of values, and without members that could reach a prototype.
  */
 import { isUtf8 } from 'node:buffer';
+import { hash } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import { jsonExcess, NoaError } from '@noa/sdk/host';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
@@ -134,7 +135,10 @@ function readBody(
     else chunks.push(chunk);
   });
   payload.on('end', () => {
-    if (!over) done(null, chunks.length === 1 ? chunks[0] : Buffer.concat(chunks));
+    if (over) return;
+    const body = chunks.length === 1 ? chunks[0] : Buffer.concat(chunks);
+    if (request.keyed && body) request.keyed.bodyDigest = hash('sha256', body, 'buffer');
+    done(null, body);
   });
   payload.on('error', () => {
     if (!over) done(new NoaError('CANCELLED', 'the caller left before its body was complete'));

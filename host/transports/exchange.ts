@@ -49,6 +49,7 @@ export class Exchange {
   route: string | undefined;
   #controller: AbortController | undefined;
   #gone = false;
+  #outlives = false;
 
   constructor(id: string, trace: Trace, response: ServerResponse, index: number) {
     this.id = id;
@@ -61,14 +62,19 @@ export class Exchange {
   get signal(): AbortSignal {
     if (this.#controller === undefined) {
       this.#controller = new AbortController();
-      if (this.#gone) this.#controller.abort();
+      if (this.#gone && !this.#outlives) this.#controller.abort();
     }
     return this.#controller.signal;
   }
 
   leave(): void {
     this.#gone = true;
-    this.#controller?.abort();
+    if (!this.#outlives) this.#controller?.abort();
+  }
+
+  /** From now on it goes on when its caller leaves. */
+  outlive(): void {
+    this.#outlives = true;
   }
 }
 

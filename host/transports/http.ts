@@ -7,12 +7,14 @@
 import { ERROR_KINDS, NoaError } from '@noa/sdk/host';
 import { fastify, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import type { Gateway } from '../gateway/gateway.ts';
+import type { Idempotency } from '../gateway/idempotency.ts';
 import { type AdminOptions, registerAdmin } from './admin.ts';
 import { admitAll } from './admission.ts';
 import { type BodyLimit, takeJson } from './body.ts';
 import { collectRoutes, type MountedRoute } from './contract.ts';
 import { type AccessEntry, Exchanges, type HttpObservation } from './exchange.ts';
 import { type HealthOptions, registerHealth } from './health.ts';
+import { keepAnswers } from './idempotency.ts';
 import { arrivalOf, principalOf } from './identity.ts';
 import {
   type Address,
@@ -44,6 +46,8 @@ export interface HttpServerOptions
     Omit<AdminOptions, 'bundleLimit'>,
     Pick<HealthOptions, 'version' | 'checks' | 'now'> {
   readonly gateway: Gateway;
+  /** Absent: Idempotency-Key has no effect. */
+  readonly idempotency?: Idempotency;
   readonly metrics: () => Promise<Metrics>;
   /** Longest body of a request; a plugin's own `limits.maxInputBytes` counts where it is larger. */
   readonly maxBodyBytes: number;
@@ -137,6 +141,7 @@ function registerPrivate(scope: FastifyInstance, options: HttpServerOptions): vo
     done();
   });
   admitAll(scope, gateway);
+  if (options.idempotency !== undefined) keepAnswers(scope, options.idempotency);
   takeJson(scope, (request) => bodyLimit(request, options.maxBodyBytes));
   scope.setNotFoundHandler(notFound);
   registerPluginRoutes(scope, options);

@@ -1,0 +1,113 @@
+/**
+ * Idempotency-Key on the requests of a scope that change something. Invariant: a request with a key is
+ * executed to its end even when its caller leaves, for the caller sends it again to learn the answer.
+ */
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import {
+  type Answer,
+  type Idempotency,
+  readIdempotencyKey,
+  type Run,
+} from '../gateway/idempotency.ts';
+import { principalOf } from './identity.ts';
+
+const METHODS = new Set(['POST', 'PUT', 'PATCH', 'DELETE']);
+
+/** What a request with a key goes through. */
+export interface Keyed {
+  readonly key: string;
+  /** The body's bytes by their SHA-256; set by whoever reads the body. */
+  bodyDigest: Buffer | undefined;
+  /** Held until the answer is kept. */
+  run: Run | undefined;
+}
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    keyed: Keyed | undefined;
+  }
+}
+
+/** To be called after whatever admits requests; `body.ts` reads the bodies in the scope. */
+export function keepAnswers(scope: FastifyInstance, idempotency: Idempotency): void {
+  scope.decorateRequest('keyed');
+  scope.addHook('preParsing', (request, _reply, _payload, done) => {
+    const field = request.raw.headers['idempotency-key'];
+    if (field !== undefined && METHODS.has(request.method) && !request.is404) {
+      // Node joins several fields by a comma and a space, which no key holds.
+      const key = readIdempotencyKey(String(field));
+      request.keyed = { key, bodyDigest: undefined, run: undefined };
+    }
+    done();
+  });
+  scope.addHook('preHandler', (request, reply, done) => {
+    const { keyed } = request;
+    if (keyed === undefined) return done();
+    begin(idempotency, request, keyed).then(
+      (kept) => (kept === undefined ? done() : replay(reply, kept)),
+      (error: Error) => done(error),
+    );
+    // An answer that a handler writes by itself passes no hook.
+    reply.raw.once('close', () => {
+      if (reply.sent) void end(keyed, reply, undefined);
+    });
+  });
+  scope.addHook('onSend', (request, reply, payload, done) => {
+    const { keyed } = request;
+    if (keyed?.run === undefined) return done(null, payload);
+    void end(keyed, reply, payload).then((isKept) => {
+      if (!isKept) void reply.header('idempotency-kept', 'false');
+      done(null, payload);
+    });
+  });
+}
+
+/** The answer that is kept; undefined when the request is to be executed now. */
+async function begin(
+  idempotency: Idempotency,
+  request: FastifyRequest,
+  keyed: Keyed,
+): Promise<Answer | undefined> {
+  const { raw, exchange } = request;
+  const { subject } = principalOf(request);
+  const body = keyed.bodyDigest ?? '';
+  const same = [raw.method ?? '', raw.url ?? '', body];
+  const begun = await idempotency.begin(subject, keyed.key, same, exchange.signal);
+  if ('status' in begun) return begun;
+  exchange.outlive();
+  keyed.run = begun;
+  return undefined;
+}
+
+async function end(keyed: Keyed, reply: FastifyReply, payload: unknown): Promise<boolean> {
+  const { run } = keyed;
+  keyed.run = undefined;
+  if (run === undefined) return true;
+  return run.end({
+    status: reply.statusCode,
+    contentType: textOf(reply, 'content-type'),
+    location: textOf(reply, 'location'),
+    body: bytesOf(payload),
+  });
+}
+
+function textOf(reply: FastifyReply, field: string): string | undefined {
+  const value = reply.getHeader(field);
+  return value === undefined ? undefined : String(value);
+}
+
+function bytesOf(payload: unknown): Buffer | undefined {
+  if (payload === undefined || payload === null) return Buffer.alloc(0);
+  if (typeof payload === 'string' || payload instanceof Uint8Array) return Buffer.from(payload);
+  return undefined;
+}
+
+function replay(reply: FastifyReply, { status, contentType, location, body }: Answer): void {
+  void reply.code(status).header('idempotency-replayed', 'true');
+  if (contentType !== undefined) void reply.header('content-type', contentType);
+  if (location !== undefined) void reply.header('location', location);
+  if (body === undefined || body.length === 0) void reply.send();
+  else void reply.serializer(asIs).send(body);
+}
+
+const asIs = (body: unknown): Buffer => body as Buffer;
