@@ -11,6 +11,7 @@ import { Delivery } from './kernel/delivery.ts';
 import type { Invocation } from './kernel/invocation.ts';
 import type { Kernel } from './kernel/kernel.ts';
 import { Schedules } from './kernel/schedules.ts';
+import type { Tracer } from './kernel/tracing.ts';
 import type { Trigger } from './kernel/trigger.ts';
 import { PostgresDeliveries } from './store/deliveries.ts';
 import { EVENTS_CHANNEL, PostgresEvents } from './store/events.ts';
@@ -63,6 +64,7 @@ export interface DeliveryParts {
   readonly host: string;
   /** Longest wait for running calls when the host stops. */
   readonly drainMs: number;
+  readonly tracer: Tracer | undefined;
   readonly onError: OnError;
 }
 
@@ -74,6 +76,7 @@ export function startDelivery({
   config,
   host,
   drainMs,
+  tracer,
   onError,
 }: DeliveryParts): AsyncDisposable & { readonly deadLetters: DeadLetters } {
   const { dispatcher, supervisor, audit, administration } = kernel;
@@ -83,6 +86,7 @@ export function startDelivery({
     dispatch: (invocation: Invocation) => dispatcher.dispatch(invocation),
     noteFailure: (trigger: Trigger, failure: NoaError) => kernel.noteTriggered(trigger, failure),
     audit,
+    tracer,
     newId: randomUUID,
   };
   const delivery = new Delivery({

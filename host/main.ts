@@ -44,6 +44,7 @@ import { openStatePool } from './store/pool.ts';
 import { PostgresStore } from './store/postgres.ts';
 import type { Logs, PluginLines } from './telemetry/logs.ts';
 import { createMetrics, type Metrics } from './telemetry/metrics.ts';
+import { Traces } from './telemetry/traces.ts';
 import { createHttpServer } from './transports/http.ts';
 import type { Metrics as Exposition } from './transports/metrics.ts';
 import { VERSION } from './version.ts';
@@ -159,6 +160,13 @@ export async function startFront(
   const kernel: Kernel = new Kernel({
     store: new PostgresStore(pool),
     loader,
+  const tracer = await Traces.open(config.observability, {
+    version: VERSION,
+    instance: hostId,
+    observe: metrics.spans,
+    log: logs.logger('traces'),
+  });
+  parts.defer(() => tracer?.close());
     capabilities: (call) =>
       builtinCapabilities({
         db,
@@ -216,6 +224,7 @@ export async function startFront(
     }),
   );
 
+      tracer,
   const { limits } = parts.use(
     openLimits(createRedisDriver(engines.cache), config.gateway.levels, {
       refused: metrics.rateLimited,
@@ -269,6 +278,7 @@ export async function startFront(
   });
   const { url } = await http.listen(config.server);
   parts.defer(() => http.close({ graceMs: config.server.drain_ms }));
+    tracer,
 
   const running = parts.move();
   let stopping: Promise<void> | undefined;
@@ -325,10 +335,10 @@ async function takeApart(bytes: Uint8Array, maxBytes: number): Promise<Bundle> {
 
 /** The way back in for a plugin that calls another: the broker has put its chain beside the call. */
 function pluginDriver(callPlugin: (call: PluginCall) => Promise<Json>): Driver {
-  return createLocalDriver((target, { chain, signal, deadline }) => {
+  return createLocalDriver((target, { chain, signal, deadline, span }) => {
     if (!isChain(chain)) throw new TypeError('the call carries no chain');
     const { plugin, export: name, input = null, budget } = target;
-    return callPlugin({ plugin, export: name, input, budget, chain, signal, deadline });
+    return callPlugin({ plugin, export: name, input, budget, chain, signal, deadline, span });
   });
 }
 

@@ -46,6 +46,19 @@ export function integer(
   };
 }
 
+/** A part of a whole. */
+export function fraction(fallback: number, about: About): Key<number> {
+  return {
+    ...about,
+    rule: 'a number from 0 to 1',
+    default: fallback,
+    read: (value) => {
+      const number = typeof value === 'string' && /^[\d.]{1,15}$/.test(value) ? +value : value;
+      return typeof number === 'number' && number >= 0 && number <= 1 ? number : undefined;
+    },
+  };
+}
+
 export function boolean(fallback: boolean, about: About): Key<boolean> {
   return {
     ...about,
@@ -78,6 +91,17 @@ export function hostname(fallback: string, about: About): Key<string> {
       if (typeof value !== 'string') return undefined;
       return isIP(value) !== 0 || name.test(value) ? value : undefined;
     },
+  };
+}
+
+/** A name for machines. */
+export function label(fallback: string, about: About): Key<string> {
+  return {
+    ...about,
+    rule: '1 to 128 letters, digits and . _ -',
+    default: fallback,
+    read: (value) =>
+      typeof value === 'string' && /^[\w.-]{1,128}$/.test(value) ? value : undefined,
   };
 }
 

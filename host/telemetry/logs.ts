@@ -40,6 +40,8 @@ export interface AccessEntry {
   readonly plugin: string | undefined;
   readonly requestId: string;
   readonly traceId: string;
+  /** Of a request that is traced. */
+  readonly spanId: string | undefined;
   /** Without its query. */
   readonly path: string;
   readonly subject: string | undefined;
@@ -147,6 +149,7 @@ function accessLine(entry: AccessEntry, timestamp: string, worker: number | unde
     target: 'http',
     request_id: entry.requestId,
     trace_id: entry.traceId,
+    span_id: entry.spanId,
     duration_ms: Math.round(entry.seconds * 1e6) / 1e3,
     method: entry.method,
     path: entry.path,

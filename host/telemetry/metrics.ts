@@ -55,6 +55,7 @@ export interface Metrics {
   readonly snapshot: () => Promise<MetricSnapshot>;
   /** Ends the measurement of the event loop. */
   readonly close: () => void;
+  readonly spans: (outcome: 'exported' | 'dropped', count: number) => void;
 }
 
 const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'];
@@ -138,6 +139,11 @@ export function createMetrics(sources: MetricSources): Metrics {
     },
     call: (call) => calls.record([call.plugin, call.export, call.code], call.seconds),
     capability: ({ plugin, capability, operation, outcome, seconds }) => {
+  const spans = counter(
+    'noa_trace_spans_total',
+    'Spans of traces, by whether the collector has taken them or they are lost.',
+    ['outcome'],
+  );
       capabilities.record([plugin, capability, operation, outcome], seconds);
       if (outcome !== 'denied') return;
       denials.inc({ plugin, capability });
@@ -161,6 +167,7 @@ export function createMetrics(sources: MetricSources): Metrics {
       denied.delete(plugin);
     },
     expose: () => write(registry),
+    spans: (outcome, count) => spans.inc({ outcome }, count),
     snapshot: () => registry.getMetricsAsJSON(),
     close: closeGauges,
   };

@@ -16,6 +16,7 @@ import {
   type SpanProcessor,
   TracerProvider,
 } from '@opentelemetry/sdk-trace';
+import type { Logger } from 'pino';
 import { type SpanStarter, spanStarter } from './spans.ts';
 
 /** Ended spans that wait for the collector; one more is dropped. */
@@ -41,7 +42,7 @@ export interface OtlpOptions {
   readonly instance: string;
   /** Told of spans that the collector has taken, or that are lost. */
   readonly observe: (outcome: 'exported' | 'dropped', spans: number) => void;
-  readonly onNotice: (message: string) => void;
+  readonly log: Pick<Logger, 'info' | 'warn'>;
 }
 
 export interface Otlp {
@@ -93,13 +94,13 @@ function tracesUrl(endpoint: string): string {
 /** Hands batches to the exporter, and tells what became of them. */
 class Outlet implements SpanExporter {
   readonly #exporter: SpanExporter;
-  readonly #options: Pick<OtlpOptions, 'observe' | 'onNotice'>;
+  readonly #options: Pick<OtlpOptions, 'observe' | 'log'>;
   /** Spans that have ended and were not handed on yet. */
   waiting = 0;
   /** Spans since the collector took the last ones. */
   #lost = 0;
 
-  constructor(exporter: SpanExporter, options: Pick<OtlpOptions, 'observe' | 'onNotice'>) {
+  constructor(exporter: SpanExporter, options: Pick<OtlpOptions, 'observe' | 'log'>) {
     this.#exporter = exporter;
     this.#options = options;
   }
@@ -117,14 +118,14 @@ class Outlet implements SpanExporter {
   #delivered(spans: number): void {
     this.#options.observe('exported', spans);
     if (this.#lost === 0) return;
-    this.#options.onNotice(`the collector takes traces again; ${this.#lost} spans were lost`);
+    this.#options.log.info(`the collector takes traces again; ${this.#lost} spans were lost`);
     this.#lost = 0;
   }
 
   lose(spans: number, why: string): void {
     this.#options.observe('dropped', spans);
     if (this.#lost === 0) {
-      this.#options.onNotice(
+      this.#options.log.warn(
         `the collector at observability.otlp_endpoint does not take traces (${why}); ` +
           'spans are lost until it does, requests are not concerned',
       );

@@ -53,9 +53,15 @@ export class Sampling {
   }
 }
 
-export interface TracesOptions extends Omit<OtlpOptions, 'endpoint'>, SamplingOptions {
-  /** Without one nothing is traced, and nothing is loaded. */
-  readonly endpoint: string | undefined;
+/** The keys of the configuration that are about traces. */
+export interface TraceSettings {
+  readonly otlp_endpoint: string | undefined;
+  /** `name=value,name=value` */
+  readonly otlp_headers: string | undefined;
+  readonly service_name: string;
+  readonly trace_ratio: number;
+  readonly trace_parent: 'honour' | 'ignore';
+  readonly trace_max_per_second: number;
 }
 
 export class Traces {
@@ -67,10 +73,25 @@ export class Traces {
     this.#otlp = otlp;
   }
 
-  static async open({ endpoint, ...options }: TracesOptions): Promise<Traces | undefined> {
+  /** Without an endpoint nothing is traced, and nothing is loaded. */
+  static async open(
+    settings: TraceSettings,
+    about: Pick<OtlpOptions, 'version' | 'instance' | 'observe' | 'log'>,
+  ): Promise<Traces | undefined> {
+    const { otlp_endpoint: endpoint, trace_ratio: ratio } = settings;
     if (endpoint === undefined) return undefined;
     const { openOtlp } = await import('./otlp.ts');
-    return new Traces(new Sampling(options), openOtlp({ ...options, endpoint }));
+    const sampling = new Sampling({
+      ratio,
+      parent: settings.trace_parent,
+      maxPerSecond: settings.trace_max_per_second,
+      now: Date.now,
+      random: Math.random,
+    });
+    const headers = readHeaders(settings.otlp_headers);
+    const otlp = openOtlp({ ...about, endpoint, headers, serviceName: settings.service_name });
+    about.log.info({ ratio }, `traces go to ${new URL(endpoint).host}`);
+    return new Traces(sampling, otlp);
   }
 
   /** The first span of a piece of work in this host; undefined when it is not traced. */
@@ -82,4 +103,12 @@ export class Traces {
   close(): Promise<void> {
     return this.#otlp.close();
   }
+}
+
+function readHeaders(text = ''): Record<string, string> {
+  const pairs = text.split(',').map((pair): [string, string] => {
+    const at = pair.indexOf('=');
+    return [pair.slice(0, at).trim(), pair.slice(at + 1).trim()];
+  });
+  return Object.fromEntries(pairs.filter(([name]) => name !== ''));
 }

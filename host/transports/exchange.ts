@@ -4,15 +4,18 @@
  * when the caller leaves before the answer, and labels take no text of the caller's.
  */
 import type { ServerResponse } from 'node:http';
+import type { Span } from '@noa/sdk/host';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Principal } from '../kernel/chain.ts';
 import type { Serving } from '../kernel/serving.ts';
+import type { Tracer } from '../kernel/tracing.ts';
 import { pathOf } from './problem.ts';
-import { readTrace, type Trace, traceparent } from './trace.ts';
+import { beginTrace, type Trace, traceparent } from './trace.ts';
 
 /** nginx's status for a caller that left; it is in logs and metrics only, nobody can read it. */
 const CLIENT_CLOSED = 499;
 const MAX_LOGGED_PATH = 512;
+const UNMATCHED = 'unmatched';
 
 /** For metrics. */
 export interface HttpObservation {
@@ -29,6 +32,8 @@ export interface HttpObservation {
 export interface AccessEntry extends HttpObservation {
   readonly requestId: string;
   readonly traceId: string;
+  /** Of a request that is traced. */
+  readonly spanId: string | undefined;
   /** Without its query, which may hold secrets. */
   readonly path: string;
   readonly subject: string | undefined;
@@ -87,6 +92,7 @@ declare module 'fastify' {
 export interface ExchangesOptions {
   readonly observe: (observation: HttpObservation) => void;
   readonly access: (entry: AccessEntry) => void;
+  readonly tracer?: Tracer | undefined;
 }
 
 /**
@@ -121,7 +127,8 @@ export class Exchanges {
   }
 
   begin(request: FastifyRequest, reply: FastifyReply): void {
-    const trace = readTrace(request.raw.headers['traceparent']);
+    const { method = '', headers } = request.raw;
+    const trace = beginTrace(headers['traceparent'], this.#options.tracer, known(method));
     // Unless the caller gave it a name, a request is called by its span.
     const id = request.id === '' ? trace.spanId : request.id;
     const exchange = new Exchange(id, trace, reply.raw, this.#open.length);
@@ -141,18 +148,20 @@ export class Exchanges {
     const { method = '', url, socket } = request.raw;
     const entry: AccessEntry = {
       method,
-      route: exchange.route ?? request.routeOptions.url ?? 'unmatched',
+      route: exchange.route ?? request.routeOptions.url ?? UNMATCHED,
       status: response.writableFinished ? response.statusCode : CLIENT_CLOSED,
       seconds: (performance.now() - exchange.started) / 1000,
       plugin: exchange.serving?.manifest.name,
       requestId: exchange.id,
       traceId: exchange.trace.traceId,
+      spanId: exchange.trace.span?.spanId,
       path: pathOf(url).slice(0, MAX_LOGGED_PATH),
       subject: exchange.principal?.subject,
       remoteAddress: socket.remoteAddress,
     };
     this.#options.observe(entry);
     this.#options.access(entry);
+    if (exchange.trace.span !== undefined) endSpan(exchange.trace.span, entry);
   }
 
   /** The last one takes its place. */
@@ -162,4 +171,28 @@ export class Exchanges {
     this.#open[exchange.index] = last;
     last.index = exchange.index;
   }
+}
+
+/** Methods that need no other name in a trace (OpenTelemetry's conventions for HTTP). */
+const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'];
+
+function known(method: string): string {
+  return METHODS.includes(method) ? method : '_OTHER';
+}
+
+function endSpan(span: Span, { route, status, plugin, path, ...entry }: AccessEntry): void {
+  const method = known(entry.method);
+  if (route !== UNMATCHED) {
+    span.rename(`${method} ${route}`);
+    span.set({ 'http.route': route });
+  }
+  span.set({
+    'http.request.method': method,
+    'url.path': path,
+    'http.response.status_code': status,
+    'noa.request_id': entry.requestId,
+  });
+  if (plugin !== undefined) span.set({ 'noa.plugin': plugin });
+  // Of a server it is no failure that a request was wrong, or its caller went away.
+  span.end(status >= 500 ? String(status) : undefined);
 }

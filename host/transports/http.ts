@@ -8,6 +8,7 @@ import { ERROR_KINDS, NoaError } from '@noa/sdk/host';
 import { fastify, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import type { Gateway } from '../gateway/gateway.ts';
 import type { Idempotency } from '../gateway/idempotency.ts';
+import type { Tracer } from '../kernel/tracing.ts';
 import { type AdminOptions, registerAdmin } from './admin.ts';
 import { admitAll } from './admission.ts';
 import { type BodyLimit, takeJson } from './body.ts';
@@ -56,6 +57,7 @@ export interface HttpServerOptions
   readonly observe: (observation: HttpObservation) => void;
   readonly access: (entry: AccessEntry) => void;
   /** For the log: what the callers are not told. */
+  readonly tracer?: Tracer | undefined;
   readonly onError: (message: string, error: unknown) => void;
 }
 

@@ -150,6 +150,7 @@ function invocation(request: FastifyRequest, name: string, input: Json): Invocat
     principal: principalOf(request),
     signal: exchange.signal,
     traceId: exchange.trace.traceId,
+    span: exchange.trace.span,
   };
 }
 

@@ -4,14 +4,18 @@
  * Invariant: nothing of a caller's header is repeated that has not passed its pattern.
  */
 import { randomFillSync } from 'node:crypto';
+import type { Span } from '@noa/sdk/host';
+import type { Caller, Tracer } from '../kernel/tracing.ts';
 
 export interface Trace {
   /** 32 hex digits, the caller's when it sent any. */
   readonly traceId: string;
   /** This request's own span, 16 hex digits. */
   readonly spanId: string;
-  /** Whether the caller records this trace. */
+  /** Whether this host records it; where no host traces, whether the caller does. */
   readonly sampled: boolean;
+  /** Of this request, when it is traced. */
+  readonly span: Span | undefined;
 }
 
 const REQUEST_ID = /^[A-Za-z0-9._:/+=@-]{1,128}$/;
@@ -28,23 +32,32 @@ export function readRequestId(header: Header): string {
   return typeof header === 'string' && REQUEST_ID.test(header) ? header : '';
 }
 
-export function readTrace(header: Header): Trace {
-  const found = typeof header === 'string' ? TRACEPARENT.exec(header) : null;
-  if (found === null) return begin();
-  const [, version, traceId = NO_TRACE, parent, flags = '00', rest] = found;
-  const later = rest !== undefined;
-  if (traceId === NO_TRACE || parent === NO_SPAN || (version === '00' && later)) return begin();
-  const sampled = (Number.parseInt(flags, 16) & 1) === 1;
-  return { traceId, spanId: randomHex(8), sampled };
+/** The trace of a request that came with this `traceparent`; `name` is its span's until more is known. */
+export function beginTrace(header: Header, tracer: Tracer | undefined, name: string): Trace {
+  const caller = readCaller(header);
+  const span = tracer?.begin(name, 'server', caller);
+  if (span !== undefined) {
+    return { traceId: span.traceId, spanId: span.spanId, sampled: true, span };
+  }
+  if (caller === undefined) {
+    const ids = randomHex(24);
+    return { traceId: ids.slice(0, 32), spanId: ids.slice(32), sampled: false, span };
+  }
+  const sampled = tracer === undefined && caller.sampled;
+  return { traceId: caller.traceId, spanId: randomHex(8), sampled, span };
 }
 
-function begin(): Trace {
-  const ids = randomHex(24);
-  return { traceId: ids.slice(0, 32), spanId: ids.slice(32), sampled: false };
+function readCaller(header: Header): Caller | undefined {
+  const found = typeof header === 'string' ? TRACEPARENT.exec(header) : null;
+  if (found === null) return undefined;
+  const [, version, traceId = NO_TRACE, spanId = NO_SPAN, flags = '00', rest] = found;
+  const longer = version === '00' && rest !== undefined;
+  if (traceId === NO_TRACE || spanId === NO_SPAN || longer) return undefined;
+  return { traceId, spanId, sampled: (Number.parseInt(flags, 16) & 1) === 1 };
 }
 
 /** The trace as the value of a `traceparent` header. */
-export function traceparent({ traceId, spanId, sampled }: Trace): string {
+export function traceparent({ traceId, spanId, sampled }: Omit<Trace, 'span'>): string {
   return `00-${traceId}-${spanId}-${sampled ? '01' : '00'}`;
 }
 

@@ -24,6 +24,7 @@ const ENTRY = {
   plugin: 'notes',
   requestId: 'r1',
   traceId: 't1',
+  spanId: undefined,
   subject: 'alice',
   remoteAddress: '127.0.0.1',
 };
@@ -134,6 +135,7 @@ function metrics() {
   const made = createMetrics({
     version: '1.2.3',
     databaseConnections: () => 3,
+    upstreams: () => [],
     pluginMemory: () => [{ plugin: 'p', bytes: 65_536 }],
   });
   t.teardown(() => made.close());
