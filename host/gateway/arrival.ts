@@ -14,6 +14,8 @@ export interface Arrival {
   readonly path: string;
   /** The header or metadata of this name (RFC 9110 section 11.6.2). */
   readonly authorization: string | undefined;
+  /** `x-api-key`. */
+  readonly apiKey?: string | undefined;
   readonly remoteAddress: string | undefined;
   /** Whether the connection has shown a client certificate that this host trusts; not when absent. */
   readonly clientCertificate?: boolean;

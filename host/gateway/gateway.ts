@@ -42,14 +42,25 @@ export class Gateway {
     this.#denials = new Denials(denied);
   }
 
-  /** Who calls. Throws UNAUTHENTICATED, or RATE_LIMITED after many failures from one address. */
-  identify(arrival: Arrival): Principal {
+  /**
+   * Who calls; a promise only for a credential that has to be looked up. Throws or rejects with
+   * UNAUTHENTICATED, RATE_LIMITED after many failures from one address, or UNAVAILABLE.
+   */
+  identify(arrival: Arrival): Principal | Promise<Principal> {
     try {
-      return this.#authenticator.authenticate(arrival);
+      const principal = this.#authenticator.authenticate(arrival);
+      if (!(principal instanceof Promise)) return principal;
+      return principal.catch((error: unknown) => this.noteStranger(arrival, error));
     } catch (error) {
-      this.#note('authentication', arrival, undefined);
-      throw error;
+      return this.noteStranger(arrival, error);
     }
+  }
+
+  /** Notes for the audit log that someone was not let in, and throws the reason on. */
+  noteStranger(arrival: Arrival, reason: unknown): never {
+    const isJudged = !(reason instanceof NoaError) || reason.code !== 'UNAVAILABLE';
+    if (isJudged) this.#note('authentication', arrival, undefined);
+    throw reason;
   }
 
   /**

@@ -131,8 +131,7 @@ export class PostgresStore implements Store {
   }
 
   appendIn(tx: StoreTx, records: readonly AuditRecord[]): Promise<void> {
-    if (!(tx instanceof PostgresTx)) throw new TypeError('the transaction is of another store');
-    return tx.appendAudit(records);
+    return insertAudit(clientOf(tx), records);
   }
 
   transaction<T>(work: (tx: StoreTx) => Promise<T>): Promise<T> {
@@ -294,9 +293,15 @@ class PostgresTx implements StoreTx {
     return deleteSecret(this.#client, name);
   }
 
-  appendAudit(records: readonly AuditRecord[]): Promise<void> {
-    return insertAudit(this.#client, records);
+  get client(): PoolClient {
+    return this.#client;
   }
+}
+
+/** The connection of a change, for what else is kept beside the kernel's state. */
+export function clientOf(tx: StoreTx): PoolClient {
+  if (!(tx instanceof PostgresTx)) throw new TypeError('the transaction is of another store');
+  return tx.client;
 }
 
 function toVersion({ installed_at, ...rest }: VersionRow): PluginVersion {

@@ -139,8 +139,18 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
 function registerPrivate(scope: FastifyInstance, options: HttpServerOptions): void {
   const { gateway } = options;
   scope.addHook('onRequest', (request, _reply, done) => {
-    request.exchange.principal = gateway.identify(arrivalOf(request));
-    done();
+    const principal = gateway.identify(arrivalOf(request));
+    if (!(principal instanceof Promise)) {
+      request.exchange.principal = principal;
+      return done();
+    }
+    principal.then(
+      (found) => {
+        request.exchange.principal = found;
+        done();
+      },
+      (error: Error) => done(error),
+    );
   });
   admitAll(scope, gateway);
   if (options.idempotency !== undefined) keepAnswers(scope, options.idempotency);

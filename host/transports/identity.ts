@@ -14,9 +14,15 @@ export function arrivalOf({ raw, exchange }: FastifyRequest): Arrival {
     method: raw.method ?? '',
     path: pathOf(raw.url),
     authorization: raw.headers.authorization,
+    apiKey: apiKeyOf(raw.headers['x-api-key']),
     remoteAddress: raw.socket.remoteAddress,
     clientCertificate: (raw.socket as Partial<TLSSocket>).authorized === true,
   };
+}
+
+/** Node joins fields of this name with a comma, which no key has. */
+function apiKeyOf(field: string | string[] | undefined): string | undefined {
+  return Array.isArray(field) ? field.join() : field;
 }
 
 /** The principal of an authenticated request. */

@@ -1,13 +1,16 @@
 /**
- * Who stands behind a request: a bearer credential (RFC 6750) becomes a Principal. Invariants: nobody is
- * anonymous here; credentials are compared as SHA-256 digests in constant time; no failure tells how
- * close a guess was.
+ * Who stands behind a request: a credential becomes a Principal. Configured ones and those that were found good
+ * a moment ago are answered at once; for others a promise. Invariants: nobody is anonymous here; secrets are
+ * compared in constant time; no failure tells how close a guess was; what is remembered of a credential counts
+ * only until it expires or anything that this host knows of has changed.
  */
 import { hash, timingSafeEqual } from 'node:crypto';
 import { NoaError } from '@noa/sdk/host';
 import type { Principal } from '../../kernel/chain.ts';
 import { RateLimiter } from '../../kernel/rate.ts';
 import type { Arrival } from '../arrival.ts';
+import { addressKey } from './address.ts';
+import { bearerOf } from './credentials.ts';
 
 /**
  * Wrong credentials that one address may send in a second before it is answered RATE_LIMITED. A right
@@ -17,8 +20,10 @@ import type { Arrival } from '../arrival.ts';
 const FAILURES_PER_SECOND = 5;
 /** Headers that were found good are kept as text up to this number: one credential can be written in many ways. */
 const MAX_RECOGNISED = 64;
-/** RFC 6750 section 2.1; the scheme in any case, and a token of whatever characters was configured. */
-const BEARER = /^Bearer +(\S{1,4096}) *$/i;
+/** Credentials that are remembered by their digest; the one that was found first goes first. */
+const MAX_VERIFIED = 20_000;
+/** Credentials that are being looked up at one time. */
+const MAX_PENDING = 256;
 
 export interface Credential {
   /** A secret of 32 characters or more. */
@@ -26,13 +31,37 @@ export interface Credential {
   readonly principal: Principal;
 }
 
+/** What a credential was found to be. */
+export interface Found {
+  readonly principal: Principal;
+  /** Milliseconds since the epoch. */
+  readonly expiresAt: number;
+}
+
+/** Looks credentials up. */
+export interface Lookup {
+  /** Another number once what was found before need not hold any more. */
+  readonly epoch: number;
+  /** Undefined for none of this host's. Rejects only when it cannot know. */
+  find(credential: string): Promise<Found | undefined>;
+}
+
 export interface AuthenticatorOptions {
   readonly credentials: readonly Credential[];
+  /** Of those that are not named here. */
+  readonly lookup?: Lookup;
+  /** Milliseconds since the epoch. */
   readonly now: () => number;
+}
+
+interface Verified extends Found {
+  readonly epoch: number;
 }
 
 export class Authenticator {
   readonly #known: readonly { digest: Buffer; principal: Principal }[];
+  readonly #lookup: Lookup | undefined;
+  readonly #now: () => number;
   /** Of the credential that is looked for now. */
   readonly #digest = Buffer.alloc(32);
   /**
@@ -41,6 +70,9 @@ export class Authenticator {
    * process: how long a wrong guess takes tells nothing about a right one.
    */
   readonly #recognised = new Map<string, Principal>();
+  /** By SHA-256 of the credential, as a binary string. */
+  readonly #verified = new Map<string, Verified>();
+  readonly #pending = new Map<string, Promise<Principal | undefined>>();
   readonly #failures: RateLimiter;
 
   constructor(options: AuthenticatorOptions) {
@@ -48,47 +80,94 @@ export class Authenticator {
       digest: hash('sha256', token, 'buffer'),
       principal,
     }));
+    this.#lookup = options.lookup;
+    this.#now = options.now;
     this.#failures = new RateLimiter(FAILURES_PER_SECOND, options.now);
   }
 
-  /** Throws UNAUTHENTICATED, or RATE_LIMITED after many failures. */
-  authenticate({ authorization, remoteAddress }: Arrival): Principal {
-    if (authorization === undefined) {
+  /**
+   * Throws or rejects with UNAUTHENTICATED, with RATE_LIMITED after many failures, and with UNAVAILABLE when
+   * it cannot know. `Bearer` goes before `x-api-key`.
+   */
+  authenticate({ authorization, apiKey, remoteAddress }: Arrival): Principal | Promise<Principal> {
+    if (authorization !== undefined) {
+      const recognised = this.#recognised.get(authorization);
+      if (recognised !== undefined) return recognised;
+    } else if (apiKey === undefined) {
       const text = 'authorization: is required; send "Bearer <token>"';
       throw new NoaError('UNAUTHENTICATED', text);
     }
-    const principal = this.#find(authorization);
+    const credential = authorization === undefined ? apiKey : bearerOf(authorization);
+    if (credential === undefined) throw this.#refusal(remoteAddress);
+    // As a string: a Buffer made for each request costs as much as the digest itself.
+    const digest = hash('sha256', credential, 'binary');
+    const verified = this.#verified.get(digest);
+    if (verified !== undefined) {
+      if (verified.epoch === this.#lookup?.epoch && verified.expiresAt > this.#now()) {
+        return verified.principal;
+      }
+      this.#verified.delete(digest);
+    }
+    const principal = this.#configured(digest, authorization);
     if (principal !== undefined) return principal;
-    this.#failures.take(addressKey(remoteAddress), 'a wrong credential from one address');
-    const text =
-      'authorization: the credential is not valid; send "Bearer <token>" with one of this host';
-    throw new NoaError('UNAUTHENTICATED', text);
+    if (this.#lookup === undefined) throw this.#refusal(remoteAddress);
+    return this.#find(this.#lookup, digest, credential, remoteAddress);
   }
 
-  #find(authorization: string): Principal | undefined {
-    const recognised = this.#recognised.get(authorization);
-    if (recognised !== undefined) return recognised;
-    const [, token] = BEARER.exec(authorization) ?? [];
-    if (token === undefined) return undefined;
-    // As a string: a Buffer made for each request costs as much as the digest itself.
-    this.#digest.write(hash('sha256', token, 'binary'), 'binary');
+  #configured(digest: string, authorization: string | undefined): Principal | undefined {
+    this.#digest.write(digest, 'binary');
     let found: Principal | undefined;
     for (const known of this.#known) {
       if (timingSafeEqual(known.digest, this.#digest)) found = known.principal;
     }
-    if (found !== undefined && this.#recognised.size < MAX_RECOGNISED) {
+    const isNew = found !== undefined && this.#recognised.size < MAX_RECOGNISED;
+    if (found !== undefined && isNew && authorization !== undefined) {
       this.#recognised.set(authorization, found);
     }
     return found;
   }
-}
 
-/** An IPv4 address, or the network of an IPv6 one: its owner may take any address in it. */
-function addressKey(address = ''): string {
-  if (!address.includes(':') || address.includes('.')) return address;
-  const [head = '', tail] = address.split('::');
-  const left = head.split(':');
-  const right = tail === undefined || tail === '' ? [] : tail.split(':');
-  const gap = tail === undefined ? 0 : 8 - left.length - right.length;
-  return [...left, ...Array<string>(gap).fill('0'), ...right].slice(0, 4).join(':');
+  async #find(
+    lookup: Lookup,
+    digest: string,
+    credential: string,
+    remoteAddress: string | undefined,
+  ): Promise<Principal> {
+    // Whoever comes after a change does not get what was looked up before it.
+    const key = `${digest}${lookup.epoch}`;
+    let pending = this.#pending.get(key);
+    if (pending === undefined) {
+      if (this.#pending.size >= MAX_PENDING) {
+        const text = 'too many credentials are being looked up: try again';
+        throw new NoaError('UNAVAILABLE', text, { retryAfterMs: 1000 });
+      }
+      pending = this.#verify(lookup, digest, credential).finally(() => this.#pending.delete(key));
+      this.#pending.set(key, pending);
+    }
+    const principal = await pending;
+    if (principal === undefined) throw this.#refusal(remoteAddress);
+    return principal;
+  }
+
+  async #verify(
+    lookup: Lookup,
+    digest: string,
+    credential: string,
+  ): Promise<Principal | undefined> {
+    const { epoch } = lookup;
+    const found = await lookup.find(credential);
+    if (found === undefined) return undefined;
+    const [oldest] = this.#verified.keys();
+    if (oldest !== undefined && this.#verified.size >= MAX_VERIFIED) this.#verified.delete(oldest);
+    this.#verified.set(digest, { ...found, epoch });
+    return found.principal;
+  }
+
+  /** Also RATE_LIMITED when it was one too many. */
+  #refusal(remoteAddress: string | undefined): NoaError {
+    this.#failures.take(addressKey(remoteAddress), 'a wrong credential from one address');
+    const text =
+      'authorization: the credential is not valid; send "Bearer <token>" with one of this host';
+    return new NoaError('UNAUTHENTICATED', text);
+  }
 }

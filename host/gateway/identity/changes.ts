@@ -1,0 +1,54 @@
+/**
+ * How identities change: in a transaction of the kernel, beside the audit record. Invariant: once a change
+ * is answered, nothing that this host remembers from before it counts any more.
+ */
+import type { Audit, AuditEvent } from '../../kernel/audit.ts';
+import type { StoreTx } from '../../kernel/store.ts';
+import type { IdentityStore, IdentityTx } from './store.ts';
+
+export interface ChangesOptions {
+  readonly store: IdentityStore;
+  readonly audit: Pick<Audit<StoreTx>, 'change' | 'record'>;
+  /** Of the state that this host follows. */
+  readonly revision: () => number;
+  /** Milliseconds since the epoch. */
+  readonly now: () => number;
+}
+
+export class Changes {
+  readonly #options: ChangesOptions;
+  #made = 0;
+
+  constructor(options: ChangesOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Another number after every change that this host made or knows of: what was read under one number
+   * need not hold under the next.
+   */
+  get epoch(): number {
+    return this.#options.revision() + this.#made;
+  }
+
+  /** The present time as ISO 8601. */
+  at(afterMs = 0): string {
+    return new Date(this.#options.now() + afterMs).toISOString();
+  }
+
+  async make<T>(
+    work: (tx: IdentityTx, note: (event: AuditEvent) => void) => Promise<T>,
+  ): Promise<T> {
+    const { audit, store } = this.#options;
+    try {
+      return await audit.change((tx, note) => work(store.in(tx), note));
+    } finally {
+      this.#made += 1;
+    }
+  }
+
+  /** Notes what is no change of anyone's rights. */
+  record(event: AuditEvent): void {
+    this.#options.audit.record(event);
+  }
+}
