@@ -9,9 +9,11 @@ import {
   choice,
   digests,
   hostname,
+  fraction,
   hosts,
   integer,
   type Key,
+  label,
   path,
   plugins,
   secretText,
@@ -259,7 +261,28 @@ export const KEYS = {
     }),
     otlp_endpoint: url(['http', 'https'], {
       flag: 'otlp-endpoint',
-      description: `OpenTelemetry collector to send traces to. ${later}`,
+      description:
+        'OpenTelemetry collector that takes traces by OTLP over HTTP: its base URL, to which `/v1/traces` is added. Unset, nothing is traced.',
+    }),
+    otlp_headers: secretText(
+      'headers as name=value with commas between them',
+      (text) =>
+        /^[!#$%&'*+.^_`|~\w-]+=[^,\x00-\x1f\x7f]+(,[!#$%&'*+.^_`|~\w-]+=[^,\x00-\x1f\x7f]+)*$/.test(
+          text,
+        ),
+      { description: 'Headers that the collector asks for, such as `authorization=Bearer …`.' },
+    ),
+    service_name: label('noa', { description: 'What traces call this service.' }),
+    trace_ratio: fraction(0.01, {
+      description: 'Part of the requests, deliveries and scheduled calls that is traced.',
+    }),
+    trace_parent: choice(['honour', 'ignore'], 'honour', {
+      description:
+        'What a caller’s `traceparent` decides. honour: what it records is traced here too, up to `observability.trace_max_per_second`, and what it does not record is not; ignore: `observability.trace_ratio` alone decides. Either way the trace goes on.',
+    }),
+    trace_max_per_second: integer(0, 100_000, 100, {
+      description:
+        'Traces a second that callers may ask for by a `traceparent` in each process; beyond, `observability.trace_ratio` decides.',
     }),
   },
 };
