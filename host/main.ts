@@ -47,6 +47,7 @@ import { createMetrics, type Metrics } from './telemetry/metrics.ts';
 import { Traces } from './telemetry/traces.ts';
 import { createHttpServer } from './transports/http.ts';
 import type { Metrics as Exposition } from './transports/metrics.ts';
+import { openUpstreams } from './upstreams.ts';
 import { VERSION } from './version.ts';
 
 /** Connections of the host's own state, beside those of the plugins' SQL. */
@@ -150,16 +151,15 @@ export async function startFront(
   });
   parts.defer(() => loader.close());
 
+  const upstreams = openUpstreams(config.gateway, log);
+  parts.defer(() => upstreams.close());
   const metrics = createMetrics({
     version: VERSION,
     databaseConnections: () => pool.totalCount - pool.idleCount,
     pluginMemory: () => memoryOf(kernel.supervisor),
+    upstreams: () => upstreams.stats(),
   });
   parts.defer(() => metrics.close());
-  const eventRate = new RateLimiter(config.events.max_per_second, Date.now);
-  const kernel: Kernel = new Kernel({
-    store: new PostgresStore(pool),
-    loader,
   const tracer = await Traces.open(config.observability, {
     version: VERSION,
     instance: hostId,
@@ -167,6 +167,10 @@ export async function startFront(
     log: logs.logger('traces'),
   });
   parts.defer(() => tracer?.close());
+  const eventRate = new RateLimiter(config.events.max_per_second, Date.now);
+  const kernel: Kernel = new Kernel({
+    store: new PostgresStore(pool),
+    loader,
     capabilities: (call) =>
       builtinCapabilities({
         db,
@@ -220,11 +224,11 @@ export async function startFront(
       config: config.events,
       host: hostId,
       drainMs: config.plugins.drain_ms,
+      tracer,
       onError,
     }),
   );
 
-      tracer,
   const { limits } = parts.use(
     openLimits(createRedisDriver(engines.cache), config.gateway.levels, {
       refused: metrics.rateLimited,
@@ -251,6 +255,7 @@ export async function startFront(
   const http = createHttpServer({
     gateway,
     idempotency,
+    upstreams,
     administration: kernel.administration,
     secrets: kernel.secrets,
     configuration: kernel.configuration,
@@ -273,12 +278,12 @@ export async function startFront(
     maxBundleBytes: config.plugins.max_bundle_bytes,
     observe: metrics.http,
     access: logs.access,
+    tracer,
     onError,
     now: Date.now,
   });
   const { url } = await http.listen(config.server);
   parts.defer(() => http.close({ graceMs: config.server.drain_ms }));
-    tracer,
 
   const running = parts.move();
   let stopping: Promise<void> | undefined;
@@ -289,6 +294,7 @@ export async function startFront(
     reload: (next) => {
       logs.setLevel(next.observability.log_level);
       gateway.reload(next.gateway);
+      upstreams.configure(next.gateway.routes);
     },
     stop: () => (stopping ??= running.disposeAsync()),
   };

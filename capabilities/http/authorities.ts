@@ -6,7 +6,7 @@ import { NoaError } from '@noa/sdk/host';
 const CERTIFICATE = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g;
 
 /** The certificates of a PEM file. Throws INVALID_ARGUMENT that names the setting. */
-export function readAuthorities(path: string): string[] {
+export function readAuthorities(path: string, setting = 'plugins.http_ca_path'): string[] {
   try {
     const found = readFileSync(path, 'utf8').match(CERTIFICATE) ?? [];
     if (found.length === 0) throw new Error('it holds no certificate');
@@ -16,7 +16,7 @@ export function readAuthorities(path: string): string[] {
     return found;
   } catch (cause) {
     const why = cause instanceof Error ? cause.message : String(cause);
-    const text = `plugins.http_ca_path: ${path} must be a PEM file of certificate authorities: ${why}`;
+    const text = `${setting}: ${path} must be a PEM file of certificate authorities: ${why}`;
     throw new NoaError('INVALID_ARGUMENT', text, { cause });
   }
 }

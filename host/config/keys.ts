@@ -4,16 +4,17 @@
  */
 import { issuers } from './issuers.ts';
 import { policies } from './policies.ts';
+import { routes } from './routes.ts';
 import {
   boolean,
   choice,
   digests,
-  hostname,
   fraction,
+  hostname,
   hosts,
   integer,
-  type Key,
   label,
+  type Key,
   path,
   plugins,
   secretText,
@@ -239,6 +240,11 @@ export const KEYS = {
       l4: requestsAMinute(80, 'L4'),
       l5: requestsAMinute(40, 'L5, which is that of everyone without a level'),
     },
+    routes,
+    ca_path: path(undefined, {
+      description:
+        'PEM certificate authorities that upstreams of `gateway.routes` may be certified by, beside the public ones.',
+    }),
   },
   observability: {
     log_level: choice(['trace', 'debug', 'info', 'warn', 'error', 'fatal'], 'info', {

@@ -9,12 +9,14 @@ const MAX_TABLES = 1000;
 
 /**
  * `T` is what `schema` describes of one table once its defaults are filled in. No two tables have the same
- * value of a member that is named `unique`.
+ * value of a member that is named `unique`. `broken` answers what of a table breaks a rule that the schema
+ * cannot say: the path inside it, and the rule.
  */
 export function tables<T extends object>(
   schema: JsonSchema,
   about: About,
   unique: readonly (keyof T & string)[] = [],
+  broken: (table: T) => readonly [path: string, rule: string] | undefined = () => undefined,
 ): Key<readonly T[] | undefined> {
   const all: JsonSchema = { type: 'array', maxItems: MAX_TABLES, items: schema };
   let compiled: CompiledSchema | undefined;
@@ -25,6 +27,10 @@ export function tables<T extends object>(
     const [first] = compiled(read);
     if (first !== undefined) return { fault: `${first.path} ${first.message}`.trimStart() };
     const list = read as T[]; // as the schema says
+    for (const [index, table] of list.entries()) {
+      const [path, rule] = broken(table) ?? [];
+      if (path !== undefined) return { fault: `/${index}${path} ${rule}` };
+    }
     return { list, fault: unique.map((name) => repeated(list, name)).find((text) => text) };
   };
   return {

@@ -13,6 +13,16 @@ export interface MetricSources {
   readonly databaseConnections: () => number;
   /** Linear memory of the live instances of each plugin. */
   readonly pluginMemory: () => Iterable<{ readonly plugin: string; readonly bytes: number }>;
+  readonly upstreams: () => Iterable<UpstreamMetrics>;
+}
+
+/** A server behind a route of the gateway. */
+interface UpstreamMetrics {
+  readonly route: string;
+  readonly upstream: string;
+  readonly state: 'closed' | 'half-open' | 'open';
+  /** By the class of the answer (`2xx`), or by how they failed. */
+  readonly requests: ReadonlyMap<string, number>;
 }
 
 export interface Metrics {
@@ -45,6 +55,7 @@ export interface Metrics {
   }) => void;
   readonly restart: (plugin: string) => void;
   readonly cacheLookup: (hit: boolean) => void;
+  readonly spans: (outcome: 'exported' | 'dropped', count: number) => void;
   /** A request was one too many for its caller's level. */
   readonly rateLimited: (level: string) => void;
   /** Drops the series of a removed plugin. */
@@ -55,7 +66,6 @@ export interface Metrics {
   readonly snapshot: () => Promise<MetricSnapshot>;
   /** Ends the measurement of the event loop. */
   readonly close: () => void;
-  readonly spans: (outcome: 'exported' | 'dropped', count: number) => void;
 }
 
 const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'];
@@ -129,6 +139,11 @@ export function createMetrics(sources: MetricSources): Metrics {
     'Requests refused because their caller had made too many, by level.',
     ['level'],
   );
+  const spans = counter(
+    'noa_trace_spans_total',
+    'Spans of traces, by whether the collector has taken them or they are lost.',
+    ['outcome'],
+  );
   const closeGauges = gauges(registry, sources);
   const denied = new Map<string, Set<string>>();
 
@@ -139,11 +154,6 @@ export function createMetrics(sources: MetricSources): Metrics {
     },
     call: (call) => calls.record([call.plugin, call.export, call.code], call.seconds),
     capability: ({ plugin, capability, operation, outcome, seconds }) => {
-  const spans = counter(
-    'noa_trace_spans_total',
-    'Spans of traces, by whether the collector has taken them or they are lost.',
-    ['outcome'],
-  );
       capabilities.record([plugin, capability, operation, outcome], seconds);
       if (outcome !== 'denied') return;
       denials.inc({ plugin, capability });
@@ -157,6 +167,7 @@ export function createMetrics(sources: MetricSources): Metrics {
     },
     restart: (plugin) => restarts.inc({ plugin }),
     cacheLookup: (hit) => (hit ? hits : misses).inc(),
+    spans: (outcome, count) => spans.inc({ outcome }, count),
     rateLimited: (level) => rateLimited.inc({ level }),
     forget: (plugin) => {
       calls.forget('plugin', plugin);
@@ -167,7 +178,6 @@ export function createMetrics(sources: MetricSources): Metrics {
       denied.delete(plugin);
     },
     expose: () => write(registry),
-    spans: (outcome, count) => spans.inc({ outcome }, count),
     snapshot: () => registry.getMetricsAsJSON(),
     close: closeGauges,
   };
@@ -236,6 +246,7 @@ function gauges(registry: Registry, sources: MetricSources): () => void {
       this.inc((user + system) / 1e6);
     },
   });
+  upstreamMetrics(registry, sources);
   const delay = monitorEventLoopDelay({ resolution: 20 });
   delay.enable();
   gauge(
@@ -249,4 +260,34 @@ function gauges(registry: Registry, sources: MetricSources): () => void {
     'max',
   );
   return () => delay.disable();
+}
+
+/** Of servers that the configuration names now. */
+function upstreamMetrics(registry: Registry, { upstreams }: MetricSources): void {
+  const registers = [registry];
+  new Counter({
+    name: 'noa_upstream_requests_total',
+    help: 'Requests sent to servers behind routes of the gateway, by class of answer or failure.',
+    labelNames: ['route', 'upstream', 'code'],
+    registers,
+    collect() {
+      this.reset();
+      for (const { route, upstream, requests } of upstreams()) {
+        for (const [code, count] of requests) this.inc({ route, upstream, code }, count);
+      }
+    },
+  });
+  new Gauge({
+    name: 'noa_upstream_breaker_state',
+    help: 'Whether requests go to a server behind a route: 0 they do, 1 probes alone, 2 none.',
+    labelNames: ['route', 'upstream'],
+    registers,
+    aggregator: 'max',
+    collect() {
+      this.reset();
+      for (const { route, upstream, state } of upstreams()) {
+        this.set({ route, upstream }, ['closed', 'half-open', 'open'].indexOf(state));
+      }
+    },
+  });
 }

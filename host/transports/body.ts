@@ -145,6 +145,11 @@ function readBody(
   });
 }
 
+/** Reads on without keeping anything, for a while: whoever sends gets to read the answer. */
+export function dropRest(payload: IncomingMessage): Promise<void> {
+  return new Promise((resolve) => drop(payload, resolve));
+}
+
 /** Reads on without keeping anything, for a while, then says that it is over. */
 function drop(payload: IncomingMessage, over: () => void): void {
   let left = LINGER_BYTES;

@@ -14,6 +14,7 @@ import { admitAll } from './admission.ts';
 import { type BodyLimit, takeJson } from './body.ts';
 import { collectRoutes, type MountedRoute } from './contract.ts';
 import { type AccessEntry, Exchanges, type HttpObservation } from './exchange.ts';
+import { registerDocs } from './docs/routes.ts';
 import { type HealthOptions, registerHealth } from './health.ts';
 import { keepAnswers } from './idempotency.ts';
 import { arrivalOf, principalOf } from './identity.ts';
@@ -33,6 +34,7 @@ import { type ReferenceOptions, registerReference } from './openapi/routes.ts';
 import { type PluginsOptions, registerExports, registerPluginRoutes } from './plugins.ts';
 import { asNoaError, sendProblem } from './problem.ts';
 import { refuseMethod, resource } from './resource.ts';
+import { registerUpstreams, type UpstreamOptions } from './route-upstream.ts';
 import { readRequestId } from './trace.ts';
 
 export const HTTP_FLAGS: Flags = { host: '--host', port: '--port' };
@@ -49,15 +51,16 @@ export interface HttpServerOptions
   readonly gateway: Gateway;
   /** Absent: Idempotency-Key has no effect. */
   readonly idempotency?: Idempotency;
+  readonly upstreams: UpstreamOptions['upstreams'];
   readonly metrics: () => Promise<Metrics>;
   /** Longest body of a request; a plugin's own `limits.maxInputBytes` counts where it is larger. */
   readonly maxBodyBytes: number;
   readonly maxBundleBytes: number;
   readonly limits?: Partial<ConnectionLimits>;
+  readonly tracer?: Tracer | undefined;
   readonly observe: (observation: HttpObservation) => void;
   readonly access: (entry: AccessEntry) => void;
   /** For the log: what the callers are not told. */
-  readonly tracer?: Tracer | undefined;
   readonly onError: (message: string, error: unknown) => void;
 }
 
@@ -111,6 +114,7 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
   app.register((scope, _none, done) => {
     const plugins = () => administration.plugins();
     registerHealth(scope, { ...options, plugins, draining: () => exchanges.draining });
+    registerDocs(scope);
     if (!options.guardReference) registerReference(scope, routes, options);
     done();
   });
@@ -157,6 +161,9 @@ function registerPrivate(scope: FastifyInstance, options: HttpServerOptions): vo
   takeJson(scope, (request) => bodyLimit(request, options.maxBodyBytes));
   scope.setNotFoundHandler(notFound);
   registerPluginRoutes(scope, options);
+  const { upstreams } = options;
+  const { stallTimeoutMs: stallMs } = { ...CONNECTION_LIMITS, ...options.limits };
+  registerUpstreams(scope, { gateway, upstreams, stallMs, maxParameter: MAX_PARAMETER });
   resource(scope, '/metrics', {
     GET: {
       summary: 'Read the metrics of the host',

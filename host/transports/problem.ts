@@ -6,6 +6,7 @@
 import { ERROR_KINDS, type ErrorCode, NoaError } from '@noa/sdk/host';
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
 import { RateLimitError, rateFields } from '../gateway/limits.ts';
+import { BadGatewayError } from '../gateway/upstream/failure.ts';
 import { wrongType } from './body.ts';
 
 export const PROBLEM_TYPE = 'application/problem+json';
@@ -46,7 +47,7 @@ function isViolations(details: unknown): boolean {
 /** Answers a request with an error. Headers that were set before (`allow` …) stay. */
 export function sendProblem(request: FastifyRequest, reply: FastifyReply, error: NoaError): void {
   const body: Problem = {
-    ...problem(error),
+    ...problem(error, error instanceof BadGatewayError ? 502 : undefined),
     instance: pathOf(request.raw.url),
     traceId: request.exchange.trace.traceId,
   };

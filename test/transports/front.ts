@@ -9,6 +9,8 @@ import { type Json, type Manifest, NoaError, parseManifest } from '@noa/sdk/host
 import type { DenialRecord } from '../../host/gateway/denials.ts';
 import { Gateway } from '../../host/gateway/gateway.ts';
 import { Authenticator } from '../../host/gateway/identity/authenticator.ts';
+import { isOwnPath } from '../../host/config/routes.ts';
+import { UpstreamRoutes } from '../../host/gateway/upstream/routes.ts';
 import type { CapabilityEntry } from '../../host/kernel/broker.ts';
 import { DeadLetters } from '../../host/kernel/dead-letters.ts';
 import type { DeliveryStore } from '../../host/kernel/events.ts';
@@ -170,6 +172,7 @@ export async function startFront(
       ],
       next: since + limit,
     }),
+    upstreams: new UpstreamRoutes({ now: () => 0, isOwnPath, onBreaker: () => undefined }),
     gateway: new Gateway({
       authenticator: new Authenticator({
         credentials: [
