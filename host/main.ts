@@ -47,6 +47,7 @@ import { createMetrics, type Metrics } from './telemetry/metrics.ts';
 import { Traces } from './telemetry/traces.ts';
 import { createHttpServer } from './transports/http.ts';
 import type { Metrics as Exposition } from './transports/metrics.ts';
+import { openUpstreams } from './upstreams.ts';
 import { VERSION } from './version.ts';
 
 /** Connections of the host's own state, beside those of the plugins' SQL. */
@@ -150,10 +151,13 @@ export async function startFront(
   });
   parts.defer(() => loader.close());
 
+  const upstreams = openUpstreams(config.gateway, log);
+  parts.defer(() => upstreams.close());
   const metrics = createMetrics({
     version: VERSION,
     databaseConnections: () => pool.totalCount - pool.idleCount,
     pluginMemory: () => memoryOf(kernel.supervisor),
+    upstreams: () => upstreams.stats(),
   });
   parts.defer(() => metrics.close());
   const tracer = await Traces.open(config.observability, {
@@ -251,6 +255,7 @@ export async function startFront(
   const http = createHttpServer({
     gateway,
     idempotency,
+    upstreams,
     administration: kernel.administration,
     secrets: kernel.secrets,
     configuration: kernel.configuration,
@@ -289,6 +294,7 @@ export async function startFront(
     reload: (next) => {
       logs.setLevel(next.observability.log_level);
       gateway.reload(next.gateway);
+      upstreams.configure(next.gateway.routes);
     },
     stop: () => (stopping ??= running.disposeAsync()),
   };

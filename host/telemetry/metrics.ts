@@ -13,6 +13,16 @@ export interface MetricSources {
   readonly databaseConnections: () => number;
   /** Linear memory of the live instances of each plugin. */
   readonly pluginMemory: () => Iterable<{ readonly plugin: string; readonly bytes: number }>;
+  readonly upstreams: () => Iterable<UpstreamMetrics>;
+}
+
+/** A server behind a route of the gateway. */
+interface UpstreamMetrics {
+  readonly route: string;
+  readonly upstream: string;
+  readonly state: 'closed' | 'half-open' | 'open';
+  /** By the class of the answer (`2xx`), or by how they failed. */
+  readonly requests: ReadonlyMap<string, number>;
 }
 
 export interface Metrics {
@@ -236,6 +246,7 @@ function gauges(registry: Registry, sources: MetricSources): () => void {
       this.inc((user + system) / 1e6);
     },
   });
+  upstreamMetrics(registry, sources);
   const delay = monitorEventLoopDelay({ resolution: 20 });
   delay.enable();
   gauge(
@@ -249,4 +260,34 @@ function gauges(registry: Registry, sources: MetricSources): () => void {
     'max',
   );
   return () => delay.disable();
+}
+
+/** Of servers that the configuration names now. */
+function upstreamMetrics(registry: Registry, { upstreams }: MetricSources): void {
+  const registers = [registry];
+  new Counter({
+    name: 'noa_upstream_requests_total',
+    help: 'Requests sent to servers behind routes of the gateway, by class of answer or failure.',
+    labelNames: ['route', 'upstream', 'code'],
+    registers,
+    collect() {
+      this.reset();
+      for (const { route, upstream, requests } of upstreams()) {
+        for (const [code, count] of requests) this.inc({ route, upstream, code }, count);
+      }
+    },
+  });
+  new Gauge({
+    name: 'noa_upstream_breaker_state',
+    help: 'Whether requests go to a server behind a route: 0 they do, 1 probes alone, 2 none.',
+    labelNames: ['route', 'upstream'],
+    registers,
+    aggregator: 'max',
+    collect() {
+      this.reset();
+      for (const { route, upstream, state } of upstreams()) {
+        this.set({ route, upstream }, ['closed', 'half-open', 'open'].indexOf(state));
+      }
+    },
+  });
 }
