@@ -15,6 +15,7 @@ import { type BodyLimit, takeJson } from './body.ts';
 import { collectRoutes, type MountedRoute } from './contract.ts';
 import { type AccessEntry, Exchanges, type HttpObservation } from './exchange.ts';
 import { registerDocs } from './docs/routes.ts';
+import { registerDocs } from './docs/routes.ts';
 import { type HealthOptions, registerHealth } from './health.ts';
 import { keepAnswers } from './idempotency.ts';
 import { arrivalOf, principalOf } from './identity.ts';
@@ -114,6 +115,7 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
   app.register((scope, _none, done) => {
     const plugins = () => administration.plugins();
     registerHealth(scope, { ...options, plugins, draining: () => exchanges.draining });
+    registerDocs(scope);
     registerDocs(scope);
     if (!options.guardReference) registerReference(scope, routes, options);
     done();

@@ -19,6 +19,8 @@ export interface Action extends Contract {
   /** Of the JSON body; null stands for no body. */
   readonly body?: JsonSchema;
   readonly query?: JsonSchema;
+  /** Part of a page and of no use alone: the document leaves it out. */
+  readonly undocumented?: true;
   /** The body is a plugin's bundle, in bytes. */
   readonly bundle?: true;
   /** Runs before the body is read; may throw NoaError. */
@@ -40,7 +42,10 @@ export function resource(scope: FastifyInstance, url: string, actions: Actions):
       url,
       schema: { querystring: action.query ?? NOTHING, ...body },
       validatorCompiler: ({ schema, httpPart }) => compileCheck(schema as JsonSchema, httpPart),
-      config: { contract: action, ...(action.bundle ? { takes: BUNDLE } : {}) },
+      config: {
+        contract: action.undocumented ? null : action,
+        ...(action.bundle ? { takes: BUNDLE } : {}),
+      },
       preParsing: (request, _reply, _payload, done) => {
         action.before?.(request);
         done();
