@@ -13,6 +13,10 @@ import { principalOf } from './identity.ts';
 
 const METHODS = new Set(['POST', 'PUT', 'PATCH', 'DELETE']);
 
+export function takesKey(method: string): boolean {
+  return METHODS.has(method);
+}
+
 /** What a request with a key goes through. */
 export interface Keyed {
   readonly key: string;
@@ -33,7 +37,7 @@ export function keepAnswers(scope: FastifyInstance, idempotency: Idempotency): v
   scope.decorateRequest('keyed');
   scope.addHook('preParsing', (request, _reply, _payload, done) => {
     const field = request.raw.headers['idempotency-key'];
-    if (field !== undefined && METHODS.has(request.method) && !request.is404) {
+    if (field !== undefined && takesKey(request.method) && !request.is404) {
       // Node joins several fields by a comma and a space, which no key holds.
       const key = readIdempotencyKey(String(field));
       request.keyed = { key, bodyDigest: undefined, run: undefined };

@@ -8,6 +8,7 @@ import { type ErrorCode, isSchema, type JsonSchema, type Manifest } from '@noa/s
 import { type Contract, type MountedRoute, TAGS } from '../contract.ts';
 import { CALL_ERRORS } from '../plugins.ts';
 import { HEADERS, headersOf, PROBLEM_RESPONSES, PROBLEM_SCHEMA, problemsOf } from './answers.ts';
+import { keyErrorsOf, keyOf } from './keys.ts';
 import { namesIn, type Node, type Parameter, parameter, Paths } from './paths.ts';
 import { pluginOperations, tagOf } from './plugin-routes.ts';
 import { Schemas } from './schemas.ts';
@@ -37,7 +38,8 @@ export function openApi({ version, routes, manifests }: Subject): Node {
     const { tag } = route.contract ?? {};
     if (tag !== undefined) tags.add(tag);
     const path = route.contract?.path ?? {};
-    const parameters = queryOf(route, schemas);
+    const keys = route.contract?.open ? [] : keyOf(route.method);
+    const parameters = [...queryOf(route, schemas), ...keys];
     const rest = { ...operation(route, schemas), ...security.of(route.contract ?? {}) };
     paths.add({ prefix: '', method: route.method, url: route.url, path, parameters, rest });
   }
@@ -89,7 +91,7 @@ function operation(route: MountedRoute, schemas: Schemas): Node {
   const requestBody = bodyOf(route, schemas);
   const problems = problemsOf([
     ...ANY,
-    ...(open ? [] : GUARDED),
+    ...(open ? [] : [...GUARDED, ...keyErrorsOf(route.method)]),
     ...(namesIn(url).length > 0 ? (['NOT_FOUND'] as const) : []),
     ...(requestBody === undefined ? [] : WITH_BODY),
     ...errors,

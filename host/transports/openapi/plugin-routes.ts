@@ -3,6 +3,7 @@
  * that judge its calls.
  */
 import {
+  type ErrorCode,
   type ExportSpec,
   isSchema,
   type JsonSchema,
@@ -10,6 +11,7 @@ import {
   type RouteSpec,
 } from '@noa/sdk/host';
 import { headersOf, problemsOf } from './answers.ts';
+import { keyErrorsOf, keyOf } from './keys.ts';
 import { namesIn, type Node, type Operation, type Parameter, parameter } from './paths.ts';
 import type { Schemas } from './schemas.ts';
 
@@ -17,7 +19,7 @@ import type { Schemas } from './schemas.ts';
 export interface PluginOperations {
   readonly schemas: Schemas;
   /** Responses to errors. */
-  readonly errors: Parameters<typeof problemsOf>[0];
+  readonly errors: readonly ErrorCode[];
 }
 
 export function* pluginOperations(
@@ -34,13 +36,13 @@ export function* pluginOperations(
       method: route.method,
       url: `/plugins/${name}${route.path === '/' ? '' : route.path}`,
       path: request.path,
-      parameters: request.parameters,
+      parameters: [...request.parameters, ...keyOf(route.method)],
       rest: {
         tags: [tagOf(name)],
         summary: `Call ${route.export} of ${name}`,
         description: `Answered by the export \`${route.export}\` of the plugin ${name} ${version}.`,
         ...(request.body === undefined ? {} : { requestBody: request.body }),
-        responses: { ...answer(name, route, spec, schemas), ...problemsOf(errors) },
+        responses: { ...answer(name, route, spec, schemas), ...problemsOf([...errors, ...keyErrorsOf(route.method)]) },
         'x-noa-plugin': { name, version, export: route.export },
       },
     };
