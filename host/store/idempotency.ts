@@ -7,7 +7,7 @@ import {
   type IdempotencyStore,
   type KeyedRun,
 } from '../gateway/idempotency.ts';
-import type { Seal } from '../kernel/seal.ts';
+import type { Seal, Sealed } from '../kernel/seal.ts';
 import { connected } from './connected.ts';
 
 const MAX_SWEPT = 1000;

@@ -111,7 +111,5 @@ function replay(reply: FastifyReply, { status, contentType, location, body }: An
   if (contentType !== undefined) void reply.header('content-type', contentType);
   if (location !== undefined) void reply.header('location', location);
   if (body === undefined || body.length === 0) void reply.send();
-  else void reply.serializer(asIs).send(body);
+  else void reply.send(body);
 }
-
-const asIs = (body: unknown): Buffer => body as Buffer;
