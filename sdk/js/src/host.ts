@@ -6,6 +6,7 @@ export * from './errors.ts';
 export * from './json.ts';
 export { JSON_BOUNDS, jsonExcess, parseJson } from './json-text.ts';
 export * from './manifest.ts';
+export { GRPC_METHODS } from './manifest-grpc.ts';
 export { MANIFEST_SCHEMA, LIMIT_RANGES, PLAIN_TEXT, PLUGIN_NAME } from './manifest-schema.ts';
 export { parseManifest } from './manifest-parse.ts';
 export { compileSchema, type SchemaViolation, type CompiledSchema } from './schema.ts';

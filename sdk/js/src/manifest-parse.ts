@@ -9,6 +9,7 @@ import { NoaError } from './errors.ts';
 import type { JsonSchema } from './json.ts';
 import { effectiveLimits, type Manifest } from './manifest.ts';
 import { MANIFEST_SCHEMA, PLAIN_TEXT } from './manifest-schema.ts';
+import { grpcMethods } from './manifest-grpc.ts';
 import { scheduleInputs, triggers } from './manifest-triggers.ts';
 import { checkSchema, schemaBudget, type Finding } from './schema-check.ts';
 import { strictAjv, violation } from './schema.ts';
@@ -36,6 +37,7 @@ export function parseManifest(source: unknown): Manifest {
     ...runtimeFile(value),
     ...ranges(value),
     ...routes(value),
+    ...grpcMethods(value),
     ...triggers(value),
     ...requests(value),
     ...timeouts(value),

@@ -6,6 +6,7 @@
  */
 import type { JsonSchema } from './json.ts';
 import type { Limits } from './manifest.ts';
+import { GRPC } from './manifest-grpc.ts';
 import { SCHEDULES, SUBSCRIPTIONS } from './manifest-triggers.ts';
 
 /** Least and greatest value that a manifest may ask for. */
@@ -270,7 +271,8 @@ export const MANIFEST_SCHEMA: JsonSchema = {
     contributes: {
       title: 'Contributes',
       type: 'object',
-      description: 'What the plugin adds to the host: routes, subscriptions and schedules.',
+      description:
+        'What the plugin adds to the host: routes, gRPC methods, subscriptions and schedules.',
       additionalProperties: false,
       properties: {
         routes: {
@@ -280,6 +282,7 @@ export const MANIFEST_SCHEMA: JsonSchema = {
           items: route,
           description: 'HTTP routes below /plugins/<name>, at most 256.',
         },
+        grpc: GRPC,
         subscriptions: SUBSCRIPTIONS,
         schedules: SCHEDULES,
       },

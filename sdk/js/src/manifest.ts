@@ -24,6 +24,13 @@ export interface RouteSpec {
   status?: number;
 }
 
+/** A gRPC method that an export answers; its messages are the export's input and output. */
+export interface GrpcMethodSpec {
+  /** Such as `noa.api.v1.InferenceService/Invoke`. */
+  method: string;
+  export: string;
+}
+
 /** Events that are delivered to an export, whose input is the CloudEvent. Asks for `events.subscribe`. */
 export interface SubscriptionSpec {
   /** Exact, or a prefix that ends in `*`. */
@@ -89,6 +96,7 @@ export interface Manifest {
   exports: { [name: string]: ExportSpec };
   contributes?: {
     routes?: RouteSpec[];
+    grpc?: GrpcMethodSpec[];
     subscriptions?: SubscriptionSpec[];
     schedules?: ScheduleSpec[];
   };
