@@ -1,0 +1,228 @@
+/**
+ * The gRPC front: the services of `proto/` on a server that somebody else gives connections to. Invariant:
+ * every call comes through the gateway but health (and reflection, where the operator leaves it open), and
+ * every failure ends with a code of the SDK's one table.
+ */
+import type {
+  sendUnaryData,
+  Server,
+  ServerDuplexStream,
+  ServerOptions,
+  ServerUnaryCall,
+  ServerWritableStream,
+} from '@grpc/grpc-js';
+import { NoaError } from '@noa/sdk/host';
+import type { EventReader } from '../../kernel/events.ts';
+import { Admission, type AdmissionOptions } from './admission.ts';
+import { streamUiEvents, subscribe } from './events.ts';
+import { type GrpcExchange, statusOf } from './exchange.ts';
+import { type Answer, type Handler, sender, type Streaming } from './handler.ts';
+import { check, type IsServing, watch } from './health.ts';
+import { PluginMethods, type PluginMethodsOptions } from './methods.ts';
+import { loadProtos, type Method, type Protos } from './protos.ts';
+import { addReflection } from './reflection.ts';
+
+const HEALTH = 'grpc.health.v1.Health';
+const SUBSCRIBE = 'noa.api.v1.EventService/Subscribe';
+const STREAM_EVENTS = 'noa.ui.UiSchemaService/StreamEvents';
+/** Streams that are open at one time, of all callers. */
+const MAX_STREAMS = 4096;
+/** Longest time in which a reader takes nothing of a stream. */
+const STALL_MS = 30_000;
+/** A connection on which nothing comes is asked by a ping, so that a stream whose reader is gone ends. */
+const KEEPALIVE_MS = 30_000;
+const KEEPALIVE_TIMEOUT_MS = 10_000;
+/** Calls at one time on one connection. */
+const MAX_CONCURRENT = 256;
+
+export interface GrpcOptions
+  extends PluginMethodsOptions, Omit<AdmissionOptions, 'open' | 'scopes'> {
+  readonly events: EventReader;
+  /** Longest message, both ways, in bytes. */
+  readonly maxMessageBytes: number;
+  /** Who may ask what there is: anyone, whoever has a credential, or nobody. */
+  readonly reflection: 'open' | 'authenticated' | 'off';
+  readonly stallMs?: number;
+}
+
+export interface GrpcFront {
+  /** What the server is to be made with. */
+  readonly serverOptions: ServerOptions;
+  /** Once, before it takes connections. */
+  addTo(server: Server): void;
+  /** Ends the streams that would go on for ever; health tells that the host stops. */
+  drain(): void;
+}
+
+export function createGrpc(options: GrpcOptions): GrpcFront {
+  const protos = loadProtos();
+  const calls = new Calls(options, protos);
+  return {
+    serverOptions: {
+      interceptors: [calls.admission.interceptor],
+      'grpc.enable_channelz': 0,
+      'grpc.max_receive_message_length': options.maxMessageBytes,
+      'grpc.max_send_message_length': options.maxMessageBytes,
+      'grpc.max_concurrent_streams': MAX_CONCURRENT,
+      'grpc.keepalive_time_ms': KEEPALIVE_MS,
+      'grpc.keepalive_timeout_ms': KEEPALIVE_TIMEOUT_MS,
+    },
+    addTo: (server) => calls.addTo(server),
+    drain: () => calls.drain(),
+  };
+}
+
+/** What a message that cannot be read is handed over as. */
+const UNREADABLE = {};
+
+class Calls {
+  readonly admission: Admission;
+  readonly #options: GrpcOptions;
+  readonly #protos: Protos;
+  readonly #handlers = new Map<Method, Handler>();
+  readonly #endless = new Set<GrpcExchange>();
+  #streams = 0;
+  #isDraining = false;
+
+  constructor(options: GrpcOptions, protos: Protos) {
+    this.#options = options;
+    this.#protos = protos;
+    const open = new Set<Method>();
+    const scopes = new Map<Method, string>();
+    for (const method of protos.methods.values()) {
+      const isReflection = method.service.startsWith('grpc.reflection.');
+      if (method.service === HEALTH || (isReflection && options.reflection === 'open')) {
+        open.add(method);
+      }
+      if (method.name === SUBSCRIBE || method.name === STREAM_EVENTS) {
+        scopes.set(method, 'events:read');
+      }
+    }
+    this.admission = new Admission({ ...options, open, scopes }, protos.methods.values());
+    this.#answerAll();
+  }
+
+  #answerAll(): void {
+    const { events } = this.#options;
+    const plugins = new PluginMethods(this.#options);
+    const isServing = this.#health(plugins);
+    const { definitions, methods } = this.#protos;
+    const own = new Map<string, Handler>([
+      [SUBSCRIBE, subscribe(events)],
+      [STREAM_EVENTS, streamUiEvents(events)],
+      [`${HEALTH}/Check`, check(isServing)],
+      [`${HEALTH}/Watch`, watch(isServing)],
+    ]);
+    for (const method of methods.values()) {
+      if (method.definition.requestStream) continue; // reflection
+      const { responseStream } = method.definition;
+      const handler =
+        own.get(method.name) ??
+        (responseStream
+          ? plugins.stream(method, definitions)
+          : plugins.answer(method, definitions));
+      this.#handlers.set(method, handler);
+    }
+  }
+
+  /** A service of which plugins answer any method serves when one of them does. */
+  #health(plugins: PluginMethods): IsServing {
+    const { methods, services } = this.#protos;
+    const own = [HEALTH, SUBSCRIBE.split('/', 1)[0]];
+    return (service) => {
+      if (service !== '' && !services.has(service)) return undefined;
+      if (this.#isDraining) return false;
+      if (service === '' || own.includes(service) || service.startsWith('grpc.')) return true;
+      return [...methods.values()].some(
+        (method) => method.service === service && plugins.isServed(method.name),
+      );
+    };
+  }
+
+  addTo(server: Server): void {
+    for (const [method, handler] of this.#handlers) {
+      const { path, responseSerialize, requestDeserialize } = method.definition;
+      const deserialize = (bytes: Buffer): object => {
+        try {
+          return requestDeserialize(bytes);
+        } catch {
+          return UNREADABLE; // whose handler says so, in words of ours
+        }
+      };
+      if (typeof handler === 'function') {
+        const answer = this.#unary(handler);
+        server.register(path, answer, responseSerialize, deserialize, 'unary');
+      } else {
+        const stream = this.#stream(handler);
+        server.register(path, stream, responseSerialize, deserialize, 'serverStream');
+      }
+    }
+    if (this.#options.reflection === 'off') return;
+    addReflection(
+      server,
+      this.#protos,
+      (call) => this.admission.exchange(call.metadata),
+      (call, error) => void call.emit('error', statusOf(error)),
+    );
+  }
+
+  drain(): void {
+    this.#isDraining = true;
+    for (const exchange of this.#endless) exchange.leave(stops());
+  }
+
+  #unary(answer: Answer) {
+    return (call: ServerUnaryCall<object, object>, callback: sendUnaryData<object>): void => {
+      const exchange = this.admission.exchange(call.metadata);
+      const { request } = call;
+      (request === UNREADABLE ? unreadable(exchange) : answer(exchange, request)).then(
+        (message) => callback(null, message),
+        (error: unknown) => callback(statusOf(this.admission.failure(exchange, error))),
+      );
+    };
+  }
+
+  #stream(streaming: Streaming) {
+    return (call: ServerWritableStream<object, object>): void => {
+      const exchange = this.admission.exchange(call.metadata);
+      this.#run(streaming, exchange, call).then(
+        () => call.end(),
+        (error: unknown) => {
+          call.emit('error', statusOf(this.admission.failure(exchange, error)));
+        },
+      );
+    };
+  }
+
+  async #run(
+    { isEndless, run }: Streaming,
+    exchange: GrpcExchange,
+    call: ServerWritableStream<object, object>,
+  ): Promise<void> {
+    const { request } = call;
+    if (request === UNREADABLE) await unreadable(exchange);
+    if (this.#isDraining) throw stops();
+    if (this.#streams === MAX_STREAMS) {
+      const rule = `${MAX_STREAMS} streams are open already; try again later`;
+      throw new NoaError('RESOURCE_EXHAUSTED', rule, { retryAfterMs: 1000 });
+    }
+    this.#streams += 1;
+    if (isEndless) this.#endless.add(exchange);
+    try {
+      await run(exchange, request, sender(call, exchange, this.#options.stallMs ?? STALL_MS));
+    } finally {
+      this.#streams -= 1;
+      this.#endless.delete(exchange);
+    }
+  }
+}
+
+function unreadable({ method }: GrpcExchange): Promise<never> {
+  const rule = `the message is no ${method.request} in the encoding of protobuf`;
+  return Promise.reject(new NoaError('INVALID_ARGUMENT', rule));
+}
+
+function stops(): NoaError {
+  const text = 'the host stops: call again, a stream of events after the last id that arrived';
+  return new NoaError('UNAVAILABLE', text, { retryAfterMs: 1000 });
+}
