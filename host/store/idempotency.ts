@@ -92,8 +92,15 @@ export class PostgresIdempotency implements IdempotencyStore {
        from others where subject = $1 and key = $2 and run = $3
        returning sealed is not null as kept`,
       [
-        ...[subject, key, run, status, answer?.keyId, answer?.nonce, answer?.sealed],
-        ...[this.#bounds.maxBytes, keepMs],
+        subject,
+        key,
+        run,
+        status,
+        answer?.keyId,
+        answer?.nonce,
+        answer?.sealed,
+        this.#bounds.maxBytes,
+        keepMs,
       ],
     );
     return rows[0]?.kept ?? false;

@@ -17,19 +17,19 @@ declare module 'fastify' {
 
 /** Every request in this scope asks for admission before its body is read. */
 export function admitAll(scope: FastifyInstance, gateway: Gateway): void {
-  scope.addHook('preParsing', (request, reply, _payload, done) => {
+  scope.addHook('preParsing', (request, reply, _payload, proceed) => {
     const rate = gateway.admit(arrivalOf(request), principalOf(request), operationOf(request));
-    if (!(rate instanceof Promise)) return go(reply, rate, done);
+    if (!(rate instanceof Promise)) return go(reply, rate, proceed);
     rate.then(
-      (state) => go(reply, state, done),
-      (error: Error) => done(error),
+      (state) => go(reply, state, proceed),
+      (error: Error) => proceed(error),
     );
   });
 }
 
-function go(reply: FastifyReply, rate: RateState | undefined, done: () => void): void {
+function go(reply: FastifyReply, rate: RateState | undefined, proceed: () => void): void {
   if (rate !== undefined) void reply.headers(rateFields(rate));
-  done();
+  proceed();
 }
 
 /** How policies and metrics name a request: method and pattern. What holds for GET holds for HEAD. */

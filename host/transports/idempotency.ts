@@ -35,33 +35,33 @@ declare module 'fastify' {
 /** To be called after whatever admits requests; `body.ts` reads the bodies in the scope. */
 export function keepAnswers(scope: FastifyInstance, idempotency: Idempotency): void {
   scope.decorateRequest('keyed');
-  scope.addHook('preParsing', (request, _reply, _payload, done) => {
+  scope.addHook('preParsing', (request, _reply, _payload, proceed) => {
     const field = request.raw.headers['idempotency-key'];
     if (field !== undefined && takesKey(request.method) && !request.is404) {
       // Node joins several fields by a comma and a space, which no key holds.
       const key = readIdempotencyKey(String(field));
       request.keyed = { key, bodyDigest: undefined, run: undefined };
     }
-    done();
+    proceed();
   });
-  scope.addHook('preHandler', (request, reply, done) => {
+  scope.addHook('preHandler', (request, reply, proceed) => {
     const { keyed } = request;
-    if (keyed === undefined) return done();
+    if (keyed === undefined) return proceed();
     begin(idempotency, request, keyed).then(
-      (kept) => (kept === undefined ? done() : replay(reply, kept)),
-      (error: Error) => done(error),
+      (kept) => (kept === undefined ? proceed() : replay(reply, kept)),
+      (error: Error) => proceed(error),
     );
     // An answer that a handler writes by itself passes no hook.
     reply.raw.once('close', () => {
       if (reply.sent) void end(keyed, reply, undefined);
     });
   });
-  scope.addHook('onSend', (request, reply, payload, done) => {
+  scope.addHook('onSend', (request, reply, payload, proceed) => {
     const { keyed } = request;
-    if (keyed?.run === undefined) return done(null, payload);
+    if (keyed?.run === undefined) return proceed(null, payload);
     void end(keyed, reply, payload).then((isKept) => {
       if (!isKept) void reply.header('idempotency-kept', 'false');
-      done(null, payload);
+      proceed(null, payload);
     });
   });
 }

@@ -164,10 +164,11 @@ t.test('requests at one time, at two hosts: one is executed, all get its answer'
     await gate.promise;
     return { number };
   };
-  const hosts = [await host(t, order), await host(t, order)];
+  const one = await host(t, order);
+  const two = await host(t, order);
   const key = randomUUID();
   const answers = Promise.all(
-    Array.from({ length: 10 }, (_none, index) => hosts[index % 2]?.send(key)),
+    Array.from({ length: 10 }, (_none, index) => (index % 2 === 0 ? one : two).send(key)),
   );
   while (calls === 0) await sleep(10);
   await sleep(100);
@@ -175,7 +176,7 @@ t.test('requests at one time, at two hosts: one is executed, all get its answer'
   const all = await answers;
   for (const answer of all) t.match(answer, { status: 201, body: { number: 1 } });
   t.equal(calls, 1);
-  t.equal(all.filter((answer) => answer && replayed(answer) === 'true').length, 9);
+  t.equal(all.filter((answer) => replayed(answer) === 'true').length, 9);
 });
 
 t.test('waiting for the answer has a bound', async (t) => {
