@@ -155,7 +155,7 @@ export async function startFront(
   parts.defer(() => upstreams.close());
   const metrics = createMetrics({
     version: VERSION,
-    databaseConnections: () => pool.totalCount - pool.idleCount,
+    databaseConnections: () => pool.totalCount - pool.idleCount + db.busy,
     pluginMemory: () => memoryOf(kernel.supervisor),
     upstreams: () => upstreams.stats(),
   });

@@ -40,7 +40,12 @@ export interface PostgresOptions extends AdministratorOptions {
   readonly quota?: Partial<QuotaBounds>;
 }
 
-export function createPostgresDriver(options: PostgresOptions): Driver {
+export interface PostgresEngine extends Driver {
+  /** Connections that the calls of plugins use now. */
+  readonly busy: number;
+}
+
+export function createPostgresDriver(options: PostgresOptions): PostgresEngine {
   return new PostgresDriver(options);
 }
 
@@ -51,7 +56,7 @@ interface Holder {
   readonly granted: ReadonlyMap<string, readonly string[]>;
 }
 
-class PostgresDriver implements Driver {
+class PostgresDriver implements PostgresEngine {
   readonly #administrator: Administrator;
   readonly #sessions: SessionPool;
   readonly #holders = new Map<string, Holder>();
@@ -69,6 +74,10 @@ class PostgresDriver implements Driver {
       total: () => this.#administrator.size(),
       warn: options.warn,
     });
+  }
+
+  get busy(): number {
+    return this.#sessions.busy;
   }
 
   async invoke(operation: string, input: Json, call: DriverCall): Promise<unknown> {
@@ -166,7 +175,7 @@ function about(operation: string, input: Json): SpanAttributes {
     return { ...attributes, 'db.operation.batch.size': statements.length };
   }
   const sql = field(input, 'sql');
-  const [, word = ''] = (typeof sql === 'string' && COMMAND.exec(sql)) || [];
+  const [, word = ''] = (typeof sql === 'string' ? COMMAND.exec(sql) : null) ?? [];
   return word === '' ? attributes : { ...attributes, 'db.operation.name': word.toUpperCase() };
 }
 

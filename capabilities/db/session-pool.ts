@@ -80,6 +80,11 @@ export class SessionPool {
     return this.#total;
   }
 
+  /** Those of them that are lent, or being opened for a call. */
+  get busy(): number {
+    return this.#busy;
+  }
+
   /** Keeps a place for a plugin whose calls run as these roles, until it leaves. */
   join(plugin: string, roles: readonly string[]): void {
     if (this.#members.has(plugin)) return;

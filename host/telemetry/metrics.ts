@@ -3,8 +3,8 @@
  * labels come from configuration, manifests and fixed lists, never from text that a caller or a guest
  * chose, and the number of series is bounded.
  */
-import { monitorEventLoopDelay, performance } from 'node:perf_hooks';
-import { type Aggregator, AggregatorRegistry, Counter, Gauge, Registry } from 'prom-client';
+import { AggregatorRegistry, Counter, Gauge, Registry } from 'prom-client';
+import { measureProcess } from './process.ts';
 import { Timings } from './timings.ts';
 
 export interface MetricSources {
@@ -47,6 +47,12 @@ export interface Metrics {
     readonly outcome: 'ok' | 'denied' | 'failed';
     readonly seconds: number;
   }) => void;
+  /** A request for inference, under whichever operation it came. */
+  readonly inference: (observation: {
+    readonly operation: string;
+    readonly ok: boolean;
+    readonly seconds: number;
+  }) => void;
   /** Of the code of a plugin's calls. */
   readonly cost: (observation: {
     readonly plugin: string;
@@ -64,7 +70,7 @@ export interface Metrics {
   readonly expose: () => Promise<{ contentType: string; text: string }>;
   /** The same as values, to be added to those of other processes by `addUp`. */
   readonly snapshot: () => Promise<MetricSnapshot>;
-  /** Ends the measurement of the event loop. */
+  /** Ends the measurement of the process. */
   readonly close: () => void;
 }
 
@@ -106,6 +112,18 @@ export function createMetrics(sources: MetricSources): Metrics {
       help: 'Duration of capability operations.',
     },
   });
+  const inference = new Timings({
+    registry,
+    labels: ['operation', 'outcome'],
+    counter: {
+      name: 'inference_requests_total',
+      help: 'Requests for inference that were answered, by outcome (ok, failed).',
+    },
+    histogram: {
+      name: 'inference_duration_seconds',
+      help: 'Time from a request for inference to the end of its answer.',
+    },
+  });
   const denials = counter(
     'noa_plugin_denials_total',
     'Capability operations refused to a plugin.',
@@ -144,7 +162,8 @@ export function createMetrics(sources: MetricSources): Metrics {
     'Spans of traces, by whether the collector has taken them or they are lost.',
     ['outcome'],
   );
-  const closeGauges = gauges(registry, sources);
+  gauges(registry, sources);
+  const closeProcess = measureProcess(registry);
   const denied = new Map<string, Set<string>>();
 
   return {
@@ -158,6 +177,9 @@ export function createMetrics(sources: MetricSources): Metrics {
       if (outcome !== 'denied') return;
       denials.inc({ plugin, capability });
       denied.set(plugin, (denied.get(plugin) ?? new Set()).add(capability));
+    },
+    inference: ({ operation, ok, seconds }) => {
+      inference.record([operation, ok ? 'ok' : 'failed'], seconds);
     },
     cost: ({ plugin, fuel, executionMs }) => {
       const cost = costs.get(plugin) ?? { fuel: 0, seconds: 0 };
@@ -179,7 +201,7 @@ export function createMetrics(sources: MetricSources): Metrics {
     },
     expose: () => write(registry),
     snapshot: () => registry.getMetricsAsJSON(),
-    close: closeGauges,
+    close: closeProcess,
   };
 }
 
@@ -194,19 +216,9 @@ async function write(registry: Registry): ReturnType<Metrics['expose']> {
   return { contentType: registry.contentType, text: await registry.metrics() };
 }
 
-/** What is read when it is asked for; answers the function that ends its measurement. */
-function gauges(registry: Registry, sources: MetricSources): () => void {
+/** What is read when it is asked for. */
+function gauges(registry: Registry, sources: MetricSources): void {
   const registers = [registry];
-  const gauge = (name: string, help: string, read: () => number, aggregator: Aggregator = 'sum') =>
-    new Gauge({
-      name,
-      help,
-      registers,
-      aggregator,
-      collect() {
-        this.set(read());
-      },
-    });
   new Gauge({
     name: 'noa_build_info',
     help: 'Always 1; the labels tell what runs.',
@@ -214,9 +226,14 @@ function gauges(registry: Registry, sources: MetricSources): () => void {
     registers,
     aggregator: 'first',
   }).set({ version: sources.version, node: process.version }, 1);
-  gauge('db_connections_active', 'Connections to PostgreSQL that are in use.', () =>
-    sources.databaseConnections(),
-  );
+  new Gauge({
+    name: 'db_connections_active',
+    help: 'Connections to PostgreSQL that are in use.',
+    registers,
+    collect() {
+      this.set(sources.databaseConnections());
+    },
+  });
   new Gauge({
     name: 'noa_plugin_memory_bytes',
     help: 'Linear memory of the live instances of a plugin.',
@@ -227,39 +244,7 @@ function gauges(registry: Registry, sources: MetricSources): () => void {
       for (const { plugin, bytes } of sources.pluginMemory()) this.set({ plugin }, bytes);
     },
   });
-  gauge('process_resident_memory_bytes', 'Resident memory of the host process.', () =>
-    process.memoryUsage.rss(),
-  );
-  gauge(
-    'process_start_time_seconds',
-    'Start of the host process, in seconds since the epoch.',
-    () => performance.timeOrigin / 1000,
-    'min',
-  );
-  new Counter({
-    name: 'process_cpu_seconds_total',
-    help: 'User and system time that the host process has used.',
-    registers,
-    collect() {
-      const { user, system } = process.cpuUsage();
-      this.reset();
-      this.inc((user + system) / 1e6);
-    },
-  });
   upstreamMetrics(registry, sources);
-  const delay = monitorEventLoopDelay({ resolution: 20 });
-  delay.enable();
-  gauge(
-    'noa_event_loop_delay_seconds',
-    '99th percentile of the event loop delay since the last scrape.',
-    () => {
-      const seconds = delay.percentile(99) / 1e9;
-      delay.reset();
-      return seconds;
-    },
-    'max',
-  );
-  return () => delay.disable();
 }
 
 /** Of servers that the configuration names now. */
