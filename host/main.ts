@@ -25,7 +25,7 @@ import type { Engines } from './engines.ts';
 import { openEventLog, startDelivery } from './events.ts';
 import type { DenialRecord } from './gateway/denials.ts';
 import { Gateway } from './gateway/gateway.ts';
-import { Authenticator } from './gateway/identity/authenticator.ts';
+import { createIdentity } from './gateway/identity/identity.ts';
 import { openLimits } from './gateway/shared-counters.ts';
 import { isChain } from './kernel/chain.ts';
 import { emitOf } from './kernel/emission.ts';
@@ -39,6 +39,7 @@ import { createProcessLoader } from './loaders/process/loader.ts';
 import { createTieredLoader } from './loaders/select.ts';
 import { createWasmLoader } from './loaders/wasm/loader.ts';
 import { openIdempotency } from './store/idempotency.ts';
+import { PostgresIdentities } from './store/identities.ts';
 import { runMigrations } from './store/migrate.ts';
 import { openStatePool } from './store/pool.ts';
 import { PostgresStore } from './store/postgres.ts';
@@ -235,18 +236,23 @@ export async function startFront(
       warn: onNotice,
     }),
   );
+  const identity = parts.use(
+    createIdentity({
+      store: new PostgresIdentities(pool),
+      audit: kernel.audit,
+      rootKey,
+      bootstrapToken: engines.bootstrap.token,
+      auth: config.auth,
+      revision: () => kernel.supervisor.snapshot.revision,
+      now: Date.now,
+      newId: randomUUID,
+      onError,
+    }),
+  );
   const gateway = new Gateway({
     limits,
     policy: config.gateway,
-    authenticator: new Authenticator({
-      credentials: [
-        {
-          token: engines.bootstrap.token,
-          principal: { subject: 'bootstrap', scopes: ['admin'] },
-        },
-      ],
-      now: Date.now,
-    }),
+    authenticator: identity.authenticator,
     denied: (denial) => kernel.audit.record(denialEvent(denial)),
   });
   const { idempotency } = parts.use(
@@ -254,6 +260,7 @@ export async function startFront(
   );
   const http = createHttpServer({
     gateway,
+    identity,
     idempotency,
     upstreams,
     administration: kernel.administration,

@@ -14,6 +14,16 @@ const MAX_NOTED_PATH = 256;
 /** Has no limit: it is the operator's way back in. */
 const BOOTSTRAP = 'bootstrap';
 
+/** PERMISSION_DENIED for want of a scope (RFC 6750 section 3.1). */
+export class InsufficientScopeError extends NoaError {
+  readonly scope: string;
+
+  constructor(subject: string, scope: string) {
+    super('PERMISSION_DENIED', `${subject} lacks the scope ${scope}: ask an administrator`);
+    this.scope = scope;
+  }
+}
+
 export interface GatewayOptions {
   readonly authenticator: Authenticator;
   /** Absent: nobody's rate is limited. */
@@ -96,10 +106,7 @@ export class Gateway {
   requireScope(arrival: Arrival, { scopes, subject }: Principal, scope: string): void {
     if (scopes.includes(scope) || scopes.includes('admin')) return;
     this.#note('authorization', arrival, subject);
-    throw new NoaError(
-      'PERMISSION_DENIED',
-      `${subject} lacks the scope ${scope}: ask an administrator`,
-    );
+    throw new InsufficientScopeError(subject, scope);
   }
 
   #note(

@@ -57,6 +57,19 @@ export function takeJson(scope: FastifyInstance, limitOf: LimitOf): void {
   });
 }
 
+/** Takes HTML forms too (the URL standard's application/x-www-form-urlencoded); no name may stand twice. */
+export function takeForms(scope: FastifyInstance, limit: BodyLimit): void {
+  scope.addContentTypeParser('application/x-www-form-urlencoded', (request, payload, done) => {
+    readBody(request, payload, limit, (error, bytes) => {
+      if (error !== null || bytes === undefined) return done(error);
+      const form = new URLSearchParams(bytes.toString());
+      const twice = [...form.keys()].find((name) => form.getAll(name).length > 1);
+      if (twice === undefined) return done(null, Object.fromEntries(form));
+      done(new NoaError('INVALID_ARGUMENT', `${JSON.stringify(twice.slice(0, 64))} stands twice`));
+    });
+  });
+}
+
 /** JSON has no charset parameter and is UTF-8 (RFC 8259 section 8.1, 11); many clients say so all the same. */
 function isUtf8Type(type = ''): boolean {
   const named = type.match(/;\s*charset\s*=[^;]*/gi) ?? [];

@@ -7,9 +7,12 @@
 import { ERROR_KINDS, NoaError } from '@noa/sdk/host';
 import { fastify, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import type { Gateway } from '../gateway/gateway.ts';
+import type { IdentityService } from '../gateway/identity/identity.ts';
 import type { Idempotency } from '../gateway/idempotency.ts';
 import type { Tracer } from '../kernel/tracing.ts';
 import { type AdminOptions, registerAdmin } from './admin.ts';
+import { registerAuth, registerSelf } from './auth.ts';
+import { registerTokens } from './auth-token.ts';
 import { admitAll } from './admission.ts';
 import { type BodyLimit, takeJson } from './body.ts';
 import { collectRoutes, type MountedRoute } from './contract.ts';
@@ -50,6 +53,8 @@ export interface HttpServerOptions
     Omit<AdminOptions, 'bundleLimit'>,
     Pick<HealthOptions, 'version' | 'checks' | 'now'> {
   readonly gateway: Gateway;
+  /** Without it, only the credentials that the gateway was given are known. */
+  readonly identity?: IdentityService;
   /** Absent: Idempotency-Key has no effect. */
   readonly idempotency?: Idempotency;
   readonly upstreams: UpstreamOptions['upstreams'];
@@ -111,13 +116,17 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
   });
   app.setErrorHandler((error, request, reply) => fail(error, request, reply));
 
-  const { administration } = options;
+  const { administration, gateway, identity, onError } = options;
   app.register((scope, _none, done) => {
     const plugins = () => administration.plugins();
     registerHealth(scope, { ...options, plugins, draining: () => exchanges.draining });
     registerDocs(scope);
     registerDocs(scope);
     if (!options.guardReference) registerReference(scope, routes, options);
+    done();
+  });
+  app.register((scope, _none, done) => {
+    if (identity !== undefined) registerTokens(scope, { gateway, identity, onError });
     done();
   });
   app.register((scope, _none, done) => {
@@ -166,18 +175,7 @@ function registerPrivate(scope: FastifyInstance, options: HttpServerOptions): vo
   const { upstreams } = options;
   const { stallTimeoutMs: stallMs } = { ...CONNECTION_LIMITS, ...options.limits };
   registerUpstreams(scope, { gateway, upstreams, stallMs, maxParameter: MAX_PARAMETER });
-  resource(scope, '/metrics', {
-    GET: {
-      summary: 'Read the metrics of the host',
-      tag: 'Health',
-      answers: { 200: { type: 'string' } },
-      mediaType: 'text/plain',
-      run: async (_request, reply) => {
-        const { contentType, text } = await options.metrics();
-        return reply.header('content-type', contentType).send(text);
-      },
-    },
-  });
+  registerSelf(scope);
   scope.register((admin, _none, done) => {
     admin.addHook('preParsing', (request, _reply, _payload, next) => {
       const { scope: needed = 'admin' } = request.routeOptions.config.contract ?? {};
@@ -185,7 +183,21 @@ function registerPrivate(scope: FastifyInstance, options: HttpServerOptions): vo
       next();
     });
     const bundleLimit = { bytes: options.maxBundleBytes, name: 'plugins.max_bundle_bytes' };
+    resource(admin, '/metrics', {
+      GET: {
+        summary: 'Read the metrics of the host',
+        tag: 'Health',
+        scope: 'metrics:read',
+        answers: { 200: { type: 'string' } },
+        mediaType: 'text/plain',
+        run: async (_request, reply) => {
+          const { contentType, text } = await options.metrics();
+          return reply.header('content-type', contentType).send(text);
+        },
+      },
+    });
     registerAdmin(admin, { ...options, bundleLimit });
+    if (options.identity !== undefined) registerAuth(admin, options.identity);
     registerExports(admin, options);
     done();
   });

@@ -45,7 +45,7 @@ export function pageOf<T>(
   { cursor, limit }: PageQuery,
   order: 'rising' | 'falling' = 'rising',
 ): Page<T> {
-  const after = cursor === undefined ? undefined : read(cursor);
+  const after = placeOf(cursor);
   const precedes = order === 'rising' ? rises : (a: string, b: string) => rises(b, a);
   const rest = items
     .map((item) => ({ item, key: keyOf(item) }))
@@ -62,7 +62,9 @@ export function pageOf<T>(
 
 const rises = (a: string, b: string): boolean => a < b;
 
-function read(cursor: string): string {
+/** The key that a list goes on after; undefined at its beginning. */
+export function placeOf(cursor: string | undefined): string | undefined {
+  if (cursor === undefined) return undefined;
   const bytes = Buffer.from(cursor, 'base64url');
   if (bytes.length > 0 && bytes.toString('base64url') === cursor) return bytes.toString();
   throw new NoaError('INVALID_ARGUMENT', 'cursor: take the `next` of the page before as it is');

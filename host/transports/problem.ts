@@ -5,6 +5,7 @@
  */
 import { ERROR_KINDS, type ErrorCode, NoaError } from '@noa/sdk/host';
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
+import { InsufficientScopeError } from '../gateway/gateway.ts';
 import { RateLimitError, rateFields } from '../gateway/limits.ts';
 import { BadGatewayError } from '../gateway/upstream/failure.ts';
 import { wrongType } from './body.ts';
@@ -55,6 +56,10 @@ export function sendProblem(request: FastifyRequest, reply: FastifyReply, error:
     const presented = request.raw.headers.authorization !== undefined;
     const why = presented ? ', error="invalid_token"' : ''; // RFC 6750 section 3
     void reply.header('www-authenticate', `Bearer realm="noa"${why}`);
+  }
+  if (error instanceof InsufficientScopeError) {
+    const challenge = `Bearer realm="noa", error="insufficient_scope", scope="${error.scope}"`;
+    void reply.header('www-authenticate', challenge);
   }
   if (error instanceof RateLimitError) void reply.headers(rateFields(error.rate));
   if (error.retryAfterMs !== undefined) {

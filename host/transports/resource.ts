@@ -29,7 +29,7 @@ export interface Action extends Contract {
   run(request: FastifyRequest, reply: FastifyReply): unknown;
 }
 
-type Actions = { readonly [method in 'GET' | 'POST' | 'PUT' | 'DELETE']?: Action };
+type Actions = { readonly [method in 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE']?: Action };
 
 const NOTHING: JsonSchema = { type: 'object', additionalProperties: false, properties: {} };
 const NO_BODY: JsonSchema = { ...NOTHING, type: ['object', 'null'] };
