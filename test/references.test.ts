@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { ERROR_KINDS } from '@noa/sdk/host';
 import t from 'tap';
 import { capabilitiesReference } from '../host/builtin.ts';
+import { startFront } from './transports/front.ts';
 
 const read = (name: string) => readFileSync(join(import.meta.dirname, '..', name), 'utf8');
 
@@ -28,17 +29,11 @@ t.test('every error code is documented with its status, and no other', (t) => {
   t.end();
 });
 
-t.test('every path of the administration is documented', (t) => {
+t.test('every path that the host mounts is documented', async (t) => {
   const documented = read('host/transports/README.md');
-  const source = ['admin.ts', 'health.ts', 'http.ts', 'plugins.ts']
-    .map((file) => read(`host/transports/${file}`))
-    .join('\n');
-  const paths = [...source.matchAll(/resource\(\s*\w+,\s*[`'](\/[^`']*)[`']/g)].map(
-    ([, path = '']) => path,
-  );
-  t.ok(paths.length >= 8, 'the paths were found in the source');
-  for (const path of paths.filter((each) => !each.includes('${'))) {
-    t.ok(documented.includes(path), path);
-  }
-  t.end();
+  const front = await startFront();
+  t.teardown(() => front.close());
+  const paths = new Set(front.server.routes.map(({ url }) => url));
+  t.ok(paths.size >= 20, 'the paths were collected');
+  for (const path of paths) t.ok(documented.includes(path), path);
 });
