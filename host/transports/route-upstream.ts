@@ -171,7 +171,7 @@ function guardStall(source: Readable, response: ServerResponse, stallMs: number)
   const move = (): void => clearTimeout(timer);
   source.on('pause', () => {
     clearTimeout(timer);
-    timer = setTimeout(() => response.destroy(), stallMs);
+    if (!response.destroyed) timer = setTimeout(() => response.destroy(), stallMs);
   });
   response.on('drain', move).on('close', move);
 }
