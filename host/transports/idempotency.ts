@@ -37,7 +37,7 @@ export function keepAnswers(scope: FastifyInstance, idempotency: Idempotency): v
   scope.decorateRequest('keyed');
   scope.addHook('preParsing', (request, _reply, _payload, proceed) => {
     const field = request.raw.headers['idempotency-key'];
-    if (field !== undefined && takesKey(request.method) && !request.is404) {
+    if (field !== undefined && takesKey(request.method) && isReadHere(request)) {
       // Node joins several fields by a comma and a space, which no key holds.
       const key = readIdempotencyKey(String(field));
       request.keyed = { key, bodyDigest: undefined, run: undefined };
@@ -64,6 +64,11 @@ export function keepAnswers(scope: FastifyInstance, idempotency: Idempotency): v
       proceed(null, payload);
     });
   });
+}
+
+/** Where a body goes through unread, nothing tells whether it is the same: the key goes with it. */
+function isReadHere({ is404, routeOptions }: FastifyRequest): boolean {
+  return !is404 && routeOptions.config.takes !== '*/*';
 }
 
 /** The answer that is kept; undefined when the request is to be executed now. */

@@ -11,6 +11,7 @@ import { Seal } from '../../host/kernel/seal.ts';
 import { PostgresIdempotency } from '../../host/store/idempotency.ts';
 import { runMigrations } from '../../host/store/migrate.ts';
 import { testDatabase } from '../capabilities/database.ts';
+import { Backend, startGateway } from './upstream-kit.ts';
 import { type Exports, manifest, READER, startFront } from '../transports/front.ts';
 
 const server = await testDatabase(process.env['NOA_TEST_DATABASE_URL']);
@@ -378,6 +379,47 @@ t.test(
     t.equal(replayed(await front.request('POST', '/v1/nothing', nowhere)), null);
     const { rows } = await pool.query(`select from noa.idempotency_keys where key = 'k'`);
     t.equal(rows.length, 0);
+  },
+);
+
+t.test(
+  'a key goes with what goes through to another server, and nothing is kept here',
+  async (t) => {
+    const backend = await new Backend((request, response) => {
+      request.resume().on('end', () => response.writeHead(201).end('made'));
+    }).listen();
+    t.teardown(() => backend.close());
+    const store = new PostgresIdempotency(pool, { maxKeys: 10, maxBytes: 1 << 20 });
+    const idempotency = new Idempotency({
+      store,
+      seal: new Seal(rootKey),
+      keepMs: 60_000,
+      maxAnswerBytes: 1024,
+      newId: randomUUID,
+      onError: (message) => t.fail(message),
+    });
+    t.teardown(() => idempotency.close());
+    const table = {
+      name: 'orders',
+      path: '/orders',
+      methods: ['POST'],
+      upstreams: [{ url: backend.url }],
+    };
+    const front = await startGateway([table], { idempotency });
+    t.teardown(() => front.close());
+    const key = randomUUID();
+    for (const body of ['tea', 'milk']) {
+      const answer = await front.request('POST', '/orders/x', {
+        body,
+        headers: { 'idempotency-key': key },
+      });
+      t.match(answer, { status: 201, text: 'made' });
+      t.equal(replayed(answer), null);
+    }
+    t.strictSame(
+      backend.seen.map(({ headers }) => headers['idempotency-key']),
+      [key, key],
+    );
   },
 );
 
