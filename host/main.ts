@@ -263,6 +263,12 @@ export async function startFront(
     identity,
     idempotency,
     upstreams,
+    events,
+    streams: {
+      max: config.streams.max_connections,
+      maxPerIdentity: config.streams.max_per_identity,
+      beatMs: config.streams.heartbeat_ms,
+    },
     administration: kernel.administration,
     secrets: kernel.secrets,
     configuration: kernel.configuration,

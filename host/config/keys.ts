@@ -15,6 +15,7 @@ import {
   integer,
   label,
   type Key,
+  origins,
   path,
   plugins,
   secretText,
@@ -61,6 +62,19 @@ export const KEYS = {
         description: 'PEM authorities whose client certificates are required.',
       }),
     },
+  },
+  streams: {
+    max_connections: integer(1, 1_000_000, 8000, {
+      description:
+        'WebSockets, event streams and streamed answers that one process has open at one time; one more is refused.',
+    }),
+    max_per_identity: integer(1, 1_000_000, 1000, {
+      description: 'The same for one identity.',
+    }),
+    heartbeat_ms: integer(1000, 300_000, 15_000, {
+      description:
+        'Between two signs of life on an open stream. Within this time one is ended whose credential holds no more, or whose other end is dead.',
+    }),
   },
   data: {
     path: path('.noa', {

@@ -121,6 +121,21 @@ export function hosts(about: About): Key<readonly string[] | undefined> {
   };
 }
 
+/** Origins of web pages (RFC 6454), as a browser writes them: a list, or one text with commas between them. */
+export function origins(about: About): Key<readonly string[] | undefined> {
+  const isOrigin = (text: unknown): text is string =>
+    typeof text === 'string' && URL.canParse(text) && new URL(text).origin === text;
+  return {
+    ...about,
+    rule: 'origins such as https://console.example.com, without a path, with commas between them',
+    default: undefined,
+    read: (value) => {
+      const given: unknown = typeof value === 'string' ? value.split(/\s*,\s*/) : value;
+      return Array.isArray(given) && given.every(isOrigin) ? Object.freeze([...given]) : undefined;
+    },
+  };
+}
+
 /** Names of plugins, or `*` for every plugin: a list, or one text with commas between them. */
 export function plugins(about: About): Key<readonly string[] | undefined> {
   const name = /^(\*|[a-z][a-z0-9]*(-[a-z0-9]+)*)$/;

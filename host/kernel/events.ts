@@ -27,6 +27,8 @@ export interface EventReader {
     after: number,
     limit: number,
   ): Promise<{ readonly id: number; readonly subject: string }[]>;
+  /** Of the ids after `after` and up to `until`, how many are kept no longer. */
+  missing(after: number, until: number): Promise<number>;
   /**
    * Calls back soon after there may be new events, also those of other hosts, and at least once a second
    * while it cannot know. Answers the way to stop.

@@ -141,6 +141,16 @@ export class PostgresEvents implements EventReader {
     return rows.map(({ id, subject }) => ({ id: Number(id), subject }));
   }
 
+  async missing(after: number, until: number): Promise<number> {
+    const { rows } = await connected(this.#pool, (client) =>
+      client.query<{ kept: string }>(
+        'select count(*) as kept from noa.events where id > $1 and id <= $2',
+        [after, until],
+      ),
+    );
+    return Math.max(0, until - after - Number(rows[0]?.kept)); // ids are without gaps
+  }
+
   onNew(listener: () => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);

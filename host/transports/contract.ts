@@ -31,6 +31,8 @@ export interface Contract {
   readonly tag?: keyof typeof TAGS;
   /** The bodies of the answers that are no errors, by status; null stands for no body. */
   readonly answers?: { readonly [status: number]: JsonSchema | null };
+  /** What the frames hold, where the answer 200 may be a stream of server-sent events as well. */
+  readonly frames?: string;
   /** Of these bodies; `application/json` when absent. */
   readonly mediaType?: string;
   /** Parameters of the path by name; of one that is not named, no more is said than that it is text. */

@@ -39,6 +39,7 @@ import { type PluginsOptions, registerExports, registerPluginRoutes } from './pl
 import { asNoaError, sendProblem } from './problem.ts';
 import { refuseMethod, resource } from './resource.ts';
 import { registerUpstreams, type UpstreamOptions } from './route-upstream.ts';
+import { Streams, type StreamsOptions } from './streams/streams.ts';
 import { readRequestId } from './trace.ts';
 
 export const HTTP_FLAGS: Flags = { host: '--host', port: '--port' };
@@ -50,6 +51,7 @@ export interface HttpServerOptions
   extends
     PluginsOptions,
     ReferenceOptions,
+    Pick<StreamsOptions, 'events' | 'streams'>,
     Omit<AdminOptions, 'bundleLimit'>,
     Pick<HealthOptions, 'version' | 'checks' | 'now'> {
   readonly gateway: Gateway;
@@ -82,6 +84,7 @@ export interface HttpServer {
 
 export function createHttpServer(options: HttpServerOptions): HttpServer {
   const exchanges = new Exchanges(options);
+  const streams = new Streams(options);
   const open = () => exchanges.open();
   const limits = { ...CONNECTION_LIMITS, ...options.limits };
   const fail = (error: unknown, request: FastifyRequest, reply: FastifyReply): void => {
@@ -130,7 +133,7 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
     done();
   });
   app.register((scope, _none, done) => {
-    registerPrivate(scope, options);
+    registerPrivate(scope, options, streams);
     if (options.guardReference) registerReference(scope, routes, options);
     done();
   });
@@ -144,6 +147,7 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
     },
     close: async ({ graceMs }) => {
       exchanges.drain();
+      streams.drain();
       await closeListener(app.server, open, graceMs);
       await app.close();
     },
@@ -151,7 +155,11 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
 }
 
 /** All that asks for a credential. */
-function registerPrivate(scope: FastifyInstance, options: HttpServerOptions): void {
+function registerPrivate(
+  scope: FastifyInstance,
+  options: HttpServerOptions,
+  streams: Streams,
+): void {
   const { gateway } = options;
   scope.addHook('onRequest', (request, _reply, done) => {
     const principal = gateway.identify(arrivalOf(request));
@@ -199,6 +207,7 @@ function registerPrivate(scope: FastifyInstance, options: HttpServerOptions): vo
     registerAdmin(admin, { ...options, bundleLimit });
     if (options.identity !== undefined) registerAuth(admin, options.identity);
     registerExports(admin, options);
+    streams.register(admin);
     done();
   });
 }

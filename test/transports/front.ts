@@ -6,6 +6,8 @@ import { createHash, randomUUID } from 'node:crypto';
 import { connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Json, type Manifest, NoaError, parseManifest } from '@noa/sdk/host';
+import { createStreamDriver } from '../../capabilities/stream/caller.ts';
+import { stream } from '../../capabilities/stream/capability.ts';
 import type { DenialRecord } from '../../host/gateway/denials.ts';
 import { Gateway } from '../../host/gateway/gateway.ts';
 import { Authenticator } from '../../host/gateway/identity/authenticator.ts';
@@ -13,6 +15,7 @@ import { isOwnPath } from '../../host/config/routes.ts';
 import { UpstreamRoutes } from '../../host/gateway/upstream/routes.ts';
 import type { CapabilityEntry } from '../../host/kernel/broker.ts';
 import { DeadLetters } from '../../host/kernel/dead-letters.ts';
+import { emitOf } from '../../host/kernel/emission.ts';
 import type { DeliveryStore } from '../../host/kernel/events.ts';
 import { Kernel } from '../../host/kernel/kernel.ts';
 import type { Loader, Runtime, RuntimeCall } from '../../host/kernel/loader.ts';
@@ -20,6 +23,7 @@ import type { AccessEntry, HttpObservation } from '../../host/transports/exchang
 import { createHttpServer, type HttpServerOptions } from '../../host/transports/http.ts';
 import { openApi } from '../../host/transports/openapi/document.ts';
 import { Conformance, type OpenApiDocument } from './conformance.ts';
+import { MemoryEvents } from './memory-events.ts';
 import { MemoryStore } from './memory-store.ts';
 
 export const ADMIN = 'admin-token-of-at-least-32-characters';
@@ -125,7 +129,10 @@ export async function startFront(
   const kernel = new Kernel({
     store: new MemoryStore(),
     loader: loaderOf(exports),
-    capabilities: () => [storage],
+    capabilities: () => [
+      storage,
+      { capability: stream, driver: createStreamDriver({ consumer: emitOf }) },
+    ],
     readBundle: (bytes) =>
       Promise.resolve().then(() => ({
         manifest: parseManifest(Buffer.from(bytes).toString()),
@@ -172,6 +179,7 @@ export async function startFront(
       ],
       next: since + limit,
     }),
+    events: new MemoryEvents(),
     upstreams: new UpstreamRoutes({ now: () => 0, isOwnPath, onBreaker: () => undefined }),
     gateway: new Gateway({
       authenticator: new Authenticator({

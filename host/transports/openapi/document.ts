@@ -117,13 +117,17 @@ function words({ summary = '', description = `${summary}.`, scope, open }: Contr
 function response(
   status: number,
   schema: JsonSchema | null,
-  { mediaType = 'application/json', open }: Contract,
+  { mediaType = 'application/json', frames, open }: Contract,
   schemas: Schemas,
 ): Node {
   const headers = headersOf(status, open);
   const description = `${STATUS_CODES[status] ?? 'Done'}.`;
   if (schema === null) return { description, headers };
-  const content = { [mediaType]: { schema: schemas.place(schema) } };
+  const stream = { 'text/event-stream': { schema: { type: 'string', description: frames } } };
+  const content = {
+    [mediaType]: { schema: schemas.place(schema) },
+    ...(status === 200 && frames !== undefined ? stream : {}),
+  };
   return { description, headers, content };
 }
 
