@@ -9,7 +9,7 @@ import { type Audit, type AuditEvent, type Verification, verifyRecords } from '.
 import type { CapabilityEntry } from './broker.ts';
 import { type Grant, type GrantRequest, undecided } from './grants.ts';
 import type { Judge } from './judge.ts';
-import { event, grantEvent, mustHave, mustMove, noGrant, versionOf } from './records.ts';
+import { event, grantEvent, mustHave, mustMove, noGrant, unclaimed, versionOf } from './records.ts';
 import { activate, keepTriggers, openRequests, promote, type Unfit } from './requests.ts';
 import type { AuditPage, Store, StoreTx } from './store.ts';
 import type { Supervisor } from './supervisor.ts';
@@ -339,7 +339,7 @@ export class Administration {
     plugin: string,
     work: (tx: StoreTx, note: (event: AuditEvent) => void) => Promise<T>,
   ): Promise<T> {
-    const result = await this.#options.audit.change(work);
+    const result = await this.#options.audit.change(unclaimed(plugin, work));
     await this.#options.supervisor.sync(plugin);
     return result;
   }

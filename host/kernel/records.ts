@@ -28,6 +28,29 @@ export async function versionOf(tx: StoreTx, { name, active }: PluginRecord): Pr
   return (await tx.versions(name)).find(({ digest }) => digest === active)?.version ?? active;
 }
 
+/**
+ * A change, after which no two enabled plugins may claim one gRPC method. Rejects with CONFLICT, which
+ * leaves the method to the one that has it.
+ */
+export function unclaimed<T, Note>(
+  plugin: string,
+  work: (tx: StoreTx, note: Note) => Promise<T>,
+): (tx: StoreTx, note: Note) => Promise<T> {
+  return async (tx, note) => {
+    const result = await work(tx, note);
+    const claims = (await tx.grpcVersions()).flatMap((version) =>
+      (version.manifest.contributes?.grpc ?? []).map(({ method }) => ({ ...version, method })),
+    );
+    for (const { method } of claims.filter((claim) => claim.plugin === plugin)) {
+      const other = claims.find((claim) => claim.plugin !== plugin && claim.method === method);
+      if (other === undefined) continue;
+      const text = `${method} is answered by plugin ${other.plugin} ${other.version}: disable or remove it before ${plugin} can answer it`;
+      throw new NoaError('CONFLICT', text);
+    }
+    return result;
+  };
+}
+
 export function noGrant(id: string): NoaError {
   const shown = JSON.stringify(id.slice(0, 64));
   return new NoaError('NOT_FOUND', `there is no grant ${shown}: noa grant list`);

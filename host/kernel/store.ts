@@ -71,6 +71,8 @@ export interface SealedSecret extends SecretView, Sealed {
 export interface StoreTx {
   plugin(name: string): Promise<PluginRecord | undefined>;
   versions(plugin: string): Promise<PluginVersion[]>;
+  /** The active and candidate versions of all enabled plugins that contribute gRPC methods. */
+  grpcVersions(): Promise<PluginVersion[]>;
   grants(plugin: string): Promise<Grant[]>;
   grant(id: string): Promise<Grant | undefined>;
   keys(): Promise<TokenKey[]>;

@@ -181,6 +181,15 @@ class PostgresTx implements StoreTx {
     return rows.map(toVersion);
   }
 
+  async grpcVersions(): Promise<PluginVersion[]> {
+    const { rows } = await this.#client.query<VersionRow>(
+      `select ${VERSION_COLUMNS} from noa.versions where digest in (
+         select unnest(array[active, candidate]) from noa.plugins where enabled
+       ) and manifest -> 'contributes' -> 'grpc' is not null order by plugin, installed_at`,
+    );
+    return rows.map(toVersion);
+  }
+
   grants(plugin: string): Promise<Grant[]> {
     return selectGrants(this.#client, plugin);
   }

@@ -120,6 +120,14 @@ function transactionOn(state: State): StoreTx & { audit: AuditRecord[] } {
   return {
     audit: state.audit,
     plugin: (name) => Promise.resolve(state.plugins.get(name)),
+    grpcVersions: () => {
+      const enabled = [...state.plugins.values()].filter((record) => record.enabled);
+      const digests = enabled.flatMap(({ active, candidate }) => [active, candidate]);
+      const versions = [...state.versions.values()].filter(({ digest }) =>
+        digests.includes(digest),
+      );
+      return Promise.resolve(versions.filter(({ manifest }) => manifest.contributes?.grpc));
+    },
     versions: (name) => of(state.versions, name),
     grants: (name) => of(state.grants, name),
     grant: (id) => Promise.resolve(state.grants.get(id)),

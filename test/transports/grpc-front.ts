@@ -1,0 +1,233 @@
+/** The gRPC front over the real kernel of `front.ts`, on a server of its own, with real clients. */
+import { execFile } from 'node:child_process';
+import { join, resolve } from 'node:path';
+import { promisify } from 'node:util';
+import {
+  Client,
+  credentials,
+  type CallOptions,
+  type ClientReadableStream,
+  loadPackageDefinition,
+  Metadata,
+  Server,
+  ServerCredentials,
+  type ServiceError,
+} from '@grpc/grpc-js';
+import type { DenialRecord } from '../../host/gateway/denials.ts';
+import { Gateway, type GatewayOptions } from '../../host/gateway/gateway.ts';
+import { Authenticator } from '../../host/gateway/identity/authenticator.ts';
+import type { AccessEntry } from '../../host/transports/exchange.ts';
+import type { GrpcObservation } from '../../host/transports/grpc/exchange.ts';
+import { loadProtos } from '../../host/transports/grpc/protos.ts';
+import { createGrpc, type GrpcOptions } from '../../host/transports/grpc/server.ts';
+import { ADMIN, READER, startFront } from './front.ts';
+import { MemoryEvents } from './memory-events.ts';
+
+const ROOT = resolve(import.meta.dirname, '../..');
+const BUF = join(ROOT, 'node_modules/.bin/buf');
+const protos = loadProtos();
+
+export type Message = Record<string, unknown>;
+
+/** The end of a call as its client sees it. */
+export interface Ended {
+  readonly code: number;
+  readonly details: string;
+  readonly metadata: Metadata;
+}
+
+export async function startGrpc(
+  options: Partial<GrpcOptions> = {},
+  gatewayOptions: Partial<GatewayOptions> = {},
+) {
+  const front = await startFront();
+  const observed: GrpcObservation[] = [];
+  const logged: AccessEntry[] = [];
+  const denied: DenialRecord[] = [];
+  const errors: unknown[] = [];
+  const events = new MemoryEvents();
+  const { kernel } = front;
+  const grpc = createGrpc({
+    gateway: new Gateway({
+      authenticator: new Authenticator({
+        credentials: [
+          { token: ADMIN, principal: { subject: 'root', scopes: ['admin'] } },
+          { token: READER, principal: { subject: 'reader', scopes: [] } },
+        ],
+        now: Date.now,
+      }),
+      denied: (denial) => denied.push(denial),
+      ...gatewayOptions,
+    }),
+    snapshot: () => kernel.supervisor.snapshot,
+    serving: (plugin) => kernel.supervisor.serving(plugin),
+    dispatch: (invocation) => kernel.dispatcher.dispatch(invocation),
+    events,
+    maxMessageBytes: 64 << 10,
+    reflection: 'open',
+    observe: (observation) => observed.push(observation),
+    access: (entry) => logged.push(entry),
+    onError: (_message, error) => errors.push(error),
+    ...options,
+  });
+  const server = new Server(grpc.serverOptions);
+  grpc.addTo(server);
+  const port = await new Promise<number>((done, fail) => {
+    server.bindAsync('127.0.0.1:0', ServerCredentials.createInsecure(), (error, bound) =>
+      error === null ? done(bound) : fail(error),
+    );
+  });
+  const client = new GrpcClient(`127.0.0.1:${port}`);
+  return {
+    ...client.bound(),
+    port,
+    front,
+    grpc,
+    server,
+    kernel,
+    events,
+    observed,
+    logged,
+    denied,
+    errors,
+    install: front.install,
+    close: async (): Promise<void> => {
+      client.close();
+      server.forceShutdown();
+      await front.close();
+    },
+  };
+}
+
+export function headers(token: string | null = ADMIN, more: Record<string, string> = {}): Metadata {
+  const metadata = new Metadata();
+  if (token !== null) metadata.set('authorization', `Bearer ${token}`);
+  for (const [name, value] of Object.entries(more)) metadata.set(name, value);
+  return metadata;
+}
+
+export class GrpcClient {
+  readonly #client: Client;
+
+  constructor(address: string, channel = credentials.createInsecure()) {
+    this.#client = new Client(address, channel);
+  }
+
+  bound() {
+    return {
+      call: (...args: Parameters<GrpcClient['call']>) => this.call(...args),
+      stream: (...args: Parameters<GrpcClient['stream']>) => this.stream(...args),
+      client: this.#client,
+    };
+  }
+
+  /** A unary call; `cancel` is handed the way to cancel it. */
+  call(
+    method: string,
+    message: Message,
+    metadata: Metadata = headers(),
+    options: CallOptions & { readonly cancel?: (cancel: () => void) => void } = {},
+  ): Promise<{ message: Message; metadata: Metadata; ended: Ended }> {
+    const definition = definitionOf(method);
+    return new Promise((done, fail) => {
+      let initial = new Metadata();
+      let ended: Ended | undefined;
+      let answer: Message | undefined;
+      const finish = (): void => {
+        if (ended !== undefined && answer !== undefined) {
+          done({ message: answer, metadata: initial, ended });
+        }
+      };
+      const call = this.#client.makeUnaryRequest(
+        definition.path,
+        definition.requestSerialize,
+        definition.responseDeserialize,
+        message,
+        metadata,
+        options,
+        (error: ServiceError | null, value?: object) => {
+          if (error !== null) return fail(error);
+          answer = value as Message;
+          finish();
+        },
+      );
+      call.on('metadata', (value: Metadata) => (initial = value));
+      call.on('status', (status: Ended) => {
+        ended = status;
+        finish();
+      });
+      options.cancel?.(() => call.cancel());
+    });
+  }
+
+  stream(
+    method: string,
+    message: Message,
+    metadata: Metadata = headers(),
+    options: CallOptions = {},
+  ): Messages {
+    const definition = definitionOf(method);
+    const call = this.#client.makeServerStreamRequest(
+      definition.path,
+      definition.requestSerialize,
+      definition.responseDeserialize,
+      message,
+      metadata,
+      options,
+    );
+    return new Messages(call);
+  }
+
+  close(): void {
+    this.#client.close();
+  }
+}
+
+function definitionOf(method: string) {
+  const found = protos.methods.get(method);
+  if (found === undefined) throw new TypeError(method);
+  return found.definition;
+}
+
+/** The messages of a stream, one after the other, and how it ended. */
+export class Messages {
+  readonly call: ClientReadableStream<object>;
+  readonly ended: Promise<Ended>;
+  readonly all: Message[] = [];
+  readonly #waiting: (() => void)[] = [];
+  metadata: Metadata | undefined;
+
+  constructor(call: ClientReadableStream<object>) {
+    this.call = call;
+    call.on('metadata', (value: Metadata) => (this.metadata = value));
+    call.on('data', (message: Message) => {
+      this.all.push(message);
+      for (const wake of this.#waiting.splice(0)) wake();
+    });
+    call.on('error', () => undefined); // the status tells
+    this.ended = new Promise((done) => call.on('status', (status: Ended) => done(status)));
+  }
+
+  /** Resolves when so many have come. */
+  async count(wanted: number): Promise<Message[]> {
+    while (this.all.length < wanted) {
+      const more = new Promise<void>((wake) => this.#waiting.push(wake));
+      const ended = await Promise.race([more, this.ended]);
+      if (ended !== undefined && this.all.length < wanted) throw new Error(ended.details);
+    }
+    return this.all;
+  }
+}
+
+/** `buf curl` over HTTP/2 in cleartext; rejects with what it wrote. */
+export async function buf(port: number, path: string, ...args: string[]): Promise<string> {
+  const url = `http://127.0.0.1:${port}${path}`;
+  const all = ['curl', '--http2-prior-knowledge', '--protocol', 'grpc', ...args, url];
+  const { stdout } = await promisify(execFile)(BUF, all, { cwd: ROOT });
+  return stdout;
+}
+
+/** What a package of `proto/` holds, for clients that are made from it. */
+export function packages() {
+  return loadPackageDefinition(protos.definitions);
+}
