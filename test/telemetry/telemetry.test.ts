@@ -83,7 +83,24 @@ t.test('no text of a guest or a caller forges a line or moves the cursor', async
     const { logs, text } = capture(format);
     logs.plugin('notes', 'info', evil);
     logs.logger('x').error({ error: new Error(evil) }, evil);
-    const raw = [...text()].filter((c) => c !== '\n' && /[\p{Cc}\p{Zl}\p{Zp}\u202e]/u.test(c));
+    logs.access({
+      ...ENTRY,
+      method: evil,
+      path: evil,
+      route: evil,
+      plugin: evil,
+      requestId: evil,
+      subject: evil,
+      remoteAddress: evil,
+    });
+    logs.logger(evil).info({ evil, deep: { evil } }, evil);
+    const written = text();
+    if (format === 'json') {
+      const lines = written.trimEnd().split('\n');
+      const levels = lines.map((line) => (JSON.parse(line) as { level: string }).level);
+      t.strictSame(levels.toSorted(), ['error', 'info', 'info', 'info']);
+    }
+    const raw = [...written].filter((c) => c !== '\n' && /[\p{Cc}\p{Zl}\p{Zp}\u202e]/u.test(c));
     t.strictSame(raw, [], format);
   }
   t.equal(printable('a\u001bb\nc\td'), 'a\\u001bb\\u000ac d');
