@@ -1,11 +1,11 @@
 /** The administration's REST form as its client sees it: problems become the NoaError that they were. */
-import { isErrorCode, type Json, NoaError } from '@noa/sdk/host';
+import { ERROR_KINDS, isErrorCode, type Json, NoaError } from '@noa/sdk/host';
 import type { DevHost } from './author/io.ts';
 
 /** Longer than any deadline that a manifest may set (10 minutes). */
 const TIMEOUT_MS = 660_000;
 
-export type Method = 'GET' | 'POST' | 'PUT' | 'DELETE';
+export type Method = 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
 
 export interface Body {
   /** A plugin bundle … */
@@ -47,7 +47,7 @@ export class AdminClient implements DevHost {
     const timeout = AbortSignal.timeout(TIMEOUT_MS);
     const response = await fetch(new URL(path, this.url), {
       method,
-      headers: { authorization: `Bearer ${this.#token}`, ...content?.headers },
+      headers: { ...this.#credential(), ...content?.headers },
       body: content?.body ?? null,
       signal: signal === undefined ? timeout : AbortSignal.any([signal, timeout]),
       redirect: 'error',
@@ -57,6 +57,10 @@ export class AdminClient implements DevHost {
     const text = await response.text();
     if (response.ok) return parse(text === '' ? 'null' : text, response) as T;
     throw problemOf(text, response);
+  }
+
+  #credential(): { authorization?: string } {
+    return this.#token === '' ? {} : { authorization: `Bearer ${this.#token}` };
   }
 
   /** Whether a host answers at all. */
@@ -105,6 +109,7 @@ function parse(text: string, response: Response): Json {
 /** The NoaError inside a problem document (RFC 9457). */
 function problemOf(text: string, response: Response): NoaError {
   const type = response.headers.get('content-type') ?? '';
+  if (type.startsWith('application/json')) return refusalOf(text, response);
   if (!type.startsWith('application/problem+json')) return notAHost(response);
   const problem = parse(text, response);
   if (typeof problem !== 'object' || problem === null || Array.isArray(problem)) {
@@ -117,6 +122,17 @@ function problemOf(text: string, response: Response): NoaError {
     details: errors ?? details,
     ...(Number.isFinite(seconds) ? { retryAfterMs: seconds * 1000 } : {}),
   });
+}
+
+/** The token endpoint has errors of its own (RFC 6749 section 5.2). */
+function refusalOf(text: string, response: Response): NoaError {
+  const body = parse(text, response);
+  const isOne = typeof body === 'object' && body !== null && !Array.isArray(body);
+  const { error, error_description: words } = isOne ? body : {};
+  if (typeof error !== 'string' || typeof words !== 'string') return notAHost(response);
+  const codes = Object.keys(ERROR_KINDS).filter(isErrorCode);
+  const code = codes.find((one) => ERROR_KINDS[one].status === response.status);
+  return new NoaError(code ?? 'INVALID_ARGUMENT', `${words} (${error})`);
 }
 
 function notAHost(response: Response, cause?: unknown): NoaError {

@@ -2,6 +2,7 @@
 import { Command } from 'commander';
 import { VERSION } from '../version.ts';
 import { registerAudit } from './audit.ts';
+import { registerAuth } from './auth.ts';
 import { registerCompletion } from './completion.ts';
 import { registerConfig } from './config.ts';
 import { registerDoctor } from './doctor.ts';
@@ -45,6 +46,7 @@ export function buildProgram(session: Session, writeError: (text: string) => voi
   registerGrant(program, session);
   registerSecret(program, session);
   registerToken(program, session);
+  registerAuth(program, session);
   registerAudit(program, session);
   registerCompletion(program, session);
   return program;

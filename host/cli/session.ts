@@ -64,12 +64,13 @@ export class Session implements AuthorIo {
     return loadConfig({ env: this.io.env, cwd: this.io.cwd });
   }
 
-  get #url(): string {
+  /** Where the host is that this run speaks to. */
+  get url(): string {
     return this.#options.url ?? nonEmpty(this.io.env['NOA_URL']) ?? DEFAULT_URL;
   }
 
   async client(): Promise<AdminClient> {
-    return new AdminClient(this.#url, await this.#token());
+    return new AdminClient(this.url, await this.#token());
   }
 
   async request<T = Json>(...request: Parameters<AdminClient['request']>): Promise<T> {
@@ -92,7 +93,7 @@ export class Session implements AuthorIo {
   }
 
   async connect(): Promise<AdminClient | undefined> {
-    if (!(await new AdminClient(this.#url, '').answers())) return undefined;
+    if (!(await new AdminClient(this.url, '').answers())) return undefined;
     return this.client();
   }
 
@@ -103,7 +104,7 @@ export class Session implements AuthorIo {
     const token = auth.bootstrap_token ?? (await readBootstrapToken(data.path));
     if (token !== undefined) return token;
     // Most often there is no token because there was no start yet.
-    await new AdminClient(this.#url, '').request('GET', '/health');
+    await new AdminClient(this.url, '').request('GET', '/health');
     throw new NoaError(
       'UNAUTHENTICATED',
       `no token: give --token or NOA_TOKEN, or set NOA_DATA__PATH to the host's data folder (there is no readable bootstrap-token in ${data.path})`,

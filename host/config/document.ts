@@ -53,7 +53,7 @@ On SIGHUP a running host reads its configuration again and takes the keys marked
 need a restart.
 
 The command line also reads \`NOA_URL\` and \`NOA_TOKEN\`: where a running host answers, and the bearer
-token to show it.
+token to show it; and \`NOA_CLIENT_SECRET\` for \`noa auth token\`.
 ${Object.keys(KEYS).map(sectionReference).join('')}`;
 }
 

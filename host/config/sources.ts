@@ -28,7 +28,7 @@ export type Settings = Map<string, Setting>;
 export type Environment = Readonly<Record<string, string | undefined>>;
 
 /** Variables that the command line reads itself. */
-const CLI_VARIABLES = ['NOA_URL', 'NOA_TOKEN', 'NOA_PROFILE', 'NOA_CONFIG'];
+const CLI_VARIABLES = ['NOA_URL', 'NOA_TOKEN', 'NOA_CLIENT_SECRET', 'NOA_PROFILE', 'NOA_CONFIG'];
 
 /** What Kubernetes sets in every pod beside a service named `noa` or `noa-…`. */
 const SERVICE_LINK = /^NOA(_[A-Z0-9_]+)?_(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP))/;

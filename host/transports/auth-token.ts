@@ -143,7 +143,8 @@ function read(request: FastifyRequest): TokenRequest {
 
 /** RFC 6749 section 2.3.1: both parts are form-encoded inside RFC 7617's form. */
 function readBasic(authorization: string | undefined): { id: string; secret: string } | undefined {
-  if (authorization === undefined) return undefined;
+  // Another scheme is no client's authentication.
+  if (authorization === undefined || !/^Basic( |$)/i.test(authorization)) return undefined;
   const [, encoded] = BASIC.exec(authorization) ?? [];
   const text = encoded === undefined ? '' : Buffer.from(encoded, 'base64').toString();
   const colon = text.indexOf(':');
