@@ -13,7 +13,7 @@ t.setTimeout(180_000);
 
 const FLOOD = 10_000;
 /** What steers a terminal, ends a line for some reader, or turns the direction of text. */
-const STEERS = /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/u;
+const STEERS = /[\p{Cc}\p{Zl}\p{Zp}\u202a-\u202e\u2066-\u2069]/u;
 
 const host = await RunningHost.start({
   env: { NOA_OBSERVABILITY__LOG_FORMAT: 'json', NOA_PLUGINS__LOG_LINES: '100' },
