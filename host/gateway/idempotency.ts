@@ -19,10 +19,13 @@ const MAX_WAITING = 256;
 const MAX_PAUSE_MS = 500;
 const SWEEP_MS = 60_000;
 
+/** Fields that come with a kept answer; all others are made anew, or were of that moment. */
+export const KEPT_FIELDS = ['content-type', 'location', 'cache-control', 'etag'] as const;
+
 export interface Answer {
   readonly status: number;
-  readonly contentType: string | undefined;
-  readonly location: string | undefined;
+  /** Those of `KEPT_FIELDS` that it has. */
+  readonly fields: { readonly [name: string]: string };
   /** Undefined when it goes out in pieces, and cannot be kept. */
   readonly body: Buffer | undefined;
 }
@@ -207,14 +210,13 @@ function fingerprintOf(request: readonly (string | Uint8Array)[]): Buffer {
 
 const contextOf = ({ subject, key }: KeyedRun) => ['idempotency', subject, key];
 
-function write({ contentType, location }: Answer, body: Buffer): string {
-  return JSON.stringify({ contentType, location, body: body.toString('base64') });
+function write({ fields }: Answer, body: Buffer): string {
+  return JSON.stringify({ fields, body: body.toString('base64') });
 }
 
 function read(status: number, text: string): Answer {
-  const kept = JSON.parse(text) as { contentType?: string; location?: string; body: string };
-  const { contentType, location } = kept;
-  return { status, contentType, location, body: Buffer.from(kept.body, 'base64') };
+  const { fields, body } = JSON.parse(text) as { fields: Answer['fields']; body: string };
+  return { status, fields, body: Buffer.from(body, 'base64') };
 }
 
 function mismatch(): NoaError {

@@ -6,6 +6,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import {
   type Answer,
   type Idempotency,
+  KEPT_FIELDS,
   readIdempotencyKey,
   type Run,
 } from '../gateway/idempotency.ts';
@@ -94,15 +95,14 @@ async function end(keyed: Keyed, reply: FastifyReply, payload: unknown): Promise
   if (run === undefined) return true;
   return run.end({
     status: reply.statusCode,
-    contentType: textOf(reply, 'content-type'),
-    location: textOf(reply, 'location'),
+    fields: fieldsOf(reply),
     body: bytesOf(payload),
   });
 }
 
-function textOf(reply: FastifyReply, field: string): string | undefined {
-  const value = reply.getHeader(field);
-  return value === undefined ? undefined : String(value);
+function fieldsOf(reply: FastifyReply): Answer['fields'] {
+  const given = KEPT_FIELDS.filter((name) => reply.hasHeader(name));
+  return Object.fromEntries(given.map((name) => [name, String(reply.getHeader(name))]));
 }
 
 function bytesOf(payload: unknown): Buffer | undefined {
@@ -111,10 +111,8 @@ function bytesOf(payload: unknown): Buffer | undefined {
   return undefined;
 }
 
-function replay(reply: FastifyReply, { status, contentType, location, body }: Answer): void {
-  void reply.code(status).header('idempotency-replayed', 'true');
-  if (contentType !== undefined) void reply.header('content-type', contentType);
-  if (location !== undefined) void reply.header('location', location);
+function replay(reply: FastifyReply, { status, fields, body }: Answer): void {
+  void reply.code(status).headers({ ...fields, 'idempotency-replayed': 'true' });
   if (body === undefined || body.length === 0) void reply.send();
   else void reply.send(body);
 }

@@ -370,6 +370,9 @@ t.test(
     t.equal(first.status, 201);
     const second = await install('"install-1"', JSON.stringify(content));
     t.match(second, { status: 201, text: first.text });
+  for (const name of ['content-type', 'location', 'cache-control', 'etag']) {
+    t.equal(second.headers.get(name), first.headers.get(name), name);
+  }
     t.equal(replayed(second), 'true');
     const other = await install('"install-1"', JSON.stringify({ ...content, version: '2.0.0' }));
     t.equal(other.status, 422);
