@@ -40,6 +40,7 @@ import { createTieredLoader } from './loaders/select.ts';
 import { createWasmLoader } from './loaders/wasm/loader.ts';
 import { openIdempotency } from './store/idempotency.ts';
 import { PostgresIdentities } from './store/identities.ts';
+import { HostRegister } from './store/hosts.ts';
 import { runMigrations } from './store/migrate.ts';
 import { openStatePool } from './store/pool.ts';
 import { PostgresStore } from './store/postgres.ts';
@@ -258,6 +259,7 @@ export async function startFront(
   const { idempotency } = parts.use(
     openIdempotency(pool, new Seal(rootKey), config.gateway.idempotency, onError),
   );
+  const hosts = parts.use(new HostRegister(pool, { id: hostId, version: VERSION, onError }));
   const http = createHttpServer({
     gateway,
     identity,
@@ -271,6 +273,7 @@ export async function startFront(
     },
     administration: kernel.administration,
     secrets: kernel.secrets,
+    hosts,
     configuration: kernel.configuration,
     deadLetters,
     health: (name) =>
@@ -297,6 +300,7 @@ export async function startFront(
   });
   const { url } = await http.listen(config.server);
   parts.defer(() => http.close({ graceMs: config.server.drain_ms }));
+  hosts.enter(url);
 
   const running = parts.move();
   let stopping: Promise<void> | undefined;

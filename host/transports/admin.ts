@@ -5,6 +5,7 @@
  */
 import type { FastifyInstance } from 'fastify';
 import type { Administration } from '../kernel/administration.ts';
+import type { Hosts } from '../kernel/hosts.ts';
 import type { Secrets } from '../kernel/secrets.ts';
 import {
   AUDIT_PAGE,
@@ -18,6 +19,7 @@ import { registerGrants } from './admin-grants.ts';
 import { type PluginAdminOptions, registerPlugins } from './admin-plugins.ts';
 import { AUDIT_QUERY, SECRET, SECRET_NAME } from './admin-schemas.ts';
 import { type BodyLimit, takeBundles } from './body.ts';
+import { registerHosts } from './hosts.ts';
 import { actorOf, nameIn } from './identity.ts';
 import { PAGE_QUERY, pageOf, type PageQuery } from './paging.ts';
 import { type PluginStateOptions, registerPluginState } from './plugin-state.ts';
@@ -25,6 +27,7 @@ import { resource } from './resource.ts';
 
 export interface AdminOptions extends PluginStateOptions, PluginAdminOptions {
   readonly secrets: Secrets;
+  readonly hosts: Hosts;
   readonly bundleLimit: BodyLimit;
 }
 
@@ -36,6 +39,7 @@ export function registerAdmin(scope: FastifyInstance, options: AdminOptions): vo
   secrets(scope, options.secrets);
   tokens(scope, options.administration);
   audit(scope, options.administration);
+  registerHosts(scope, options.hosts);
 }
 
 function secrets(scope: FastifyInstance, kept: Secrets): void {

@@ -158,6 +158,19 @@ export async function startFront(
     version: '9.9.9',
     administration: kernel.administration,
     secrets: kernel.secrets,
+    hosts: {
+      list: () =>
+        Promise.resolve([
+          {
+            id: 'test',
+            version: '9.9.9',
+            url: 'http://127.0.0.1',
+            state: 'present',
+            startedAt: '2026-01-01T00:00:00.000Z',
+            seenAt: '2026-01-01T00:00:00.000Z',
+          },
+        ]),
+    },
     configuration: kernel.configuration,
     health: (name) => kernel.health.view(kernel.administration.plugin(name), 0),
     deadLetters: new DeadLetters({
