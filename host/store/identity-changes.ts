@@ -66,8 +66,17 @@ export class PostgresIdentityTx implements IdentityTx {
            external_subject = excluded.external_subject, updated_at = excluded.updated_at,
            secret_digest = coalesce(excluded.secret_digest, auth_identities.secret_digest)`,
         [
-          ...[subject, description, roles, scopes, level, disabled, issuer, externalSubject],
-          ...[createdAt, updatedAt, secretDigest ?? null],
+          subject,
+          description,
+          roles,
+          scopes,
+          level,
+          disabled,
+          issuer,
+          externalSubject,
+          createdAt,
+          updatedAt,
+          secretDigest ?? null,
         ],
       )
       .catch((cause: unknown) => {

@@ -46,12 +46,18 @@ const KINDS = {
   client: {
     path: '/v1/auth/clients',
     parameters: CLIENT_PATH,
-    ...{ fresh: NEW_CLIENT, changed: CLIENT, made: CLIENT_SECRET, list: CLIENTS },
+    fresh: NEW_CLIENT,
+    changed: CLIENT,
+    made: CLIENT_SECRET,
+    list: CLIENTS,
   },
   user: {
     path: '/v1/auth/users',
     parameters: USER_PATH,
-    ...{ fresh: NEW_USER, changed: USER, made: IDENTITY_VIEW, list: USERS },
+    fresh: NEW_USER,
+    changed: USER,
+    made: IDENTITY_VIEW,
+    list: USERS,
   },
 } as const;
 

@@ -7,7 +7,7 @@ import type { Principal } from '../../kernel/chain.ts';
 import { event } from '../../kernel/records.ts';
 import { newApiKey } from './credentials.ts';
 import type { DirectoryOptions } from './directory.ts';
-import { assertMayGive, covers } from './rights.ts';
+import { covers } from './rights.ts';
 import type { ApiKey, ApiKeyView, Slice } from './store.ts';
 
 const MAX_KEYS_OF_ONE = 100;
@@ -57,10 +57,14 @@ export class ApiKeys {
       if (missing.length > 0) {
         throw new NoaError('INVALID_ARGUMENT', `scopes: ${owner} lacks ${missing.join(', ')}`);
       }
-      assertMayGive(actor, scopes);
+      changes.assertMayGive(actor, scopes);
       const shown: ApiKeyView = {
-        ...{ id, subject: owner, description, scopes },
-        ...{ createdAt: changes.at(), expiresAt: expiresAt ?? null },
+        id,
+        subject: owner,
+        description,
+        scopes,
+        createdAt: changes.at(),
+        expiresAt: expiresAt ?? null,
       };
       const key: ApiKey = { ...shown, digest };
       await tx.putApiKey(key);

@@ -1,9 +1,14 @@
 /**
- * How identities change: in a transaction of the kernel, beside the audit record. Invariant: once a change
- * is answered, nothing that this host remembers from before it counts any more.
+ * How identities change: in a transaction of the kernel, beside the audit record. Invariants: once a change
+ * is answered, nothing that this host remembers from before it counts any more; nobody hands out a scope that
+ * they do not have.
  */
+import { NoaError } from '@noa/sdk/host';
 import type { Audit, AuditEvent } from '../../kernel/audit.ts';
+import type { Principal } from '../../kernel/chain.ts';
+import { event } from '../../kernel/records.ts';
 import type { StoreTx } from '../../kernel/store.ts';
+import { covers } from './rights.ts';
 import type { IdentityStore, IdentityTx } from './store.ts';
 
 export interface ChangesOptions {
@@ -45,6 +50,19 @@ export class Changes {
     } finally {
       this.#made += 1;
     }
+  }
+
+  /**
+   * Throws PERMISSION_DENIED, and notes it, when `actor` lacks one of the scopes that a change would put in
+   * someone's hands.
+   */
+  assertMayGive(actor: Principal, scopes: readonly string[]): void {
+    const missing = scopes.filter((scope) => !covers(actor.scopes, scope));
+    if (missing.length === 0) return;
+    const denied = event('auth.denial', actor.subject, null, { missing });
+    this.record({ ...denied, outcome: 'denied', code: 'PERMISSION_DENIED' });
+    const text = `${actor.subject} lacks ${missing.join(', ')} and so may not hand it out: ask an administrator who has it`;
+    throw new NoaError('PERMISSION_DENIED', text);
   }
 
   /** Notes what is no change of anyone's rights. */

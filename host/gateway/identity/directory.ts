@@ -8,7 +8,6 @@ import type { Principal } from '../../kernel/chain.ts';
 import { event } from '../../kernel/records.ts';
 import type { Changes } from './changes.ts';
 import { newClientSecret } from './credentials.ts';
-import { assertMayGive } from './rights.ts';
 import type { Holder, Identity, IdentityKind, IdentityStore, IdentityTx, Slice } from './store.ts';
 
 const MAX_IDENTITIES = 10_000;
@@ -65,13 +64,20 @@ export class Directory {
       }
       const at = this.#options.changes.at();
       const fresh: Identity = {
-        ...{ description: '', roles: [], scopes: [], level: null, disabled: false },
-        ...{ issuer: null, externalSubject: null },
+        description: '',
+        roles: [],
+        scopes: [],
+        level: null,
+        disabled: false,
+        issuer: null,
+        externalSubject: null,
         ...input,
-        ...{ subject, createdAt: at, updatedAt: at },
+        subject,
+        createdAt: at,
+        updatedAt: at,
       };
       assertLinkIsWhole(fresh);
-      assertMayGive(actor, await effectiveOf(tx, fresh));
+      this.#options.changes.assertMayGive(actor, await effectiveOf(tx, fresh));
       await tx.putIdentity(fresh, made?.digest);
       note(event(`auth.${kind}.create`, actor.subject, null, detailsOf(fresh)));
       return fresh;
@@ -94,7 +100,7 @@ export class Directory {
       // Whoever may write here may also shut anybody out.
       const isOnlyDisabled =
         next.disabled && Object.keys(input).every((name) => name === 'disabled');
-      if (!isOnlyDisabled) assertMayGive(actor, await effectiveOf(tx, next));
+      if (!isOnlyDisabled) this.#options.changes.assertMayGive(actor, await effectiveOf(tx, next));
       await tx.putIdentity(next);
       const ended = next.disabled ? await tx.deleteSessions(next.subject) : 0;
       note(event(`auth.${kind}.update`, actor.subject, null, { ...detailsOf(next), ended }));
@@ -116,7 +122,7 @@ export class Directory {
     const { secret, digest } = newClientSecret();
     const identity = await this.#options.changes.make(async (tx, note) => {
       const { effective, ...present } = await mustHave(tx, 'client', id);
-      assertMayGive(actor, effective);
+      this.#options.changes.assertMayGive(actor, effective);
       const next: Identity = { ...present, updatedAt: this.#options.changes.at() };
       await tx.putIdentity(next, digest);
       const ended = await tx.deleteSessions(next.subject);

@@ -161,7 +161,7 @@ function isOfKeySet(error: errors.JOSEError): boolean {
 
 function isSafe(text: string): boolean {
   const url = URL.parse(text);
-  if (url === null || url.username !== '' || url.password !== '') return false;
+  if (url?.username !== '' || url.password !== '') return false;
   const isLoopback = /^(127\.0\.0\.1|localhost|\[::1\])$/.test(url.hostname);
   return url.protocol === 'https:' || (url.protocol === 'http:' && isLoopback);
 }
@@ -176,7 +176,8 @@ function valuesOf(claim: unknown): ReadonlySet<unknown> {
 async function readBounded(response: Response): Promise<Uint8Array> {
   const chunks: Uint8Array[] = [];
   let size = 0;
-  for await (const chunk of response.body ?? []) {
+  const body: AsyncIterable<Uint8Array> | readonly Uint8Array[] = response.body ?? [];
+  for await (const chunk of body) {
     size += chunk.length;
     if (size > MAX_BYTES) throw new Error(`its answer has more than ${MAX_BYTES} bytes`);
     chunks.push(chunk);

@@ -1,8 +1,4 @@
-/**
- * What identities may do. Invariant: nobody hands out a scope that they do not have, and whatever is made
- * from a credential has at most what its owner has now.
- */
-import { NoaError } from '@noa/sdk/host';
+/** What identities may do. Invariant: whatever a credential says, it gives at most what its owner has now. */
 import type { Principal } from '../../kernel/chain.ts';
 import type { Holder } from './store.ts';
 
@@ -29,12 +25,4 @@ export function principalOf(holder: Holder, most: readonly string[] = holder.eff
     roles,
     ...(level === null ? {} : { level }),
   };
-}
-
-/** Throws PERMISSION_DENIED when `actor` lacks one of the scopes that a change would put in someone's hands. */
-export function assertMayGive(actor: Principal, scopes: readonly string[]): void {
-  const missing = scopes.filter((scope) => !covers(actor.scopes, scope));
-  if (missing.length === 0) return;
-  const text = `${actor.subject} lacks ${missing.join(', ')} and so may not hand it out: ask an administrator who has it`;
-  throw new NoaError('PERMISSION_DENIED', text);
 }

@@ -3,7 +3,6 @@ import { NoaError } from '@noa/sdk/host';
 import type { Principal } from '../../kernel/chain.ts';
 import { event } from '../../kernel/records.ts';
 import type { DirectoryOptions } from './directory.ts';
-import { assertMayGive } from './rights.ts';
 import type { Role, Slice } from './store.ts';
 
 const MAX_ROLES = 500;
@@ -48,7 +47,7 @@ export class Roles {
         createdAt: at,
         updatedAt: at,
       };
-      assertMayGive(actor, role.scopes);
+      changes.assertMayGive(actor, role.scopes);
       await tx.putRole(role);
       note(
         event('auth.role.create', actor.subject, null, { role: name, scopes: [...role.scopes] }),
@@ -65,7 +64,7 @@ export class Roles {
       if (present === undefined) throw unknown(name);
       const role: Role = { ...present, ...input, updatedAt: changes.at() };
       const added = role.scopes.filter((scope) => !present.scopes.includes(scope));
-      assertMayGive(actor, added);
+      changes.assertMayGive(actor, added);
       await tx.putRole(role);
       note(
         event('auth.role.update', actor.subject, null, { role: name, scopes: [...role.scopes] }),
