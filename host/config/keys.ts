@@ -252,7 +252,7 @@ export const KEYS = {
       l2: requestsAMinute(150, 'L2'),
       l3: requestsAMinute(120, 'L3'),
       l4: requestsAMinute(80, 'L4'),
-      l5: requestsAMinute(40, 'L5, which is that of everyone without a level'),
+      l5: requestsAMinute(40, 'L5 (that of everyone without a level)'),
     },
     routes,
     ca_path: path(undefined, {
