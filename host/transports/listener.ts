@@ -9,6 +9,7 @@ import type { Duplex } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { NoaError } from '@noa/sdk/host';
 import { problem, PROBLEM_TYPE } from './problem.ts';
+import { beginTrace, traceparent } from './trace.ts';
 
 export interface ConnectionLimits {
   readonly maxConnections: number;
@@ -79,9 +80,11 @@ export function refuseConnection(
     return;
   }
   const [status, body] = unreadable(error.code);
-  const text = JSON.stringify(body);
+  const trace = beginTrace(undefined, undefined, ''); // the request's own cannot be read
+  const text = JSON.stringify({ ...body, traceId: trace.traceId });
   socket.end(
     `HTTP/1.1 ${status}\r\nContent-Type: ${PROBLEM_TYPE}\r\nConnection: close\r\n` +
+      `X-Request-Id: ${trace.spanId}\r\nTraceparent: ${traceparent(trace)}\r\n` +
       `Content-Length: ${Buffer.byteLength(text)}\r\n\r\n${text}`,
     // What it still sends is not read, so that it cannot keep the connection.
     () => socket.destroy(),

@@ -223,6 +223,42 @@ await t.test('the operator may ask for a credential', async (t) => {
 });
 
 await t.test(
+  'every answer has the ids of its request, also where no route was reached',
+  async (t) => {
+    const front = await startFront();
+    t.teardown(() => front.close());
+    const head = 'Host: x\r\nConnection: close\r\n';
+    const trace = 'a'.repeat(32);
+    const given = `X-Request-Id: mine-7\r\nTraceparent: 00-${trace}-${'b'.repeat(16)}-01\r\n`;
+    for (const [request, status] of [
+      [`GET /health HTTP/1.1\r\n${head}${given}\r\n`, 200],
+      [`GET /docs HTTP/1.1\r\n${head}${given}\r\n`, 200],
+      [`GET /v1/plugins HTTP/1.1\r\n${head}${given}\r\n`, 401],
+      [`GET /nowhere HTTP/1.1\r\n${head}${given}\r\n`, 401],
+      [`GET /%zz HTTP/1.1\r\n${head}${given}\r\n`, 400],
+      [`DELETE /health HTTP/1.1\r\n${head}${given}\r\n`, 405],
+      [`GET /health HTTP/1.1\r\nConnection: close\r\n${given}\r\n`, 400],
+    ] as const) {
+      const answer = await front.raw(request);
+      t.match(answer, new RegExp(`^HTTP/1.1 ${status} `), request);
+      t.match(answer, /^x-request-id: mine-7\r$/im);
+      t.match(answer, new RegExp(`^traceparent: 00-${trace}-[0-9a-f]{16}-`, 'im'));
+      if (status >= 400) t.match(answer, new RegExp(`"traceId":"${trace}"`));
+    }
+    for (const request of [
+      'no request\r\n\r\n',
+      `GET / HTTP/1.1\r\nX: ${'x'.repeat(64 << 10)}\r\n`,
+    ]) {
+      const answer = await front.raw(request);
+      t.match(answer, /^HTTP\/1.1 4\d\d /);
+      t.match(answer, /^x-request-id: [0-9a-f]{16}\r$/im);
+      const [, made] = /^traceparent: 00-([0-9a-f]{32})-/im.exec(answer) ?? [];
+      t.match(answer, new RegExp(`"traceId":"${made}"`));
+    }
+  },
+);
+
+await t.test(
   'two linters of others find nothing in the document of the example plugins',
   async (t) => {
     const front = await startFront();
