@@ -277,14 +277,16 @@ t.test('a collector that is away, refuses or is silent costs spans and nothing e
   for (let round = 0; round < 20; round += 1) {
     t.match(await journey(host), { status: 200 }, 'a silent collector keeps nobody waiting');
   }
-  await collector.close();
-  await eventually('nobody listens', async () => {
-    t.match(await journey(host), { status: 200 });
-    return outages() === 2;
-  });
   const started = Date.now();
   t.equal(await host.stop(), 0);
-  t.ok(Date.now() - started < 10_000, 'and the end does not wait for it');
+  t.ok(Date.now() - started < 15_000, 'and the end waits for it no longer than it is told');
+
+  await collector.close();
+  await host.start();
+  await eventually('nobody listens', async () => {
+    t.match(await journey(host), { status: 200 });
+    return outages() === 1;
+  });
 });
 
 function sampling(options: Partial<SamplingOptions>): Sampling {
