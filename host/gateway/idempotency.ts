@@ -26,7 +26,7 @@ export interface Answer {
   readonly status: number;
   /** Those of `KEPT_FIELDS` that it has. */
   readonly fields: { readonly [name: string]: string };
-  /** Undefined when it goes out in pieces, and cannot be kept. */
+  /** Undefined when it goes out as it comes into being, and cannot be kept. */
   readonly body: Buffer | undefined;
 }
 
@@ -89,8 +89,8 @@ export interface IdempotencyOptions {
 export interface Run {
   /**
    * Keeps the answer; answers whether it is kept, and never rejects: the work is done, and the caller must
-   * hear of it. An answer that may be another one next time (5xx, 429, a caller that left) is not kept on
-   * purpose: whoever sends the request again has it executed again.
+   * hear of it. An answer that may be another one next time (5xx, 429, a caller that left), or is a
+   * stream, is not kept on purpose: whoever sends the request again has it executed again.
    */
   end(answer: Answer): Promise<boolean>;
 }
@@ -171,11 +171,11 @@ export class Idempotency {
   async #keep(run: KeyedRun, answer: Answer): Promise<boolean> {
     const { store, seal, keepMs, maxAnswerBytes } = this.#options;
     const { status, body } = answer;
-    if (status >= 499 || status === 429) {
+    if (status >= 499 || status === 429 || body === undefined) {
       await store.release(run);
       return false;
     }
-    const isSmall = body !== undefined && body.length <= maxAnswerBytes;
+    const isSmall = body.length <= maxAnswerBytes;
     const sealed = isSmall ? seal.close(contextOf(run), write(answer, body)) : undefined;
     return store.finish(run, status, sealed, keepMs);
   }
@@ -230,6 +230,7 @@ function busy(): NoaError {
 }
 
 function full(): NoaError {
-  const text = 'idempotency-key: no more keys of this principal are kept; some expire every hour';
-  return new NoaError('RESOURCE_EXHAUSTED', text, { retryAfterMs: 3_600_000 });
+  const text =
+    'idempotency-key: as many keys of this caller are kept as may be (gateway.idempotency.max_keys); wait until some expire';
+  return new NoaError('RESOURCE_EXHAUSTED', text, { retryAfterMs: 60_000 });
 }

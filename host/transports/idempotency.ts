@@ -38,7 +38,7 @@ export function keepAnswers(scope: FastifyInstance, idempotency: Idempotency): v
   scope.decorateRequest('keyed');
   scope.addHook('preParsing', (request, _reply, _payload, proceed) => {
     const field = request.raw.headers['idempotency-key'];
-    if (field !== undefined && takesKey(request.method) && isReadHere(request)) {
+    if (field !== undefined && takesKey(request.method) && canRepeat(request)) {
       // Node joins several fields by a comma and a space, which no key holds.
       const key = readIdempotencyKey(String(field));
       request.keyed = { key, bodyDigest: undefined, run: undefined };
@@ -67,9 +67,13 @@ export function keepAnswers(scope: FastifyInstance, idempotency: Idempotency): v
   });
 }
 
-/** Where a body goes through unread, nothing tells whether it is the same: the key goes with it. */
-function isReadHere({ is404, routeOptions }: FastifyRequest): boolean {
-  return !is404 && routeOptions.config.takes !== '*/*';
+/**
+ * Whether a request can be told from another and its answer be kept: not where a body goes through unread,
+ * which the key then goes with, nor when the answer is a stream, which is to end when its reader leaves.
+ */
+function canRepeat({ is404, raw, routeOptions }: FastifyRequest): boolean {
+  const isStream = /\btext\/event-stream\b/i.test(raw.headers.accept ?? '');
+  return !is404 && !isStream && routeOptions.config.takes !== '*/*';
 }
 
 /** The answer that is kept; undefined when the request is to be executed now. */

@@ -102,7 +102,7 @@ const replayed = ({ headers }: { headers: Headers }) => headers.get('idempotency
 
 t.test('the same request with the same key is executed once and answered again', async (t) => {
   const { order, calls } = counter();
-  const { send } = await host(t, order);
+  const { front, send } = await host(t, order);
   const key = randomUUID();
   const first = await send(`"${key}"`);
   t.match(first, { status: 201, body: { number: 1 } });
@@ -130,6 +130,16 @@ t.test('the same request with the same key is executed once and answered again',
     'GET has no use for one',
   );
 
+  const stream = {
+    body: '{}',
+    headers: {
+      accept: 'text/event-stream',
+      'content-type': 'application/json',
+      'idempotency-key': key,
+    },
+  };
+  t.equal(replayed(await front.request('POST', '/plugins/shop/orders', stream)), null, 'a stream');
+
   const empty = randomUUID();
   const gone = { method: 'DELETE' };
   t.match(await send(empty, {}, gone), { status: 204, text: '' });
@@ -137,7 +147,7 @@ t.test('the same request with the same key is executed once and answered again',
   t.match(again, { status: 204, text: '' });
   t.equal(again.headers.get('content-type'), null);
   t.equal(replayed(again), 'true');
-  t.equal(calls(), 6);
+  t.equal(calls(), 7);
 });
 
 t.test('another request with the same key is refused', async (t) => {
@@ -370,9 +380,9 @@ t.test(
     t.equal(first.status, 201);
     const second = await install('"install-1"', JSON.stringify(content));
     t.match(second, { status: 201, text: first.text });
-  for (const name of ['content-type', 'location', 'cache-control', 'etag']) {
-    t.equal(second.headers.get(name), first.headers.get(name), name);
-  }
+    for (const name of ['content-type', 'location', 'cache-control', 'etag']) {
+      t.equal(second.headers.get(name), first.headers.get(name), name);
+    }
     t.equal(replayed(second), 'true');
     const other = await install('"install-1"', JSON.stringify({ ...content, version: '2.0.0' }));
     t.equal(other.status, 422);
