@@ -86,7 +86,10 @@ export const cache = defineCapability({
       resources,
     },
   },
-  /** A pattern is always a prefix: `notes:` and `notes:*` are the same. */
+  /**
+   * A pattern is always a prefix: `notes:` and `notes:*` are the same. None begins with `*`: keys that do
+   * are the host's own.
+   */
   normalizeResource(pattern) {
     const prefix = pattern.endsWith('*') ? pattern.slice(0, -1) : pattern;
     if (prefix.length <= MAX_KEY_LENGTH && /^[^*\p{Cc}]+$/u.test(prefix)) return `${prefix}*`;

@@ -219,7 +219,7 @@ export class Limits {
   }
 }
 
-/** The fields of HTTP (metadata of gRPC) that tell of a limit: the three of old and those of draft-ietf-httpapi-ratelimit-headers-10. */
+/** The fields of HTTP (metadata of gRPC) that tell of a limit: the three of old and those of draft-ietf-httpapi-ratelimit-headers from 08 on. */
 export function rateFields({ level, limit, remaining, resetSeconds }: RateState): {
   readonly [name: string]: string;
 } {
