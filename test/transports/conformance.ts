@@ -69,6 +69,9 @@ export class Conformance {
       if (!answer.headers.has(name)) return `${where}: ${name} is missing`;
       if (response.headers?.[name] === undefined) return `${where}: ${name} is not described`;
     }
+    if (response.headers?.['location'] && !answer.headers.has('location')) {
+      return `${where}: location is missing`;
+    }
     if (method === 'HEAD') return undefined;
     const type = answer.headers.get('content-type')?.split(';', 1)[0] ?? '';
     const schema = response.content?.[type]?.schema;

@@ -2,6 +2,7 @@
 import { ERROR_KINDS, type ErrorCode, type JsonSchema } from '@noa/sdk/host';
 import { object, oneOf, text } from '../answer-schema.ts';
 import { type Problem, PROBLEM_TYPE } from '../problem.ts';
+import { keyErrorsOf } from './keys.ts';
 
 type Node = { readonly [key: string]: unknown };
 
@@ -79,15 +80,19 @@ const LIMITED = {
 } as const;
 const OF_STATUS: { readonly [status: number]: { readonly [name: string]: keyof typeof HEADERS } } =
   {
-    201: { location: 'Location' },
     401: { 'www-authenticate': 'Challenge' },
     429: { 'retry-after': 'RetryAfter' },
     503: { 'retry-after': 'RetryAfter' },
     504: { 'retry-after': 'RetryAfter' },
   };
 
-export function headersOf(status: number, open = false): Node {
-  const names = Object.entries({ ...ALWAYS, ...(open ? {} : LIMITED), ...OF_STATUS[status] });
+export function headersOf(status: number, open = false, made = false): Node {
+  const names = Object.entries({
+    ...ALWAYS,
+    ...(open ? {} : LIMITED),
+    ...OF_STATUS[status],
+    ...(made ? { location: 'Location' } : {}),
+  });
   return Object.fromEntries(
     names.map(([name, component]) => [name, { $ref: `#/components/headers/${component}` }]),
   );
@@ -117,4 +122,20 @@ export function problemsOf(wanted: Iterable<ErrorCode>): { [status: string]: Nod
       { $ref: `#/components/responses/Problem${status}` },
     ]),
   );
+}
+
+/** What any request may be answered with … */
+const ANY: readonly ErrorCode[] = ['INVALID_ARGUMENT', 'INTERNAL', 'UNAVAILABLE'];
+/** … one that asks for a credential … */
+const GUARDED: readonly ErrorCode[] = ['UNAUTHENTICATED', 'PERMISSION_DENIED', 'RATE_LIMITED'];
+/** … and one with a body, which may come with any method but GET, wanted or not. */
+const WITH_BODY: readonly ErrorCode[] = ['PAYLOAD_TOO_LARGE', 'UNSUPPORTED_MEDIA_TYPE'];
+
+/** What every operation with this method may answer instead of what was asked for. */
+export function commonErrors(method: string, open = false): ErrorCode[] {
+  return [
+    ...ANY,
+    ...(open ? [] : [...GUARDED, ...keyErrorsOf(method)]),
+    ...(method === 'GET' ? [] : WITH_BODY),
+  ];
 }

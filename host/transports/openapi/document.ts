@@ -4,11 +4,17 @@
  * the schemas that judge their requests, so it cannot say what the host does not do.
  */
 import { STATUS_CODES } from 'node:http';
-import { type ErrorCode, isSchema, type JsonSchema, type Manifest } from '@noa/sdk/host';
+import { isSchema, type JsonSchema, type Manifest } from '@noa/sdk/host';
 import { type Contract, type MountedRoute, TAGS } from '../contract.ts';
-import { CALL_ERRORS } from '../plugins.ts';
-import { HEADERS, headersOf, PROBLEM_RESPONSES, PROBLEM_SCHEMA, problemsOf } from './answers.ts';
-import { keyErrorsOf, keyOf } from './keys.ts';
+import {
+  commonErrors,
+  HEADERS,
+  headersOf,
+  PROBLEM_RESPONSES,
+  PROBLEM_SCHEMA,
+  problemsOf,
+} from './answers.ts';
+import { keyOf } from './keys.ts';
 import { namesIn, type Node, type Parameter, parameter, Paths } from './paths.ts';
 import { pluginOperations, tagOf } from './plugin-routes.ts';
 import { Schemas } from './schemas.ts';
@@ -46,9 +52,8 @@ export function openApi({ version, routes, manifests }: Subject): Node {
   const ordered: Node[] = Object.entries(TAGS)
     .filter(([name]) => tags.has(name))
     .map(([name, description]) => ({ name, description }));
-  const errors = [...ANY, ...GUARDED, ...WITH_BODY, ...CALL_ERRORS];
   for (const manifest of manifests) {
-    const operations = [...pluginOperations(manifest, { schemas, errors })];
+    const operations = [...pluginOperations(manifest, schemas)];
     for (const each of operations) paths.add(each);
     if (operations.length === 0) continue;
     const { name, description = `Routes of the plugin ${name}.` } = manifest;
@@ -78,22 +83,13 @@ export function openApi({ version, routes, manifests }: Subject): Node {
   };
 }
 
-/** What any request may be answered with … */
-const ANY: readonly ErrorCode[] = ['INVALID_ARGUMENT', 'INTERNAL', 'UNAVAILABLE'];
-/** … one that asks for a credential … */
-const GUARDED: readonly ErrorCode[] = ['UNAUTHENTICATED', 'PERMISSION_DENIED', 'RATE_LIMITED'];
-/** … and one that takes a body. */
-const WITH_BODY: readonly ErrorCode[] = ['PAYLOAD_TOO_LARGE', 'UNSUPPORTED_MEDIA_TYPE'];
-
 function operation(route: MountedRoute, schemas: Schemas): Node {
   const { contract = {}, url } = route;
   const { tag, summary, open, answers = {}, errors = [] } = contract;
   const requestBody = bodyOf(route, schemas);
   const problems = problemsOf([
-    ...ANY,
-    ...(open ? [] : [...GUARDED, ...keyErrorsOf(route.method)]),
+    ...commonErrors(route.method, open),
     ...(namesIn(url).length > 0 ? (['NOT_FOUND'] as const) : []),
-    ...(requestBody === undefined ? [] : WITH_BODY),
     ...errors,
   ]);
   const given = Object.entries(answers).map(([status, schema]) => [
@@ -120,7 +116,7 @@ function response(
   { mediaType = 'application/json', frames, open }: Contract,
   schemas: Schemas,
 ): Node {
-  const headers = headersOf(status, open);
+  const headers = headersOf(status, open, status === 201);
   const description = `${STATUS_CODES[status] ?? 'Done'}.`;
   if (schema === null) return { description, headers };
   const stream = { 'text/event-stream': { schema: { type: 'string', description: frames } } };

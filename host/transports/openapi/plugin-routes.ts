@@ -3,29 +3,19 @@
  * that judge its calls.
  */
 import {
-  type ErrorCode,
   type ExportSpec,
   isSchema,
   type JsonSchema,
   type Manifest,
   type RouteSpec,
 } from '@noa/sdk/host';
-import { headersOf, problemsOf } from './answers.ts';
-import { keyErrorsOf, keyOf } from './keys.ts';
+import { CALL_ERRORS } from '../plugins.ts';
+import { commonErrors, headersOf, problemsOf } from './answers.ts';
+import { keyOf } from './keys.ts';
 import { namesIn, type Node, type Operation, type Parameter, parameter } from './paths.ts';
 import type { Schemas } from './schemas.ts';
 
-/** What the operations of all plugins have in common. */
-export interface PluginOperations {
-  readonly schemas: Schemas;
-  /** Responses to errors. */
-  readonly errors: readonly ErrorCode[];
-}
-
-export function* pluginOperations(
-  manifest: Manifest,
-  { schemas, errors }: PluginOperations,
-): Generator<Operation> {
+export function* pluginOperations(manifest: Manifest, schemas: Schemas): Generator<Operation> {
   const { name, version, contributes, exports } = manifest;
   for (const route of contributes?.routes ?? []) {
     const spec: ExportSpec = exports[route.export] ?? {};
@@ -42,7 +32,10 @@ export function* pluginOperations(
         summary: `Call ${route.export} of ${name}`,
         description: `Answered by the export \`${route.export}\` of the plugin ${name} ${version}.`,
         ...(request.body === undefined ? {} : { requestBody: request.body }),
-        responses: { ...answer(name, route, spec, schemas), ...problemsOf([...errors, ...keyErrorsOf(route.method)]) },
+        responses: {
+          ...answer(name, route, spec, schemas),
+          ...problemsOf([...commonErrors(route.method), ...CALL_ERRORS]),
+        },
         'x-noa-plugin': { name, version, export: route.export },
       },
     };
