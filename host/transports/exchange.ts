@@ -4,6 +4,7 @@
  * when the caller leaves before the answer, and labels take no text of the caller's.
  */
 import type { ServerResponse } from 'node:http';
+import { Http2ServerResponse } from 'node:http2';
 import type { Span } from '@noa/sdk/host';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Principal } from '../kernel/chain.ts';
@@ -44,6 +45,8 @@ export class Exchange {
   readonly id: string;
   readonly trace: Trace;
   readonly response: ServerResponse;
+  /** Kept from the start: a stream of HTTP/2 that is over knows its connection no more. */
+  readonly remoteAddress: string | undefined;
   /** Its place among the open ones. */
   index: number;
   readonly started = performance.now();
@@ -52,14 +55,23 @@ export class Exchange {
   serving: Serving | undefined;
   /** The pattern of a plugin's route; others are known to fastify. */
   route: string | undefined;
+  /** The connection is a WebSocket's now, and the answer has the status 101. */
+  upgraded = false;
   #controller: AbortController | undefined;
   #gone = false;
   #outlives = false;
 
-  constructor(id: string, trace: Trace, response: ServerResponse, index: number) {
+  constructor(
+    id: string,
+    trace: Trace,
+    request: FastifyRequest,
+    reply: FastifyReply,
+    index: number,
+  ) {
     this.id = id;
     this.trace = trace;
-    this.response = response;
+    this.response = reply.raw;
+    this.remoteAddress = request.raw.socket.remoteAddress;
     this.index = index;
   }
 
@@ -109,9 +121,11 @@ export class Exchanges {
     this.#options = options;
   }
 
-  /** Answers whose last byte has not been handed to the system. */
+  /** Answers of HTTP/1.1 whose last byte has not been handed to the system. */
   *open(): Generator<ServerResponse> {
-    for (const { response } of this.#open) yield response;
+    for (const { response } of this.#open) {
+      if (response.req.httpVersionMajor === 1) yield response;
+    }
   }
 
   get draining(): boolean {
@@ -122,7 +136,7 @@ export class Exchanges {
   drain(): void {
     this.#draining = true;
     for (const response of this.open()) {
-      if (!response.headersSent) response.setHeader('connection', 'close');
+      if (!response.headersSent) endConnection(response);
     }
   }
 
@@ -131,11 +145,11 @@ export class Exchanges {
     const trace = beginTrace(headers['traceparent'], this.#options.tracer, known(method));
     // Unless the caller gave it a name, a request is called by its span.
     const id = request.id === '' ? trace.spanId : request.id;
-    const exchange = new Exchange(id, trace, reply.raw, this.#open.length);
+    const exchange = new Exchange(id, trace, request, reply, this.#open.length);
     request.exchange = exchange;
     void reply.header('x-request-id', exchange.id);
     void reply.header('traceparent', traceparent(exchange.trace));
-    if (this.#draining) void reply.header('connection', 'close');
+    if (this.#draining) endConnection(reply.raw);
     this.#open.push(exchange);
     // Of a response only `close` comes always: `finish` is missing when the caller left.
     reply.raw.on('close', () => this.#end(request, exchange));
@@ -144,12 +158,13 @@ export class Exchanges {
   #end(request: FastifyRequest, exchange: Exchange): void {
     this.#forget(exchange);
     const { response } = exchange;
-    if (!response.writableFinished) exchange.leave();
-    const { method = '', url, socket } = request.raw;
+    const isDelivered = wasDelivered(response);
+    if (!isDelivered) exchange.leave();
+    const { method = '', url } = request.raw;
     const entry: AccessEntry = {
       method,
       route: exchange.route ?? request.routeOptions.url ?? UNMATCHED,
-      status: response.writableFinished ? response.statusCode : CLIENT_CLOSED,
+      status: isDelivered || exchange.upgraded ? response.statusCode : CLIENT_CLOSED,
       seconds: (performance.now() - exchange.started) / 1000,
       plugin: exchange.serving?.manifest.name,
       requestId: exchange.id,
@@ -157,7 +172,7 @@ export class Exchanges {
       spanId: exchange.trace.span?.spanId,
       path: pathOf(url).slice(0, MAX_LOGGED_PATH),
       subject: exchange.principal?.subject,
-      remoteAddress: socket.remoteAddress,
+      remoteAddress: exchange.remoteAddress,
     };
     this.#options.observe(entry);
     this.#options.access(entry);
@@ -171,6 +186,17 @@ export class Exchanges {
     this.#open[exchange.index] = last;
     last.index = exchange.index;
   }
+}
+
+/** Has the connection end with this answer. HTTP/2 has no such header, and ends its connections itself. */
+export function endConnection(response: ServerResponse): void {
+  if (response.req.httpVersionMajor === 1) response.setHeader('connection', 'close');
+}
+
+/** Whether the last byte went out. A stream of HTTP/2 that its caller resets says that it is finished too. */
+function wasDelivered(response: ServerResponse | Http2ServerResponse): boolean {
+  if (!response.writableEnded || !response.writableFinished) return false;
+  return !(response instanceof Http2ServerResponse) || response.stream.rstCode === 0;
 }
 
 /** Methods that need no other name in a trace (OpenTelemetry's conventions for HTTP). */
