@@ -23,7 +23,7 @@ import type { Config } from './config.ts';
 import type { AuditEvent } from './kernel/audit.ts';
 import type { Engines } from './engines.ts';
 import { openEventLog, startDelivery } from './events.ts';
-import type { DenialRecord } from './gateway/denials.ts';
+import { denialEvent } from './gateway/denials.ts';
 import { Gateway } from './gateway/gateway.ts';
 import { createIdentity } from './gateway/identity/identity.ts';
 import { openLimits } from './gateway/shared-counters.ts';
@@ -376,25 +376,5 @@ function nativeEvent({ plugin, version, sha256 }: NativeLoad): AuditEvent {
     outcome: 'ok',
     code: null,
     details: { version, module: `sha256:${sha256}` },
-  };
-}
-
-function denialEvent(denial: DenialRecord): AuditEvent {
-  const { kind, subject, requestId, method, path, suppressed, policy } = denial;
-  return {
-    kind: `${kind}.denial`,
-    actor: subject ?? 'anonymous',
-    plugin: null,
-    capability: null,
-    operation: `${method} ${path}`.slice(0, 256),
-    resources: [],
-    outcome: 'denied',
-    code: kind === 'authentication' ? 'UNAUTHENTICATED' : 'PERMISSION_DENIED',
-    details: {
-      request: requestId,
-      suppressed,
-      address: denial.remoteAddress ?? null,
-      ...(policy === undefined ? {} : { policy }),
-    },
   };
 }

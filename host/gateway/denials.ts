@@ -3,6 +3,7 @@
  * `RATE` records of each kind, and the next one of that kind says how many were left out; strangers at
  * the door cannot crowd out the record of an insider who goes too far.
  */
+import type { AuditEvent } from '../kernel/audit.ts';
 import { Sampler } from '../kernel/sampler.ts';
 
 const RATE = { burst: 10, perSecond: 10 };
@@ -26,6 +27,27 @@ export type DenialRecord = Denial & {
   /** Denials of this kind before this one that were not recorded. */
   readonly suppressed: number;
 };
+
+/** As the audit log keeps it. */
+export function denialEvent(denial: DenialRecord): AuditEvent {
+  const { kind, subject, requestId, method, path, suppressed, policy } = denial;
+  return {
+    kind: `${kind}.denial`,
+    actor: subject ?? 'anonymous',
+    plugin: null,
+    capability: null,
+    operation: `${method} ${path}`.slice(0, 256),
+    resources: [],
+    outcome: 'denied',
+    code: kind === 'authentication' ? 'UNAUTHENTICATED' : 'PERMISSION_DENIED',
+    details: {
+      request: requestId,
+      suppressed,
+      address: denial.remoteAddress ?? null,
+      ...(policy === undefined ? {} : { policy }),
+    },
+  };
+}
 
 export class Denials {
   readonly #record: (denial: DenialRecord) => void;
