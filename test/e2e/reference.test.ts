@@ -4,6 +4,7 @@ import t from 'tap';
 import { connectionConfig } from '../../capabilities/db/connection.ts';
 import type { HostView } from '../../host/kernel/hosts.ts';
 import { Conformance, type OpenApiDocument } from '../transports/conformance.ts';
+import { lint } from '../transports/lint.ts';
 import { bundleOf, eventually, type RunningHost } from './running-host.ts';
 import { twoHosts } from './two-hosts.ts';
 
@@ -22,6 +23,7 @@ await t.test('every answer of a host is as its document says', async (t) => {
   await one.approve('notes');
   const document = await documentOf(one);
   t.ok(document.paths['/plugins/notes/notes/{id}']?.['get'], 'with the routes of a plugin');
+  t.strictSame(await lint(document), [], 'two linters of others find nothing');
   const conformance = new Conformance(document);
   const ask = async (method: string, path: string, status: number, body?: unknown) => {
     const binary = body instanceof Uint8Array;
