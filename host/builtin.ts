@@ -4,6 +4,7 @@ import { blob } from '../capabilities/blob/capability.ts';
 import { cache } from '../capabilities/cache/capability.ts';
 import { clock } from '../capabilities/clock/capability.ts';
 import { db } from '../capabilities/db/capability.ts';
+import { gateway } from '../capabilities/gateway/capability.ts';
 import { events } from '../capabilities/events/capability.ts';
 import { http } from '../capabilities/http/capability.ts';
 import { log } from '../capabilities/log/capability.ts';
@@ -21,6 +22,7 @@ const CAPABILITIES = {
   secrets,
   http,
   events,
+  gateway,
   plugin,
   log,
   clock,
@@ -45,6 +47,7 @@ export function builtinCapabilities(drivers: Drivers): readonly CapabilityEntry[
     { capability: secrets, driver: drivers.secrets },
     { capability: http, driver: drivers.http },
     { capability: events, driver: drivers.events },
+    { capability: gateway, driver: drivers.gateway },
     { capability: plugin, driver: drivers.plugin },
     { capability: log, driver: drivers.log },
     { capability: clock, driver: drivers.clock },

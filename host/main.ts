@@ -12,6 +12,7 @@ import { connectionConfig } from '../capabilities/db/connection.ts';
 import { createPostgresDriver } from '../capabilities/db/postgres.ts';
 import { createEventsDriver } from '../capabilities/events/log.ts';
 import { readAuthorities } from '../capabilities/http/authorities.ts';
+import { createGatewayDriver } from '../capabilities/gateway/host.ts';
 import { createHttpDriver } from '../capabilities/http/fetch.ts';
 import { createLogDriver } from '../capabilities/log/host.ts';
 import { createLocalDriver } from '../capabilities/plugin/local.ts';
@@ -49,6 +50,7 @@ import { createMetrics, type Metrics } from './telemetry/metrics.ts';
 import { Traces } from './telemetry/traces.ts';
 import { createHttpServer } from './transports/http.ts';
 import type { Metrics as Exposition } from './transports/metrics.ts';
+import { openHooks } from './hooks.ts';
 import { openUpstreams } from './upstreams.ts';
 import { VERSION } from './version.ts';
 
@@ -184,6 +186,7 @@ export async function startFront(
           log: events,
           admit: (plugin, count) => eventRate.take(plugin, 'events.publish of a plugin', count),
         }),
+        gateway: createGatewayDriver(),
         plugin: pluginDriver(call),
         log: createLogDriver({
           write: (plugin, level, text, fields) =>
@@ -265,12 +268,14 @@ export async function startFront(
     identity,
     idempotency,
     upstreams,
+    hooks: openHooks({ kernel, config: config.gateway, observe: metrics.hook, log }),
     events,
     streams: {
       max: config.streams.max_connections,
       maxPerIdentity: config.streams.max_per_identity,
       beatMs: config.streams.heartbeat_ms,
     },
+    allowedOrigins: config.server.allowed_origins,
     administration: kernel.administration,
     secrets: kernel.secrets,
     hosts,

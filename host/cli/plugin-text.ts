@@ -1,6 +1,7 @@
 /** Plugins as people read them. */
 import type { ScheduleSpec } from '@noa/sdk/host';
 import type { HealthView } from '../kernel/health.ts';
+import type { HookView } from '../kernel/hooks.ts';
 import type { SubscriptionView } from '../kernel/subscriptions.ts';
 import type { PluginDetail, PluginView } from '../kernel/views.ts';
 import { table } from './table.ts';
@@ -54,7 +55,8 @@ export function list(plugins: readonly PluginView[], columns: number): string {
 }
 
 export function describe(detail: PluginDetail, health: HealthView, columns: number): string {
-  const { manifest, routes, subscriptions, versions, instances, memoryBytes, isolation } = detail;
+  const { manifest, routes, subscriptions, hooks, versions, instances, memoryBytes, isolation } =
+    detail;
   const { schedules = [] } = manifest.contributes ?? {};
   const lines = [standing(detail)];
   if (manifest.description !== undefined) lines.push(manifest.description);
@@ -66,6 +68,7 @@ export function describe(detail: PluginDetail, health: HealthView, columns: numb
     ['routes', routes.join(', ')],
     ...rowsOf('subscriptions', subscriptions.map(subscriptionText)),
     ...rowsOf('schedules', schedules.map(scheduleText)),
+    ...rowsOf('hooks', hooks.map(hookText)),
     ['versions', versions.map(({ version }) => version).join(', ')],
     ['instances', `${instances}, ${Math.round(memoryBytes / 1024)} KiB`],
     ['isolation', isolation ?? ''],
@@ -85,6 +88,12 @@ function rowsOf(name: string, values: readonly string[]): string[][] {
 
 function subscriptionText({ subject, export: target, undelivered }: SubscriptionView): string {
   return `${subject} to ${target}${undelivered === null ? '' : `; ${undelivered}`}`;
+}
+
+function hookText(hook: HookView): string {
+  const { on, export: target, operations, failOpen, inactive } = hook;
+  const failing = failOpen ? ', fails open' : '';
+  return `${on} ${operations.join(', ')} to ${target}${failing}${inactive === null ? '' : `; ${inactive}`}`;
 }
 
 function scheduleText(schedule: ScheduleSpec): string {

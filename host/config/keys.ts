@@ -55,6 +55,10 @@ export const KEYS = {
       description:
         'Who may read `/openapi.json`, which names the routes of installed plugins: anyone, or callers with a credential.',
     }),
+    allowed_origins: origins({
+      description:
+        'Origins of web pages that may open WebSockets here, beside the pages of this host.',
+    }),
     tls: {
       cert_path: path(undefined, { description: 'PEM certificate chain of the listener.' }),
       key_path: path(undefined, { description: 'PEM private key of `cert_path`.' }),
@@ -255,6 +259,10 @@ export const KEYS = {
       l5: requestsAMinute(40, 'L5 (that of everyone without a level)'),
     },
     routes,
+    hook_timeout_ms: integer(10, 60_000, 1000, {
+      description:
+        'Longest call of a hook of a plugin; a hook before a request that takes longer has failed.',
+    }),
     ca_path: path(undefined, {
       description:
         'PEM certificate authorities that upstreams of `gateway.routes` may be certified by, beside the public ones.',

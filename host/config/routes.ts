@@ -1,6 +1,6 @@
 /** `gateway.routes`: paths of this host that lead to other servers. */
 import type { JsonSchema } from '@noa/sdk/host';
-import type { RouteSettings } from '../gateway/upstream/settings.ts';
+import { FRAMING, type RouteSettings } from '../gateway/upstream/settings.ts';
 import { tables } from './tables.ts';
 
 const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'] as const;
@@ -25,10 +25,6 @@ const OWN = [
   'relocation',
   '.well-known',
 ];
-/** What frames a message, or says whom it is for and from: the gateway's to write. */
-const FRAMING =
-  /^(host|connection|content-length|expect|forwarded|keep-alive|te|trailer|transfer-encoding|upgrade|via|http2-settings|proxy-.*|x-forwarded-.*|x-noa-.*)$/;
-
 const whole = (minimum: number, maximum: number, fallback: number): JsonSchema => ({
   type: 'integer',
   minimum,

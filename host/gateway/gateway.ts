@@ -102,6 +102,11 @@ export class Gateway {
     this.#policy = new Policy(settings, Date.now);
   }
 
+  /** Notes for the audit log that a plugin's hook has refused a call. */
+  noteHook(arrival: Arrival, { subject }: Principal, plugin: string): void {
+    this.#note('policy', arrival, subject, `hook of plugin ${plugin}`);
+  }
+
   /** Throws PERMISSION_DENIED unless the principal has `scope`. */
   requireScope(arrival: Arrival, { scopes, subject }: Principal, scope: string): void {
     if (scopes.includes(scope) || scopes.includes('admin')) return;

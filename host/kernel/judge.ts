@@ -15,6 +15,7 @@ import {
 } from '@noa/sdk/host';
 import { satisfies } from 'semver';
 import type { CapabilityEntry } from './broker.ts';
+import { hookRequests } from './hooks.ts';
 import type { Loader } from './loader.ts';
 import type { Bundle, PluginVersion } from './store.ts';
 import { subscriptionRequests } from './subscriptions.ts';
@@ -95,7 +96,7 @@ export class Judge {
 
 /**
  * What a host with these capabilities takes of a manifest: the manifest and its requests, those of its
- * subscriptions among them, in canonical form. The author's tools ask it before an installation does.
+ * subscriptions and hooks among them, in canonical form. The author's tools ask it before an installation does.
  * Throws INVALID_ARGUMENT.
  */
 export function judgeManifest(
@@ -117,6 +118,11 @@ export function judgeManifest(
   for (const request of subscriptionRequests(given, requests)) {
     const { capability, operations, resources } = request;
     reachOf(capabilities, capability, operations, resources, '/contributes/subscriptions');
+    requests.push(request);
+  }
+  for (const request of hookRequests(given, requests)) {
+    const { capability, operations, resources } = request;
+    reachOf(capabilities, capability, operations, resources, '/contributes/hooks');
     requests.push(request);
   }
   const manifest = { ...given, ...(requests.length > 0 ? { capabilities: requests } : {}) };

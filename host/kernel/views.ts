@@ -2,6 +2,7 @@
 import { type CapabilityRequest, type Manifest, NoaError } from '@noa/sdk/host';
 import { compare } from 'semver';
 import { type Grant, grantOf, type GrantStatus } from './grants.ts';
+import { type HookView, viewHooks } from './hooks.ts';
 import type { State } from './lifecycle.ts';
 import type { Isolation } from './loader.ts';
 import type { PluginRecord, PluginVersion } from './store.ts';
@@ -42,6 +43,7 @@ export interface PluginDetail extends PluginView {
   readonly manifest: Manifest;
   readonly routes: readonly string[];
   readonly subscriptions: readonly SubscriptionView[];
+  readonly hooks: readonly HookView[];
   readonly versions: readonly {
     readonly version: string;
     readonly digest: string;
@@ -83,6 +85,7 @@ export function viewDetail(world: World, name: string): PluginDetail {
       ({ method, path }) => `${method} /plugins/${name}${path}`,
     ),
     subscriptions: viewSubscriptions(manifest, grantsOf(world, name)),
+    hooks: viewHooks(manifest, grantsOf(world, name)),
     versions: world.snapshot.versions
       .filter(({ plugin }) => plugin === name)
       .toSorted((a, b) => compare(b.version, a.version))

@@ -60,6 +60,8 @@ export interface Metrics {
     readonly executionMs: number;
   }) => void;
   readonly restart: (plugin: string) => void;
+  /** A call of a hook before or after a request of others. */
+  readonly hook: (plugin: string, on: string, outcome: string) => void;
   readonly cacheLookup: (hit: boolean) => void;
   readonly spans: (outcome: 'exported' | 'dropped', count: number) => void;
   /** A request was one too many for its caller's level. */
@@ -132,6 +134,11 @@ export function createMetrics(sources: MetricSources): Metrics {
   const restarts = counter('noa_plugin_restarts_total', 'Starts of a plugin after a failure.', [
     'plugin',
   ]);
+  const hooks = counter(
+    'noa_gateway_hooks_total',
+    'Calls of gateway hooks by outcome: passed, denied, failed, or dropped because too many waited.',
+    ['plugin', 'on', 'outcome'],
+  );
   const costs = new Map<string, { fuel: number; seconds: number }>();
   const sums = (name: string, help: string, pick: 'fuel' | 'seconds') =>
     new Counter({
@@ -188,6 +195,7 @@ export function createMetrics(sources: MetricSources): Metrics {
       cost.seconds += executionMs / 1000;
     },
     restart: (plugin) => restarts.inc({ plugin }),
+    hook: (plugin, on, outcome) => hooks.inc({ plugin, on, outcome }),
     cacheLookup: (hit) => (hit ? hits : misses).inc(),
     spans: (outcome, count) => spans.inc({ outcome }, count),
     rateLimited: (level) => rateLimited.inc({ level }),
@@ -195,6 +203,11 @@ export function createMetrics(sources: MetricSources): Metrics {
       calls.forget('plugin', plugin);
       capabilities.forget('plugin', plugin);
       restarts.remove({ plugin });
+      for (const on of ['beforeRequest', 'afterResponse']) {
+        for (const outcome of ['passed', 'denied', 'failed', 'dropped']) {
+          hooks.remove({ plugin, on, outcome });
+        }
+      }
       costs.delete(plugin);
       for (const capability of denied.get(plugin) ?? []) denials.remove({ plugin, capability });
       denied.delete(plugin);

@@ -33,7 +33,7 @@ function go(reply: FastifyReply, rate: RateState | undefined, proceed: () => voi
 }
 
 /** How policies and metrics name a request: method and pattern. What holds for GET holds for HEAD. */
-function operationOf(request: FastifyRequest): string {
+export function operationOf(request: FastifyRequest): string {
   const { config, url = 'unmatched' } = request.routeOptions;
   if (config.operation !== undefined) return config.operation(request);
   return `${request.method === 'HEAD' ? 'GET' : request.method} ${url}`;

@@ -7,6 +7,7 @@
 import { ERROR_KINDS, NoaError } from '@noa/sdk/host';
 import { fastify, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import type { Gateway } from '../gateway/gateway.ts';
+import type { Hooks } from '../gateway/hooks.ts';
 import type { IdentityService } from '../gateway/identity/identity.ts';
 import type { Idempotency } from '../gateway/idempotency.ts';
 import type { Tracer } from '../kernel/tracing.ts';
@@ -17,7 +18,6 @@ import { admitAll } from './admission.ts';
 import { type BodyLimit, takeJson } from './body.ts';
 import { collectRoutes, type MountedRoute } from './contract.ts';
 import { type AccessEntry, Exchanges, type HttpObservation } from './exchange.ts';
-import { registerDocs } from './docs/routes.ts';
 import { registerDocs } from './docs/routes.ts';
 import { type HealthOptions, registerHealth } from './health.ts';
 import { keepAnswers } from './idempotency.ts';
@@ -38,6 +38,7 @@ import { type ReferenceOptions, registerReference } from './openapi/routes.ts';
 import { type PluginsOptions, registerExports, registerPluginRoutes } from './plugins.ts';
 import { asNoaError, sendProblem } from './problem.ts';
 import { refuseMethod, resource } from './resource.ts';
+import { hookAll } from './route-hooks.ts';
 import { registerUpstreams, type UpstreamOptions } from './route-upstream.ts';
 import { Streams, type StreamsOptions } from './streams/streams.ts';
 import { readRequestId } from './trace.ts';
@@ -51,7 +52,7 @@ export interface HttpServerOptions
   extends
     PluginsOptions,
     ReferenceOptions,
-    Pick<StreamsOptions, 'events' | 'streams'>,
+    Pick<StreamsOptions, 'events' | 'streams' | 'allowedOrigins'>,
     Omit<AdminOptions, 'bundleLimit'>,
     Pick<HealthOptions, 'version' | 'checks' | 'now'> {
   readonly gateway: Gateway;
@@ -60,6 +61,7 @@ export interface HttpServerOptions
   /** Absent: Idempotency-Key has no effect. */
   readonly idempotency?: Idempotency;
   readonly upstreams: UpstreamOptions['upstreams'];
+  readonly hooks: Hooks;
   readonly metrics: () => Promise<Metrics>;
   /** Longest body of a request; a plugin's own `limits.maxInputBytes` counts where it is larger. */
   readonly maxBodyBytes: number;
@@ -124,7 +126,6 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
     const plugins = () => administration.plugins();
     registerHealth(scope, { ...options, plugins, draining: () => exchanges.draining });
     registerDocs(scope);
-    registerDocs(scope);
     if (!options.guardReference) registerReference(scope, routes, options);
     done();
   });
@@ -134,6 +135,7 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
   });
   app.register((scope, _none, done) => {
     registerPrivate(scope, options, streams);
+    streams.registerSockets(app, scope);
     if (options.guardReference) registerReference(scope, routes, options);
     done();
   });
@@ -147,7 +149,7 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
     },
     close: async ({ graceMs }) => {
       exchanges.drain();
-      streams.drain();
+      streams.drain(graceMs);
       await closeListener(app.server, open, graceMs);
       await app.close();
     },
@@ -176,6 +178,7 @@ function registerPrivate(
     );
   });
   admitAll(scope, gateway);
+  hookAll(scope, gateway, options.hooks);
   if (options.idempotency !== undefined) keepAnswers(scope, options.idempotency);
   takeJson(scope, (request) => bodyLimit(request, options.maxBodyBytes));
   scope.setNotFoundHandler(notFound);

@@ -5,6 +5,7 @@ import type { RetryReport } from '../kernel/dead-letters.ts';
 import type { DeadLetter } from '../kernel/events.ts';
 import type { HealthView } from '../kernel/health.ts';
 import { TRANSITIONS } from '../kernel/lifecycle.ts';
+import type { HookView } from '../kernel/hooks.ts';
 import type { SubscriptionView } from '../kernel/subscriptions.ts';
 import type { PluginDetail, PluginView, RequestView } from '../kernel/views.ts';
 import type { LogLine, LogPage } from './admin-plugins.ts';
@@ -82,6 +83,19 @@ export const PLUGIN_DETAIL = object<PluginDetail>(
         export: text(),
         undelivered: orNull(text('Why no events are delivered, and what changes that.')),
       }),
+    ),
+    hooks: list(
+      object<HookView>(
+        {
+          on: text('`beforeRequest` or `afterResponse`.'),
+          export: text(),
+          operations: list(text('Exact, or a prefix that ends in `*`.')),
+          order: { type: 'integer' },
+          failOpen: flag('Requests go on while it fails; else they are refused.'),
+          inactive: orNull(text('Why it is not called for all of them, and what changes that.')),
+        },
+        { optional: ['order', 'failOpen'] },
+      ),
     ),
     versions: list(
       object<PluginDetail['versions'][number]>({

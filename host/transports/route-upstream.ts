@@ -124,6 +124,7 @@ async function proxy(
       httpVersion: raw.httpVersion,
     },
     config,
+    request.hookHeaders,
   );
   const body = hasBody(request) ? new Body(raw, config.max_body_bytes) : undefined;
   try {

@@ -11,7 +11,10 @@ import { stream } from '../../capabilities/stream/capability.ts';
 import type { DenialRecord } from '../../host/gateway/denials.ts';
 import { Gateway } from '../../host/gateway/gateway.ts';
 import { Authenticator } from '../../host/gateway/identity/authenticator.ts';
+import { gateway as gatewayCapability } from '../../capabilities/gateway/capability.ts';
+import { createGatewayDriver } from '../../capabilities/gateway/host.ts';
 import { isOwnPath } from '../../host/config/routes.ts';
+import { Hooks } from '../../host/gateway/hooks.ts';
 import { UpstreamRoutes } from '../../host/gateway/upstream/routes.ts';
 import type { CapabilityEntry } from '../../host/kernel/broker.ts';
 import { DeadLetters } from '../../host/kernel/dead-letters.ts';
@@ -124,6 +127,8 @@ export async function startFront(
   const observed: HttpObservation[] = [];
   const logged: AccessEntry[] = [];
   const denied: DenialRecord[] = [];
+  const hooked: string[] = [];
+  const failing: string[] = [];
   const errors: { message: string; error: unknown }[] = [];
   const exports = new Map<string, Exports>();
   const kernel = new Kernel({
@@ -132,6 +137,7 @@ export async function startFront(
     capabilities: () => [
       storage,
       { capability: stream, driver: createStreamDriver({ consumer: emitOf }) },
+      { capability: gatewayCapability, driver: createGatewayDriver() },
     ],
     readBundle: (bytes) =>
       Promise.resolve().then(() => ({
@@ -193,6 +199,14 @@ export async function startFront(
       next: since + limit,
     }),
     events: new MemoryEvents(),
+    hooks: new Hooks({
+      snapshot: () => kernel.supervisor.snapshot,
+      dispatch: (invocation) => kernel.dispatcher.dispatch(invocation),
+      timeoutMs: 500,
+      now: Date.now,
+      observe: (plugin, on, outcome) => hooked.push(`${plugin} ${on} ${outcome}`),
+      onFailing: ({ plugin }, reason) => failing.push(`${plugin} ${reason ?? 'works'}`),
+    }),
     upstreams: new UpstreamRoutes({ now: () => 0, isOwnPath, onBreaker: () => undefined }),
     gateway: new Gateway({
       authenticator: new Authenticator({
@@ -246,6 +260,8 @@ export async function startFront(
     observed,
     logged,
     denied,
+    hooked,
+    failing,
     errors,
     request,
     get: <T = Record<string, unknown>>(path: string) => request<T>('GET', path),

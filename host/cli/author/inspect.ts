@@ -10,6 +10,7 @@ import {
   NoaError,
   readBundle,
 } from '@noa/sdk/host';
+import { hookRequests } from '../../kernel/hooks.ts';
 import { subscriptionRequests } from '../../kernel/subscriptions.ts';
 import { scheduleTime } from '../plugin-text.ts';
 import { ModuleError, type Outline, readOutline } from '../../loaders/wasm/binary.ts';
@@ -26,7 +27,7 @@ export interface ModuleReport {
 
 export interface BundleReport {
   readonly manifest: Manifest;
-  /** With what its event subscriptions ask for. */
+  /** With what its event subscriptions and hooks ask for. */
   readonly requests: readonly CapabilityRequest[];
   readonly limits: ReturnType<typeof effectiveLimits>;
   /** Files with their sizes in bytes. */
@@ -63,7 +64,11 @@ function bundleReport(file: string, { manifest, files }: Bundle, digest?: string
     path: file,
     bundle: {
       manifest,
-      requests: [...capabilities, ...subscriptionRequests(manifest, capabilities)],
+      requests: [
+        ...capabilities,
+        ...subscriptionRequests(manifest, capabilities),
+        ...hookRequests(manifest, capabilities),
+      ],
       limits: effectiveLimits(manifest),
       files: Object.fromEntries(sizes),
       ...(digest !== undefined && { digest }),
@@ -156,6 +161,11 @@ function describeBundle({ manifest, requests, limits, files, digest }: BundleRep
     scheduleTime(schedule),
     schedule.export,
   ]);
+  const hooks = (contributes?.hooks ?? []).map((hook) => [
+    `  ${hook.on}`,
+    hook.operations.join(', '),
+    `${hook.export}${hook.failOpen ? ', fails open' : ''}`,
+  ]);
   const exports = Object.entries(manifest.exports).map(([id, { timeoutMs = limits.timeoutMs }]) => [
     `  ${id}`,
     `${timeoutMs} ms`,
@@ -175,6 +185,7 @@ function describeBundle({ manifest, requests, limits, files, digest }: BundleRep
     ...section('routes', routes),
     ...section('subscriptions', subscriptions),
     ...section('schedules', schedules),
+    ...section('hooks', hooks),
     ...section('exports', exports),
     ...section(
       'files',

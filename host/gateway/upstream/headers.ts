@@ -63,11 +63,12 @@ const CREDENTIALS = new Set(['authorization', 'x-api-key']);
 const NOT_FROM_UPSTREAMS = 'alt-svc';
 const OWN_NAME = 'noa';
 
-/** What goes to the upstream. */
+/** What goes to the upstream; `added` by hooks. */
 export function requestHeaders(
   given: Received,
   facts: RequestFacts,
   route: RouteSettings,
+  added: { readonly [name: string]: string } = {},
 ): RequestHeaders {
   const listed = namedBy(given['connection']);
   const isTraced = String(given['traceparent']).includes(facts.traceId);
@@ -81,7 +82,7 @@ export function requestHeaders(
   }
   const { remove, set } = route.headers.request;
   for (const name of remove) delete headers[name];
-  Object.assign(headers, said(given, facts), set);
+  Object.assign(headers, set, added, said(given, facts));
   if (route.forward_identity) Object.assign(headers, identity(facts.principal));
   return headers;
 }

@@ -41,3 +41,7 @@ export interface RouteSettings {
   readonly forward_authorization: boolean;
   readonly forward_identity: boolean;
 }
+
+/** What frames a message, or says whom it is for and from: the gateway's to write. */
+export const FRAMING =
+  /^(host|connection|content-length|expect|forwarded|keep-alive|te|trailer|transfer-encoding|upgrade|via|http2-settings|proxy-.*|x-forwarded-.*|x-noa-.*)$/;

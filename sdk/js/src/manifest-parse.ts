@@ -8,6 +8,7 @@ import semver from 'semver';
 import { NoaError } from './errors.ts';
 import type { JsonSchema } from './json.ts';
 import { effectiveLimits, type Manifest } from './manifest.ts';
+import { hooks } from './manifest-hooks.ts';
 import { MANIFEST_SCHEMA, PLAIN_TEXT } from './manifest-schema.ts';
 import { grpcMethods } from './manifest-grpc.ts';
 import { scheduleInputs, triggers } from './manifest-triggers.ts';
@@ -39,6 +40,7 @@ export function parseManifest(source: unknown): Manifest {
     ...routes(value),
     ...grpcMethods(value),
     ...triggers(value),
+    ...hooks(value),
     ...requests(value),
     ...timeouts(value),
     ...schemas(value),

@@ -7,6 +7,7 @@
 import type { JsonSchema } from './json.ts';
 import type { Limits } from './manifest.ts';
 import { GRPC } from './manifest-grpc.ts';
+import { HOOKS } from './manifest-hooks.ts';
 import { SCHEDULES, SUBSCRIPTIONS } from './manifest-triggers.ts';
 
 /** Least and greatest value that a manifest may ask for. */
@@ -285,6 +286,7 @@ export const MANIFEST_SCHEMA: JsonSchema = {
         grpc: GRPC,
         subscriptions: SUBSCRIPTIONS,
         schedules: SCHEDULES,
+        hooks: HOOKS,
       },
     },
     capabilities: {

@@ -38,6 +38,22 @@ export interface SubscriptionSpec {
   export: string;
 }
 
+/**
+ * An export that takes part in the requests of others. Before a request it is given what `gateway` in the
+ * capabilities' reference says, and answers `{}`, `{deny: {code, message}}` or `{setHeaders: {request?,
+ * response?}}`. Asks for the right `gateway` to do so.
+ */
+export interface HookSpec {
+  on: 'beforeRequest' | 'afterResponse';
+  export: string;
+  /** Operations as metrics name them (`GET /plugins/notes/notes/:id`), or prefixes that end in `*`. */
+  operations: string[];
+  /** Lower ones run first; 0 when absent. */
+  order?: number;
+  /** Requests go on while this hook fails; else they are refused. */
+  failOpen?: boolean;
+}
+
 /** Times at which an export is called: `cron` or `everyMs`. */
 export interface ScheduleSpec {
   name: string;
@@ -99,6 +115,7 @@ export interface Manifest {
     grpc?: GrpcMethodSpec[];
     subscriptions?: SubscriptionSpec[];
     schedules?: ScheduleSpec[];
+    hooks?: HookSpec[];
   };
   capabilities?: CapabilityRequest[];
   /** JSON Schema of the plugin's configuration; a property with `secret: true` is never shown. */

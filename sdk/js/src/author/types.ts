@@ -97,6 +97,7 @@ interface RequestedPort {
 
 function requestedPorts(requests: readonly CapabilityRequest[]): RequestedPort[] {
   for (const [i, { capability, operations }] of requests.entries()) {
+    if (capability === 'gateway') continue; // the host calls, not the plugin
     const ports = Object.entries<readonly string[]>(PORTS);
     const known = ports.find(([port]) => port === capability)?.[1];
     if (known === undefined) {
