@@ -7,7 +7,6 @@ import {
   credentials,
   type CallOptions,
   type ClientReadableStream,
-  loadPackageDefinition,
   Metadata,
   Server,
   ServerCredentials,
@@ -24,7 +23,7 @@ import { ADMIN, READER, startFront } from './front.ts';
 import { MemoryEvents } from './memory-events.ts';
 
 const ROOT = resolve(import.meta.dirname, '../..');
-const BUF = join(ROOT, 'node_modules/.bin/buf');
+export const BUF = join(ROOT, 'node_modules/.bin/buf');
 const protos = loadProtos();
 
 export type Message = Record<string, unknown>;
@@ -108,6 +107,7 @@ export function headers(token: string | null = ADMIN, more: Record<string, strin
 
 export class GrpcClient {
   readonly #client: Client;
+  readonly #calls = new Set<{ cancel(): void }>();
 
   constructor(address: string, channel = credentials.createInsecure()) {
     this.#client = new Client(address, channel);
@@ -157,6 +157,7 @@ export class GrpcClient {
         finish();
       });
       options.cancel?.(() => call.cancel());
+      this.#calls.add(call);
     });
   }
 
@@ -175,10 +176,13 @@ export class GrpcClient {
       metadata,
       options,
     );
+    this.#calls.add(call);
     return new Messages(call);
   }
 
+  /** Neither library ends calls that run when it is closed. */
   close(): void {
+    for (const call of this.#calls) call.cancel();
     this.#client.close();
   }
 }
@@ -225,9 +229,4 @@ export async function buf(port: number, path: string, ...args: string[]): Promis
   const all = ['curl', '--http2-prior-knowledge', '--protocol', 'grpc', ...args, url];
   const { stdout } = await promisify(execFile)(BUF, all, { cwd: ROOT });
   return stdout;
-}
-
-/** What a package of `proto/` holds, for clients that are made from it. */
-export function packages() {
-  return loadPackageDefinition(protos.definitions);
 }

@@ -14,13 +14,13 @@ export class MemoryEvents implements EventReader {
   }
 
   /** Tells the listeners unless it is `silent`; answers the id. */
-  publish(subject: string, data: Json = null, { silent = false } = {}): number {
+  publish(subject: string, data: Json = null, { silent = false, type = 'told' } = {}): number {
     const id = this.#events.length + 1;
     this.#events.push({
       specversion: '1.0',
       id: String(id),
       source: '/plugins/test',
-      type: 'told',
+      type,
       subject,
       time: new Date().toISOString(),
       datacontenttype: 'application/json',

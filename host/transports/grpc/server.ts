@@ -29,11 +29,6 @@ const STREAM_EVENTS = 'noa.ui.UiSchemaService/StreamEvents';
 const MAX_STREAMS = 4096;
 /** Longest time in which a reader takes nothing of a stream. */
 const STALL_MS = 30_000;
-/** A connection on which nothing comes is asked by a ping, so that a stream whose reader is gone ends. */
-const KEEPALIVE_MS = 30_000;
-const KEEPALIVE_TIMEOUT_MS = 10_000;
-/** Calls at one time on one connection. */
-const MAX_CONCURRENT = 256;
 
 export interface GrpcOptions
   extends PluginMethodsOptions, Omit<AdmissionOptions, 'open' | 'scopes'> {
@@ -63,9 +58,6 @@ export function createGrpc(options: GrpcOptions): GrpcFront {
       'grpc.enable_channelz': 0,
       'grpc.max_receive_message_length': options.maxMessageBytes,
       'grpc.max_send_message_length': options.maxMessageBytes,
-      'grpc.max_concurrent_streams': MAX_CONCURRENT,
-      'grpc.keepalive_time_ms': KEEPALIVE_MS,
-      'grpc.keepalive_timeout_ms': KEEPALIVE_TIMEOUT_MS,
     },
     addTo: (server) => calls.addTo(server),
     drain: () => calls.drain(),
