@@ -7,8 +7,10 @@ import type { Principal } from '../kernel/chain.ts';
 import { pathOf } from './problem.ts';
 
 export function arrivalOf({ raw, exchange }: FastifyRequest): Arrival {
+  // Node's word on it; the header alone may come on any request.
+  const { upgrade } = raw as typeof raw & { readonly upgrade?: boolean };
   return {
-    transport: 'http',
+    transport: upgrade === true ? 'websocket' : 'http',
     requestId: exchange.id,
     traceId: exchange.trace.traceId,
     method: raw.method ?? '',

@@ -14,6 +14,8 @@ export interface ConnectionsOptions {
   readonly beatMs: number;
   /** Longest time in which the other end takes nothing of what waits for it. */
   readonly stallMs: number;
+  /** For the other end to take the last of what it is told. */
+  readonly endMs: number;
 }
 
 export const STREAM_LIMITS: ConnectionsOptions = {
@@ -21,6 +23,7 @@ export const STREAM_LIMITS: ConnectionsOptions = {
   maxPerIdentity: 1000,
   beatMs: 15_000,
   stallMs: 30_000,
+  endMs: 5000,
 };
 
 /** Somebody at the other end who takes frames in their own time. */
@@ -53,10 +56,17 @@ export class Connections {
   readonly #bySubject = new Map<string, number>();
   readonly #timer: NodeJS.Timeout;
   #draining = false;
+  #endMs: number;
 
   constructor(options: ConnectionsOptions) {
     this.options = options;
+    this.#endMs = options.endMs;
     this.#timer = setInterval(() => this.#beat(), options.beatMs).unref();
+  }
+
+  /** Longest wait for the other end to take the last of what it is told. */
+  get endMs(): number {
+    return this.#endMs;
   }
 
   get size(): number {
@@ -95,9 +105,10 @@ export class Connections {
     else this.#bySubject.delete(holder.subject);
   }
 
-  /** Takes no more and ends those that are open; each cuts what its other end does not take. */
-  drain(): void {
+  /** Takes no more and ends those that are open; what is not taken within `graceMs` is cut. */
+  drain(graceMs: number): void {
     this.#draining = true;
+    this.#endMs = Math.min(this.#endMs, graceMs);
     clearInterval(this.#timer);
     for (const connection of [...this.#open.keys()]) connection.end();
   }
@@ -121,10 +132,13 @@ export class Connections {
   }
 }
 
-/** Whoever made this request, for as long as its credential has what its route asks for. */
-export function holderOf(gateway: Gateway, request: FastifyRequest): Holder {
+/** Whoever made this request, for as long as its credential holds and has this scope. */
+export function holderOf(
+  gateway: Gateway,
+  request: FastifyRequest,
+  scope: string | undefined,
+): Holder {
   const arrival = arrivalOf(request);
-  const { scope } = request.routeOptions.config.contract ?? {};
   const verify = async (): Promise<void> => {
     const principal = await gateway.identify(arrival);
     if (scope !== undefined) gateway.requireScope(arrival, principal, scope);

@@ -149,7 +149,7 @@ async function stream(
   }
   try {
     const closed = (): void => subscription.end();
-    const holder = holderOf(gateway, request);
+    const holder = holderOf(gateway, request, EVENTS_SCOPE);
     const connection = new SseStream(connections, holder, reply, { retry: true, closed });
     subscription.run({ connection, frames: SSE_FRAMES }).catch((error: unknown) => {
       onError('an event stream was ended', error);

@@ -12,13 +12,11 @@ import type { Connection, Connections, Holder } from './connections.ts';
 export const SSE_TYPE = 'text/event-stream';
 /** What a client waits before it connects again. */
 const RETRY_MS = 2000;
-/** For the last frame to be taken. */
-const END_MS = 5000;
 const BEAT = ':\n\n';
 
 export class SseStream implements Connection {
   readonly #response: ServerResponse;
-  readonly #stallMs: number;
+  readonly #connections: Connections;
   #room: PromiseWithResolvers<void> | undefined;
   #timer: NodeJS.Timeout | undefined;
   #ended = false;
@@ -35,7 +33,7 @@ export class SseStream implements Connection {
   ) {
     connections.assertRoom(holder.subject);
     this.#response = reply.raw;
-    this.#stallMs = connections.options.stallMs;
+    this.#connections = connections;
     reply.hijack();
     reply.raw.on('close', () => {
       clearTimeout(this.#timer);
@@ -68,7 +66,7 @@ export class SseStream implements Connection {
     if (this.#response.write(frame)) return undefined;
     if (this.#room === undefined) {
       this.#room = Promise.withResolvers<void>();
-      this.#timer = setTimeout(() => this.#response.destroy(), this.#stallMs);
+      this.#timer = setTimeout(() => this.#response.destroy(), this.#connections.options.stallMs);
     }
     return this.#room.promise;
   }
@@ -82,7 +80,7 @@ export class SseStream implements Connection {
     if (this.closed) return;
     this.#ended = true;
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#response.destroy(), END_MS);
+    this.#timer = setTimeout(() => this.#response.destroy(), this.#connections.endMs);
     if (reason === undefined) this.#response.end();
     else this.#response.end(errorFrame(reason));
     this.#room?.resolve();

@@ -4,12 +4,16 @@ import type { Gateway } from '../../gateway/gateway.ts';
 import type { EventReader } from '../../kernel/events.ts';
 import { Connections, type ConnectionsOptions, STREAM_LIMITS } from './connections.ts';
 import { registerEvents } from './events.ts';
+import { eventsRoute } from './events-socket.ts';
 import { EventFeed } from './feed.ts';
+import { WebSockets } from './websocket.ts';
 
 export interface StreamsOptions {
   readonly gateway: Gateway;
   readonly events: EventReader;
   readonly streams?: Partial<ConnectionsOptions>;
+  /** Of web pages that may open WebSockets, beside the host's own. */
+  readonly allowedOrigins?: readonly string[] | undefined;
   readonly onError: (message: string, error: unknown) => void;
 }
 
@@ -17,11 +21,23 @@ export class Streams {
   readonly connections: Connections;
   readonly feed: EventFeed;
   readonly #options: StreamsOptions;
+  readonly #sockets: WebSockets;
 
   constructor(options: StreamsOptions) {
     this.#options = options;
     this.connections = new Connections({ ...STREAM_LIMITS, ...options.streams });
     this.feed = new EventFeed(options);
+    const { gateway, allowedOrigins = [], onError } = options;
+    const { connections } = this;
+    this.#sockets = new WebSockets({ gateway, connections, allowedOrigins, onError });
+  }
+
+  /** The WebSockets, in a scope that asks for a credential. */
+  registerSockets(app: FastifyInstance, scope: FastifyInstance): void {
+    const { feed } = this;
+    const { onError } = this.#options;
+    this.#sockets.attach(app);
+    this.#sockets.route(scope, eventsRoute({ feed, onError }));
   }
 
   /** In a scope that asks each route's caller for its scope. */
@@ -31,8 +47,8 @@ export class Streams {
     registerEvents(scope, { gateway, feed, connections, onError });
   }
 
-  /** Takes no more and tells those that are there. */
-  drain(): void {
-    this.connections.drain();
+  /** Takes no more and tells those that are there, for at most this time. */
+  drain(graceMs: number): void {
+    this.connections.drain(graceMs);
   }
 }
