@@ -48,6 +48,10 @@ export const KEYS = {
     max_body_bytes: integer(1024, 256 * MiB, 8 * MiB, {
       description: 'Longest request body; a bundle has its own bound, `plugins.max_bundle_bytes`.',
     }),
+    grpc_reflection: choice(['open', 'authenticated', 'off'], 'open', {
+      description:
+        'Who may ask by gRPC reflection which services there are, which is what `proto/` tells: anyone, whoever has a credential, or nobody.',
+    }),
     drain_ms: integer(0, 600_000, 10_000, {
       description: 'Longest wait for running requests after SIGTERM before they are cut off.',
     }),

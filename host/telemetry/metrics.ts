@@ -33,6 +33,13 @@ export interface Metrics {
     readonly status: number;
     readonly seconds: number;
   }) => void;
+  readonly grpc: (observation: {
+    readonly service: string;
+    readonly method: string;
+    /** Name of the gRPC status. */
+    readonly code: string;
+    readonly seconds: number;
+  }) => void;
   readonly call: (observation: {
     readonly plugin: string;
     readonly export: string;
@@ -91,6 +98,15 @@ export function createMetrics(sources: MetricSources): Metrics {
     histogram: {
       name: 'http_request_duration_seconds',
       help: 'Time from the first byte of a request to the end of its answer.',
+    },
+  });
+  const grpc = new Timings({
+    registry,
+    labels: ['service', 'method', 'code'],
+    counter: { name: 'grpc_server_handled_total', help: 'gRPC calls that have ended, by status.' },
+    histogram: {
+      name: 'grpc_server_handling_seconds',
+      help: 'Time from the metadata of a gRPC call to its status.',
     },
   });
   const calls = new Timings({
@@ -178,6 +194,7 @@ export function createMetrics(sources: MetricSources): Metrics {
       const known = METHODS.includes(method) ? method : 'other';
       http.record([known, route, String(status)], seconds);
     },
+    grpc: (call) => grpc.record([call.service, call.method, call.code], call.seconds),
     call: (call) => calls.record([call.plugin, call.export, call.code], call.seconds),
     capability: ({ plugin, capability, operation, outcome, seconds }) => {
       capabilities.record([plugin, capability, operation, outcome], seconds);
