@@ -140,6 +140,46 @@ t.test('hosts together admit at most a tenth each above the limit', async (t) =>
   t.pass('for any sequence');
 });
 
+t.test('the same over many minutes, however hosts and pauses alternate', async () => {
+  const HOSTS = 3;
+  const step = fc.record({
+    host: fc.nat({ max: HOSTS - 1 }),
+    wait: fc.oneof(fc.constant(0), fc.nat({ max: 25_000 })),
+    requests: fc.integer({ min: 1, max: 25 }),
+  });
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(step, { minLength: 1, maxLength: 60 }),
+      fc.integer({ min: 1, max: 40 }),
+      async (sequence, l5) => {
+        const clock = { now: 1_700_000_000_000 };
+        const shared = new Counters();
+        const hosts = Array.from(
+          { length: HOSTS },
+          () => limitsOf(clock, shared, { ...LEVELS, l5 }).limits,
+        );
+        const times: number[] = [];
+        for (const { host, wait, requests } of sequence) {
+          clock.now += wait;
+          const limits = hosts[host];
+          for (let n = 0; limits && n < requests; n++) {
+            if (await admits(limits)) times.push(clock.now);
+          }
+        }
+        for (const limits of hosts) limits.close();
+        // In either of the two windows that count.
+        const unknown = 2 * HOSTS * Math.ceil(l5 / 10);
+        return times.every((from, first) =>
+          times.slice(first).every((to, more) => {
+            const stretch = to - from;
+            return stretch > MINUTE || more + 1 <= l5 * (1 + stretch / MINUTE) + unknown + 1e-6;
+          }),
+        );
+      },
+    ),
+  );
+});
+
 t.test('whoever waits as long as told is admitted, and not before', async () => {
   await fc.assert(
     fc.asyncProperty(
