@@ -57,6 +57,7 @@ export function registerTokens(scope: FastifyInstance, options: TokenRoutesOptio
       tag: 'Authentication',
       open: true,
       body: TOKEN_FORM,
+      forms: true,
       answers: { 200: TOKEN, ...FAILURES },
       run: async (request, reply) => {
         const answer = await asked(request, (given) => endpoint.grant(given));
@@ -72,6 +73,7 @@ export function registerTokens(scope: FastifyInstance, options: TokenRoutesOptio
       tag: 'Authentication',
       open: true,
       body: REVOKE_FORM,
+      forms: true,
       answers: { 200: null, ...FAILURES },
       run: async (request, reply) => {
         await asked(request, (given) => endpoint.revoke(given));

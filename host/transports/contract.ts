@@ -35,6 +35,8 @@ export interface Contract {
   readonly frames?: string;
   /** Of these bodies; `application/json` when absent. */
   readonly mediaType?: string;
+  /** The request's body may come as `application/x-www-form-urlencoded` too. */
+  readonly forms?: true;
   /** Parameters of the path by name; of one that is not named, no more is said than that it is text. */
   readonly path?: { readonly [name: string]: JsonSchema };
   /** Beside those that follow from the form of the route: 401, 403, 404 with a parameter, 413 with a body … */

@@ -135,7 +135,12 @@ function queryOf({ query }: MountedRoute, schemas: Schemas): Parameter[] {
   );
 }
 
-function bodyOf({ body, takes, method }: MountedRoute, schemas: Schemas): Node | undefined {
+const FORM = 'application/x-www-form-urlencoded';
+
+function bodyOf(
+  { body, takes, method, contract }: MountedRoute,
+  schemas: Schemas,
+): Node | undefined {
   if (takes !== 'application/json') {
     const bytes = { type: 'string', format: 'binary' };
     return { required: true, content: { [takes]: { schema: bytes } } };
@@ -143,14 +148,13 @@ function bodyOf({ body, takes, method }: MountedRoute, schemas: Schemas): Node |
   if (body === undefined || method === 'GET' || isEmpty(body)) return undefined;
   // A body may be left out where its schema takes null.
   const { type } = body;
-  const types: unknown[] = Array.isArray(type) ? type : [];
-  const optional = type === undefined || types.includes('null');
-  const others = types.filter((each) => each !== 'null');
+  const kinds: unknown[] = Array.isArray(type) ? type : [];
+  const optional = type === undefined || kinds.includes('null');
+  const others = kinds.filter((each) => each !== 'null');
   const schema = others.length === 1 ? { ...body, type: others[0] } : body;
-  return {
-    required: !optional,
-    content: { 'application/json': { schema: schemas.place(schema) } },
-  };
+  const types = ['application/json', ...(contract?.forms ? [FORM] : [])];
+  const media = { schema: schemas.place(schema) };
+  return { required: !optional, content: Object.fromEntries(types.map((type) => [type, media])) };
 }
 
 /** Nothing fits but an empty object, and nothing at all. */
