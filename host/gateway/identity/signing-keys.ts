@@ -89,7 +89,7 @@ export class SigningKeys {
     return keys.map(viewOf);
   }
 
-  /** Signs with a new key from now on. What the others signed is good until it expires. */
+  /** Signs with a new key from now on. What all others signed is good until it expires. */
   async rotate(actor: string): Promise<SigningKeyView> {
     const fresh = await this.#generate();
     await this.#options.changes.make(async (tx, note) => {
@@ -106,7 +106,7 @@ export class SigningKeys {
     return this.#options.changes.make(async (tx, note) => {
       const present = this.#active(await tx.signingKeys());
       if (present !== undefined) return present;
-      await this.#retire(tx, fresh.createdAt);
+      // Keys of another root key stay: hosts that were given different ones would retire each other's for ever.
       await tx.putSigningKey(fresh);
       note(event('auth.signing-key.create', 'host', null, { kid: fresh.kid }));
       return fresh;
