@@ -3,6 +3,7 @@
  * every call comes through the gateway but health (and reflection, where the operator leaves it open), and
  * every failure ends with a code of the SDK's one table.
  */
+import type { IncomingHttpHeaders, ServerHttp2Stream } from 'node:http2';
 import type {
   sendUnaryData,
   Server,
@@ -14,6 +15,7 @@ import type {
 import { NoaError } from '@noa/sdk/host';
 import type { EventReader } from '../../kernel/events.ts';
 import { Admission, type AdmissionOptions } from './admission.ts';
+import { boundTimeout, noteUnknown } from './entry.ts';
 import { streamUiEvents, subscribe } from './events.ts';
 import { type GrpcExchange, statusOf } from './exchange.ts';
 import { type Answer, type Handler, sender, type Streaming } from './handler.ts';
@@ -43,6 +45,8 @@ export interface GrpcOptions
 export interface GrpcFront {
   /** What the server is to be made with. */
   readonly serverOptions: ServerOptions;
+  /** Sees each call before the server does. */
+  enter(stream: ServerHttp2Stream, headers: IncomingHttpHeaders): void;
   /** Once, before it takes connections. */
   addTo(server: Server): void;
   /** Ends the streams that would go on for ever; health tells that the host stops. */
@@ -58,6 +62,10 @@ export function createGrpc(options: GrpcOptions): GrpcFront {
       'grpc.enable_channelz': 0,
       'grpc.max_receive_message_length': options.maxMessageBytes,
       'grpc.max_send_message_length': options.maxMessageBytes,
+    },
+    enter: (stream, headers) => {
+      boundTimeout(headers);
+      if (!calls.knows(headers[':path'])) noteUnknown(stream, headers, options);
     },
     addTo: (server) => calls.addTo(server),
     drain: () => calls.drain(),
@@ -92,6 +100,13 @@ class Calls {
     }
     this.admission = new Admission({ ...options, open, scopes }, protos.methods.values());
     this.#answerAll();
+  }
+
+  /** Whether there is a method at this path. */
+  knows(path = ''): boolean {
+    const method = this.#protos.methods.get(path.slice(1));
+    const isReflection = method?.definition.requestStream === true;
+    return method !== undefined && !(isReflection && this.#options.reflection === 'off');
   }
 
   #answerAll(): void {

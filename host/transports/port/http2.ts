@@ -30,6 +30,8 @@ export interface Http2FrontOptions {
   readonly limits: Http2Limits;
   /** Of the gRPC server, whose options on connections have no effect: this front has them. */
   readonly grpc?: ServerOptions;
+  /** Sees each gRPC call before that server does. */
+  readonly enterGrpc?: TakeGrpc;
 }
 
 export interface Http2Front {
@@ -57,7 +59,7 @@ class Front implements Http2Front {
   #timer: NodeJS.Timeout | undefined;
   #isClosing = false;
 
-  constructor({ handler, limits, grpc }: Http2FrontOptions) {
+  constructor({ handler, limits, grpc, enterGrpc }: Http2FrontOptions) {
     this.#limits = limits;
     this.server = new GrpcServer({ ...grpc, 'grpc.enable_channelz': 0 });
     this.#grpc = grpcEntry(this.server);
@@ -75,7 +77,10 @@ class Front implements Http2Front {
       },
     });
     this.#sessions.on('stream', (stream, headers, flags, raw) => {
-      if (isGrpc(headers)) return this.#grpc(stream, headers);
+      if (isGrpc(headers)) {
+        enterGrpc?.(stream, headers);
+        return this.#grpc(stream, headers);
+      }
       headers.host ??= headers[':authority']; // RFC 9113 section 8.3.1
       this.#rest.emit('stream', stream, headers, flags, raw);
     });
