@@ -4,6 +4,7 @@
  * credential before anything else is looked at. Invariant: every answer carries the request's ids, and
  * every failure is a problem document.
  */
+import type { IncomingMessage } from 'node:http';
 import { ERROR_KINDS, NoaError } from '@noa/sdk/host';
 import { fastify, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import type { Gateway } from '../gateway/gateway.ts';
@@ -24,21 +25,20 @@ import { keepAnswers } from './idempotency.ts';
 import { arrivalOf, principalOf } from './identity.ts';
 import {
   type Address,
-  closeListener,
   CONNECTION_LIMITS,
   type ConnectionLimits,
-  createListener,
   type Flags,
-  listen,
   type Listening,
   refuseConnection,
 } from './listener.ts';
 import type { Metrics } from './metrics.ts';
 import { type ReferenceOptions, registerReference } from './openapi/routes.ts';
 import { type PluginsOptions, registerExports, registerPluginRoutes } from './plugins.ts';
+import { Port, type PortOptions } from './port/port.ts';
 import { asNoaError, sendProblem } from './problem.ts';
 import { refuseMethod, resource } from './resource.ts';
 import { hookAll } from './route-hooks.ts';
+import { registerRoutePlan } from './route-plan.ts';
 import { registerUpstreams, type UpstreamOptions } from './route-upstream.ts';
 import { Streams, type StreamsOptions } from './streams/streams.ts';
 import { readRequestId } from './trace.ts';
@@ -54,6 +54,7 @@ export interface HttpServerOptions
     ReferenceOptions,
     Pick<StreamsOptions, 'events' | 'streams' | 'allowedOrigins'>,
     Omit<AdminOptions, 'bundleLimit'>,
+    Pick<PortOptions, 'tls' | 'grpc'>,
     Pick<HealthOptions, 'version' | 'checks' | 'now'> {
   readonly gateway: Gateway;
   /** Without it, only the credentials that the gateway was given are known. */
@@ -77,6 +78,8 @@ export interface HttpServerOptions
 export interface HttpServer {
   /** Rejects with NoaError in words for an operator when it cannot. */
   listen(address: Address): Promise<Listening>;
+  /** Takes the certificate that the files of `tls` hold now. */
+  rotate(): Promise<void>;
   /** Finishes what runs, for at most `graceMs`; answers during that end their connections. */
   close(options: { readonly graceMs: number }): Promise<void>;
   readonly app: FastifyInstance;
@@ -98,8 +101,16 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
     }
     sendProblem(request, reply, shown);
   };
+  const { tls, grpc, onError } = options;
+  const port = new Port((request, response) => app.routing(request, response), {
+    limits,
+    open,
+    tls,
+    grpc,
+    onError,
+  });
   const app: FastifyInstance = fastify({
-    serverFactory: (handler) => createListener(handler, limits, open),
+    serverFactory: () => port.server,
     clientErrorHandler: (error, socket) => refuseConnection(error, socket, open),
     // Before routing no hook has run.
     frameworkErrors: (error, request, reply) => {
@@ -114,14 +125,12 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
   app.decorateRequest('exchange');
   app.addHook('onRequest', (request, reply, done) => {
     exchanges.begin(request, reply);
-    if (request.raw.headers.host === undefined && request.raw.httpVersion === '1.1') {
-      throw new NoaError('INVALID_ARGUMENT', 'host: is required'); // RFC 9112 section 3.2
-    }
+    assertHost(request.raw);
     done();
   });
   app.setErrorHandler((error, request, reply) => fail(error, request, reply));
 
-  const { administration, gateway, identity, onError } = options;
+  const { administration, gateway, identity } = options;
   app.register((scope, _none, done) => {
     const plugins = () => administration.plugins();
     registerHealth(scope, { ...options, plugins, draining: () => exchanges.draining });
@@ -135,6 +144,8 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
   });
   app.register((scope, _none, done) => {
     registerPrivate(scope, options, streams);
+    const { advice } = administration;
+    registerRoutePlan(scope, { ...options, routes: () => routes, plugins, advice });
     streams.registerSockets(app, scope);
     if (options.guardReference) registerReference(scope, routes, options);
     done();
@@ -145,15 +156,27 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
     routes,
     listen: async (address) => {
       await app.ready();
-      return listen(app.server, address, HTTP_FLAGS);
+      return port.listen(address, HTTP_FLAGS);
     },
+    rotate: () => port.rotate(),
     close: async ({ graceMs }) => {
       exchanges.drain();
       streams.drain(graceMs);
-      await closeListener(app.server, open, graceMs);
+      await port.close(graceMs);
       await app.close();
     },
   };
+}
+
+/** RFC 9112 section 3.2; HTTP/2 says it as `:authority`, and may say it twice (RFC 9113 section 8.3.1). */
+function assertHost({ headers, httpVersion }: IncomingMessage): void {
+  const { host, ':authority': authority = host } = headers;
+  if (host === undefined && httpVersion !== '1.0') {
+    throw new NoaError('INVALID_ARGUMENT', 'host: is required');
+  }
+  if (host !== authority) {
+    throw new NoaError('INVALID_ARGUMENT', 'host: is not what :authority says; send one of them');
+  }
 }
 
 /** All that asks for a credential. */
@@ -182,7 +205,7 @@ function registerPrivate(
   if (options.idempotency !== undefined) keepAnswers(scope, options.idempotency);
   takeJson(scope, (request) => bodyLimit(request, options.maxBodyBytes));
   scope.setNotFoundHandler(notFound);
-  registerPluginRoutes(scope, options);
+  registerPluginRoutes(scope, options, streams.calls);
   const { upstreams } = options;
   const { stallTimeoutMs: stallMs } = { ...CONNECTION_LIMITS, ...options.limits };
   registerUpstreams(scope, { gateway, upstreams, stallMs, maxParameter: MAX_PARAMETER });
@@ -209,7 +232,7 @@ function registerPrivate(
     });
     registerAdmin(admin, { ...options, bundleLimit });
     if (options.identity !== undefined) registerAuth(admin, options.identity);
-    registerExports(admin, options);
+    registerExports(admin, options, streams.calls);
     streams.register(admin);
     done();
   });

@@ -1,12 +1,20 @@
 /**
- * One listening socket with HTTP/1.1 on it: its limits, its clear words when it cannot listen, and its
- * end. Invariant: a connection that does not move is cut, whichever part of a request it withholds; one
+ * One listening socket with HTTP/1.1 on it, in cleartext or TLS: its limits, its clear words when it cannot
+ * listen, and its end. Invariant: a connection that does not move is cut, whichever part of a request it withholds; one
  * that waits for a running call is not.
  */
-import { createServer, type RequestListener, type Server, type ServerResponse } from 'node:http';
+import {
+  createServer,
+  type IncomingMessage,
+  type RequestListener,
+  type Server,
+  type ServerResponse,
+} from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
 import { type AddressInfo, Server as NetServer } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { type SecureContextOptions, Server as TlsServer } from 'node:tls';
 import { NoaError } from '@noa/sdk/host';
 import { problem, PROBLEM_TYPE } from './problem.ts';
 import { beginTrace, traceparent } from './trace.ts';
@@ -33,6 +41,8 @@ export const CONNECTION_LIMITS: ConnectionLimits = {
   stallTimeoutMs: 30_000,
 };
 
+/** In the order of the host's preference. */
+const ALPN = ['h2', 'http/1.1'];
 /** How often requests over their time are looked for. */
 const CHECK_MS = 1000;
 /** How often connections without a request are looked for while the listener closes. */
@@ -41,22 +51,44 @@ const CLOSE_CHECK_MS = 50;
 /** Answers that are not complete, by which a running call is told from a caller that does not read. */
 type Open = () => Iterable<ServerResponse>;
 
+/** `tls` holds the certificate; with authorities in it, a client certificate of theirs is required. */
 export function createListener(
   handler: RequestListener,
   limits: ConnectionLimits,
   open: Open,
+  tls?: SecureContextOptions,
 ): Server {
-  const server = createServer(
-    {
-      maxHeaderSize: limits.maxHeaderBytes,
-      headersTimeout: limits.headersTimeoutMs,
-      requestTimeout: limits.requestTimeoutMs,
-      keepAliveTimeout: limits.keepAliveTimeoutMs,
-      requireHostHeader: false, // http.ts asks for it, to answer as to any other fault
-      connectionsCheckingInterval: Math.min(CHECK_MS, limits.headersTimeoutMs),
-    },
-    handler,
-  );
+  const options = {
+    maxHeaderSize: limits.maxHeaderBytes,
+    headersTimeout: limits.headersTimeoutMs,
+    requestTimeout: limits.requestTimeoutMs,
+    keepAliveTimeout: limits.keepAliveTimeoutMs,
+    requireHostHeader: false, // http.ts asks for it, to answer as to any other fault
+    connectionsCheckingInterval: Math.min(CHECK_MS, limits.headersTimeoutMs),
+    // Any other upgrade (h2c) may be passed over (RFC 9110 section 7.8).
+    shouldUpgradeCallback: ({ headers }: IncomingMessage) =>
+      server.listenerCount('upgrade') > 0 && headers.upgrade?.toLowerCase() === 'websocket',
+  };
+  const server: Server =
+    tls === undefined
+      ? createServer(options, handler)
+      : createTlsServer(
+          {
+            ...options,
+            ...tls,
+            requestCert: tls.ca !== undefined,
+            rejectUnauthorized: true,
+            handshakeTimeout: limits.headersTimeoutMs,
+            // A client that offers none of these is told so; one that offers nothing speaks HTTP/1.1.
+            ALPNCallback: ({ protocols }) => ALPN.find((name) => protocols.includes(name)),
+          },
+          handler,
+        );
+  if (tls !== undefined) {
+    // Nobody could read an answer of HTTP to a handshake that failed.
+    server.removeAllListeners('tlsClientError');
+    server.on('tlsClientError', (_error: Error, socket: Duplex) => void socket.destroy());
+  }
   server.maxConnections = limits.maxConnections;
   server.setTimeout(limits.stallTimeoutMs, (socket) => {
     for (const response of open()) {
@@ -133,7 +165,8 @@ export function listen(server: Server, address: Address, flags: Flags): Promise<
     server.listen({ host: address.host, port: address.port }, () => {
       server.off('error', onError);
       const { port } = server.address() as AddressInfo; // a TCP server's address is never a string
-      resolve({ url: `http://${reachable(address.host)}:${port}`, port });
+      const scheme = server instanceof TlsServer ? 'https' : 'http';
+      resolve({ url: `${scheme}://${reachable(address.host)}:${port}`, port });
     });
   });
 }
@@ -181,9 +214,15 @@ function reachable(host: string): string {
 /**
  * Takes no more connections, lets those that run finish for `graceMs`, then cuts the rest. Resolves when
  * none is left. Node's own `close` would at once destroy connections whose answer is written but not yet
- * taken by its reader, and stop to watch over slow requests: it comes last here.
+ * taken by its reader, and stop to watch over slow requests: it comes last here. `cutRest` cuts
+ * connections that do not speak HTTP/1.1.
  */
-export async function closeListener(server: Server, open: Open, graceMs: number): Promise<void> {
+export async function closeListener(
+  server: Server,
+  open: Open,
+  graceMs: number,
+  cutRest: () => void = () => undefined,
+): Promise<void> {
   if (!server.listening) return;
   const end = performance.now() + graceMs;
   const closed = new Promise<boolean>((resolve) => {
@@ -195,6 +234,7 @@ export async function closeListener(server: Server, open: Open, graceMs: number)
     if (!flushing) server.closeIdleConnections();
   } while (!(await Promise.race([closed, wait()])) && performance.now() < end);
   server.closeAllConnections();
+  cutRest();
   await closed;
   server.close();
 }

@@ -55,7 +55,6 @@ await t.test('protocol', async (t) => {
         `GET /health HTTP/1.1\r\nHost: x\r\nBad Header: 1\r\n\r\n`,
         `GET /health HTTP/1.1\r\nHost: x\r\n folded: 1\r\n\r\n`,
         `GET /hea\u0000lth HTTP/1.1\r\nHost: x\r\n\r\n`,
-        'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n',
       ]) {
         t.match(
           refused(await front.raw(bytes)),

@@ -25,7 +25,11 @@ const LINGER_MS = 250;
 
 export type Http2Limits = Pick<
   ConnectionLimits,
-  'maxHeaderBytes' | 'requestTimeoutMs' | 'keepAliveTimeoutMs' | 'stallTimeoutMs'
+  | 'maxHeaderBytes'
+  | 'headersTimeoutMs'
+  | 'requestTimeoutMs'
+  | 'keepAliveTimeoutMs'
+  | 'stallTimeoutMs'
 >;
 
 interface OpenStream {
@@ -44,6 +48,8 @@ export class Connection {
   #idleSince = performance.now();
   #pingedAt = performance.now();
   #isWaiting = false;
+  /** The peer's SETTINGS have come, with which it has to begin (RFC 9113 section 3.4). */
+  #isGreeted = false;
 
   constructor(session: ServerHttp2Session, socket: Duplex, limits: Http2Limits) {
     this.session = session;
@@ -51,7 +57,10 @@ export class Connection {
     this.#limits = limits;
     socket.on('error', () => undefined); // its end is told by 'close'
     session.on('ping', () => this.#spend(PING_COST));
-    session.on('remoteSettings', () => this.#spend(SETTINGS_COST));
+    session.on('remoteSettings', () => {
+      this.#isGreeted = true;
+      this.#spend(SETTINGS_COST);
+    });
     session.on('stream', (stream) => this.#open(stream));
   }
 
@@ -74,9 +83,10 @@ export class Connection {
   /** Once a second. */
   check(now: number): void {
     this.#budget = BUDGET;
-    const { keepAliveTimeoutMs, stallTimeoutMs } = this.#limits;
+    const { headersTimeoutMs, keepAliveTimeoutMs, stallTimeoutMs } = this.#limits;
     if (this.#streams.size === 0) {
-      const rest = now - this.#idleSince - keepAliveTimeoutMs;
+      const allowed = this.#isGreeted ? keepAliveTimeoutMs : headersTimeoutMs;
+      const rest = now - this.#idleSince - allowed;
       if (rest > stallTimeoutMs) this.socket.destroy();
       else if (rest > 0) this.session.close();
       return;

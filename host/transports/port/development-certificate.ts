@@ -5,7 +5,6 @@
 import { X509Certificate } from 'node:crypto';
 import { mkdir, open, readFile, rename } from 'node:fs/promises';
 import { join } from 'node:path';
-import { generate } from 'selfsigned';
 import type { TlsFiles } from './tls.ts';
 
 const DAYS = 365;
@@ -17,6 +16,7 @@ const NAMES = [
   { type: 7, ip: '::1' },
 ] as const;
 
+/** The files of a certificate that will do for a while; they are made when there are none. */
 export async function developmentCertificate(dataFolder: string): Promise<TlsFiles> {
   const folder = join(dataFolder, 'tls');
   const files = {
@@ -26,11 +26,15 @@ export async function developmentCertificate(dataFolder: string): Promise<TlsFil
   };
   if (await isGood(files)) return files;
   await mkdir(folder, { recursive: true, mode: 0o700 });
+  const { generate } = await import('selfsigned'); // a tenth of a second that nobody else waits for
   const pair = await generate([{ name: 'commonName', value: 'localhost' }], {
     keyType: 'ec',
+    algorithm: 'sha256',
     notAfterDate: new Date(Date.now() + DAYS * 86_400_000),
     extensions: [
-      { name: 'basicConstraints', cA: false },
+      { name: 'basicConstraints', cA: false, critical: true },
+      { name: 'keyUsage', digitalSignature: true, critical: true },
+      { name: 'extKeyUsage', serverAuth: true },
       { name: 'subjectAltName', altNames: [...NAMES] },
     ],
   });

@@ -2,7 +2,7 @@
  * The certificate of the port, read from files and read again when they change, without a connection lost.
  * Invariants: TLS 1.3 alone, before and after; a pair that does not fit or cannot be read replaces nothing.
  */
-import { createHash } from 'node:crypto';
+import { createHash, createPrivateKey, X509Certificate } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { createSecureContext, type SecureContextOptions, type Server } from 'node:tls';
 import { NoaError } from '@noa/sdk/host';
@@ -15,13 +15,25 @@ export interface TlsFiles {
   readonly clientCa: string | undefined;
 }
 
-/** The `SecureContextOptions` of a certificate, and what tells it from another. */
 export interface Certificate {
+  /** Whole: what is not said again with a new certificate, Node takes back to its defaults. */
   readonly context: SecureContextOptions;
-  readonly fingerprint: string;
+  /** Tells one content of the files from another. */
+  readonly digest: string;
+  readonly expires: Date;
 }
 
-/** How often the files are looked at: less than what any authority leaves between two certificates. */
+/** How the port speaks TLS. */
+export interface PortTls {
+  readonly files: TlsFiles;
+  /** What the files held at the start. */
+  readonly certificate: Certificate;
+  readonly onRotated: (certificate: Certificate) => void;
+  /** Told once for each content that cannot be used. */
+  readonly onRefused: (error: unknown) => void;
+}
+
+/** How often the files are looked at: reading finds every way of replacing them, links and mounts included. */
 const POLL_MS = 2000;
 
 /** Rejects with INVALID_ARGUMENT in words for the operator. */
@@ -31,50 +43,54 @@ export async function readCertificate({ cert, key, clientCa }: TlsFiles): Promis
     read('server.tls.key_path', key),
     clientCa === undefined ? undefined : read('server.tls.client_ca_path', clientCa),
   ]);
-  // Said each time: Node would take TLS 1.2 again with the next certificate.
-  const context: SecureContextOptions = { cert: chain, key: secret, minVersion: 'TLSv1.3' };
-  if (authorities !== undefined) context.ca = authorities;
-  try {
-    createSecureContext(context);
-  } catch (cause) {
-    const reason = cause instanceof Error && 'code' in cause ? ` (${String(cause.code)})` : '';
-    const rule = `server.tls: ${cert} and ${key} are no certificate and its key${reason}`;
-    throw new NoaError('INVALID_ARGUMENT', `${rule}: give the PEM files of one pair`, { cause });
+  const leaf = parse('server.tls.cert_path', cert, () => new X509Certificate(chain));
+  const own = parse('server.tls.key_path', key, () => createPrivateKey(secret));
+  if (!leaf.checkPrivateKey(own)) {
+    const rule = `server.tls: ${key} is not the key of the certificate in ${cert}`;
+    throw new NoaError('INVALID_ARGUMENT', `${rule}: name the two files of one pair`);
   }
+  const context: SecureContextOptions = { cert: chain, key: secret, minVersion: 'TLSv1.3' };
+  if (authorities !== undefined && clientCa !== undefined) {
+    parse('server.tls.client_ca_path', clientCa, () => new X509Certificate(authorities));
+    context.ca = authorities;
+  }
+  parse('server.tls.cert_path', cert, () => createSecureContext(context)); // the whole chain
   const digest = createHash('sha256');
   for (const bytes of [chain, secret, authorities]) digest.update(bytes ?? '').update('\0');
-  return { context, fingerprint: digest.digest('hex') };
+  return { context, digest: digest.digest('hex'), expires: leaf.validToDate };
 }
 
 async function read(name: string, file: string): Promise<Buffer> {
   return readFile(file).catch((cause: unknown) => {
     const reason = cause instanceof Error && 'code' in cause ? String(cause.code) : 'unknown';
-    const rule = `${name}: ${file} cannot be read (${reason}); name a PEM file that this user may read`;
-    throw new NoaError('INVALID_ARGUMENT', rule, { cause });
+    const rule = `${name}: ${file} cannot be read (${reason})`;
+    throw new NoaError('INVALID_ARGUMENT', `${rule}: name a PEM file that this user may read`);
   });
 }
 
-export interface RotationOptions {
-  readonly files: TlsFiles;
-  /** What the server has. */
-  readonly current: Certificate;
-  readonly server: Server;
-  readonly onRotated: () => void;
-  /** Told once for each content that cannot be used. */
-  readonly onRefused: (error: unknown) => void;
+function parse<T>(name: string, file: string, make: () => T): T {
+  try {
+    return make();
+  } catch (cause) {
+    const reason = cause instanceof Error && 'code' in cause ? ` (${String(cause.code)})` : '';
+    const rule = `${name}: ${file} does not hold what it should in PEM form${reason}`;
+    throw new NoaError('INVALID_ARGUMENT', `${rule}: write the whole file again`, { cause });
+  }
 }
 
 /** Follows the files until it is stopped. */
 export class Rotation {
-  readonly #options: RotationOptions;
+  readonly #server: Server;
+  readonly #tls: PortTls;
   readonly #timer: NodeJS.Timeout;
   #present: string;
   #refused = '';
   #looking: Promise<void> | undefined;
 
-  constructor(options: RotationOptions) {
-    this.#options = options;
-    this.#present = options.current.fingerprint;
+  constructor(server: Server, tls: PortTls) {
+    this.#server = server;
+    this.#tls = tls;
+    this.#present = tls.certificate.digest;
     this.#timer = setInterval(() => void this.look(), POLL_MS).unref();
   }
 
@@ -89,14 +105,14 @@ export class Rotation {
   }
 
   async #look(): Promise<void> {
-    const { files, server, onRotated, onRefused } = this.#options;
+    const { files, onRotated, onRefused } = this.#tls;
     try {
-      const { context, fingerprint } = await readCertificate(files);
+      const certificate = await readCertificate(files);
       this.#refused = '';
-      if (fingerprint === this.#present) return;
-      server.setSecureContext(context);
-      this.#present = fingerprint;
-      onRotated();
+      if (certificate.digest === this.#present) return;
+      this.#server.setSecureContext(certificate.context);
+      this.#present = certificate.digest;
+      onRotated(certificate);
     } catch (error) {
       // The old one serves on, and half-written files are whole the next time.
       const reason = error instanceof Error ? error.message : String(error);
