@@ -148,7 +148,7 @@ t.test('signing keys: one at first, an overlap at rotation, then nothing', async
     'and this one goes on',
   );
   t.strictSame(
-    keys.map((key) => key.kid).toSorted(),
+    keys.map((key) => String(key.kid)).toSorted(),
     [fresh.kid, last.kid, kidOf(d.access_token)].toSorted(),
   );
   const theirs = await stranger

@@ -73,6 +73,7 @@ export class ExternalIssuer {
         currentDate: new Date(this.#now()),
         clockTolerance: CLOCK_TOLERANCE_SECONDS,
       });
+      this.#failures = 0;
       return this.#read(payload);
     } catch (error) {
       if (error instanceof errors.JOSEError && !isOfKeySet(error)) return undefined;
@@ -126,28 +127,21 @@ export class ExternalIssuer {
   async #fetch(url: string, signal: AbortSignal): Promise<Response> {
     const wait = this.#retryAt - this.#now();
     if (wait > 0) throw new Error(`it failed and is not asked again for ${wait} ms`);
-    try {
-      const response = await fetch(url, {
-        signal,
-        redirect: 'error',
-        headers: { accept: 'application/json' },
-      });
-      const bytes = await readBounded(response);
-      if (!response.ok) throw new Error(`it answered ${response.status}`);
-      // Also what it says must be JSON, or it counts as a failure.
-      const value: unknown = JSON.parse(new TextDecoder().decode(bytes));
-      this.#failures = 0;
-      return Response.json(value);
-    } catch (error) {
-      const backoff = Math.min(MAX_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** this.#failures);
-      this.#failures = Math.min(this.#failures + 1, 10);
-      this.#retryAt = this.#now() + backoff;
-      throw error;
-    }
+    const headers = { accept: 'application/json' };
+    const response = await fetch(url, { signal, redirect: 'error', headers });
+    const bytes = await readBounded(response);
+    if (!response.ok) throw new Error(`it answered ${response.status}`);
+    return new Response(bytes);
   }
 
+  /** Of many that wait for one answer, the first counts. */
   #away(cause: unknown): NoaError {
-    const retryAfterMs = Math.max(FIRST_BACKOFF_MS, this.#retryAt - this.#now());
+    const now = this.#now();
+    if (now >= this.#retryAt) {
+      this.#retryAt = now + Math.min(MAX_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** this.#failures);
+      this.#failures = Math.min(this.#failures + 1, 10);
+    }
+    const retryAfterMs = this.#retryAt - now;
     const text = `the keys of the issuer ${this.options.name} cannot be read: try again later`;
     return new NoaError('UNAVAILABLE', text, { cause, retryAfterMs });
   }
