@@ -208,17 +208,16 @@ function known(method: string): string {
 
 function endSpan(span: Span, { route, status, plugin, path, ...entry }: AccessEntry): void {
   const method = known(entry.method);
-  if (route !== UNMATCHED) {
-    span.rename(`${method} ${route}`);
-    span.set({ 'http.route': route });
-  }
+  const isMatched = route !== UNMATCHED;
+  if (isMatched) span.rename(`${method} ${route}`);
   span.set({
     'http.request.method': method,
     'url.path': path,
     'http.response.status_code': status,
     'noa.request_id': entry.requestId,
+    ...(isMatched && { 'http.route': route }),
+    ...(plugin !== undefined && { 'noa.plugin': plugin }),
   });
-  if (plugin !== undefined) span.set({ 'noa.plugin': plugin });
   // Of a server it is no failure that a request was wrong, or its caller went away.
   span.end(status >= 500 ? String(status) : undefined);
 }

@@ -7,10 +7,7 @@
  * starts it. Each of 1, 8 and 32 connections sends its next request when it has the answer to the last;
  * with fewer of them fewer calls share a wake-up of the sandbox thread. The aim is for 32. One minute.
  */
-import { type ChildProcess, fork } from 'node:child_process';
-import { once } from 'node:events';
 import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { packPlugin } from '@noa/sdk/author';
@@ -19,6 +16,7 @@ import { loadConfig } from '../../host/config.ts';
 import { startHost } from '../../host/start.ts';
 import { KIT } from '../loaders/sandbox.ts';
 import { ADMIN, manifest, startFront } from '../transports/front.ts';
+import { median, report, ServerProcess } from './load.ts';
 
 const SERVERS = ['fastify', 'front', 'host'] as const;
 type Server = (typeof SERVERS)[number];
@@ -95,102 +93,14 @@ const REQUEST = [
   BODY,
 ].join('\r\n');
 
-/** One keep-alive connection that sends the next request when it has the whole answer to the last. */
-class Client {
-  readonly #socket: Socket;
-  #pending = '';
-  #answered: (() => void) | undefined;
-
-  constructor(port: number) {
-    this.#socket = connect(port, '127.0.0.1').setNoDelay().setEncoding('latin1');
-    this.#socket.on('data', (text: string) => this.#read(text));
-    this.#socket.on('end', () => this.#socket.destroy(new Error('the server ended a connection')));
-  }
-
-  #read(text: string): void {
-    this.#pending += text;
-    if (!this.#pending.startsWith('HTTP/1.1 200')) throw new Error(this.#pending);
-    if (!this.#pending.endsWith(BODY)) return;
-    this.#pending = '';
-    this.#answered?.();
-  }
-
-  async send(count: number): Promise<void> {
-    for (let sent = 0; sent < count; sent += 1) {
-      await new Promise<void>((resolve) => {
-        this.#answered = resolve;
-        this.#socket.write(REQUEST);
-      });
-    }
-  }
-
-  close(): void {
-    this.#socket.destroy();
-  }
-}
-
-class Measured {
-  readonly #child: ChildProcess;
-  readonly #clients: Client[];
-
-  private constructor(child: ChildProcess, port: number) {
-    this.#child = child;
-    this.#clients = Array.from({ length: Math.max(...CONNECTIONS) }, () => new Client(port));
-  }
-
-  static async start(server: Server, folder: string): Promise<Measured> {
-    const env = {
-      PATH: process.env['PATH'],
-      NOA_DATA__PATH: folder,
-      NOA_SERVER__PORT: '0',
-      NOA_OBSERVABILITY__METRICS_PORT: '0',
-      NOA_AUTH__BOOTSTRAP_TOKEN: ADMIN,
-    };
-    const stdio = ['ignore', 'ignore', 'inherit', 'ipc'] as const;
-    const child = fork(import.meta.filename, [server], { env, stdio: [...stdio] });
-    const ended = once(child, 'exit').then(() => Promise.reject(new Error(`${server} ended`)));
-    const [port] = (await Promise.race([once(child, 'message'), ended])) as [number];
-    ended.catch(() => undefined);
-    return new Measured(child, port);
-  }
-
-  async send(requests: number, connections: number): Promise<void> {
-    const each = requests / connections;
-    const clients = this.#clients.slice(0, connections);
-    await Promise.all(clients.map((client) => client.send(each)));
-  }
-
-  /** CPU microseconds a request. */
-  async round(connections: number): Promise<number> {
-    const before = await this.#cpu();
-    await this.send(REQUESTS, connections);
-    return ((await this.#cpu()) - before) / REQUESTS;
-  }
-
-  async #cpu(): Promise<number> {
-    const answer = once(this.#child, 'message');
-    this.#child.send('cpu');
-    const [micros] = (await answer) as [number];
-    return micros;
-  }
-
-  async close(): Promise<void> {
-    for (const client of this.#clients) client.close();
-    const ended = once(this.#child, 'exit');
-    this.#child.disconnect();
-    await ended;
-  }
-}
-
-function median(values: readonly number[]): number {
-  return values.toSorted((a, b) => a - b)[values.length >> 1] ?? Number.NaN;
-}
+const SHOT = { request: REQUEST, answerEnd: BODY };
 
 /** Lets the servers take turns, so that a disturbance of the machine meets all of them. */
-async function compare(measured: Map<Server, Measured>, connections: number): Promise<void> {
+async function compare(measured: Map<Server, ServerProcess>, connections: number): Promise<void> {
   const costs: Record<Server, number[]> = { fastify: [], front: [], host: [] };
   for (let round = 0; round < ROUNDS; round += 1) {
-    for (const [server, each] of measured) costs[server].push(await each.round(connections));
+    for (const [server, each] of measured)
+      costs[server].push(await each.round(REQUESTS, connections));
   }
   const floor = median(costs.fastify);
   console.log(`${connections} connection${connections > 1 ? 's' : ''}:`);
@@ -208,8 +118,18 @@ async function compare(measured: Map<Server, Measured>, connections: number): Pr
 async function bench(): Promise<void> {
   const folder = await mkdtemp(join(tmpdir(), 'noa-bench-'));
   await chmod(folder, 0o755); // run by root, PostgreSQL is another user
-  const measured = new Map<Server, Measured>();
-  for (const server of SERVERS) measured.set(server, await Measured.start(server, folder));
+  const env = {
+    PATH: process.env['PATH'],
+    NOA_DATA__PATH: folder,
+    NOA_SERVER__PORT: '0',
+    NOA_OBSERVABILITY__METRICS_PORT: '0',
+    NOA_AUTH__BOOTSTRAP_TOKEN: ADMIN,
+  };
+  const most = Math.max(...CONNECTIONS);
+  const measured = new Map<Server, ServerProcess>();
+  for (const server of SERVERS) {
+    measured.set(server, await ServerProcess.start(import.meta.filename, server, env, SHOT, most));
+  }
   for (const each of measured.values()) await each.send(WARM_UP, AIMED_AT);
   for (const connections of CONNECTIONS) await compare(measured, connections);
   for (const each of measured.values()) await each.close();
@@ -221,10 +141,6 @@ const server = SERVERS.find((each) => each === name);
 if (server === undefined) await bench();
 else {
   const port = await serve(server);
-  process.on('message', () => {
-    const { user, system } = process.cpuUsage();
-    process.send?.(user + system);
-  });
   if (server !== 'host') process.once('disconnect', () => process.exit());
-  process.send?.(port);
+  report(port);
 }

@@ -1,0 +1,119 @@
+/**
+ * What benches over HTTP share: clients that send the next request when they have the whole answer to
+ * the last, and servers in processes of their own, whose processor time is asked for.
+ */
+import { type ChildProcess, fork } from 'node:child_process';
+import { once } from 'node:events';
+import { connect, type Socket } from 'node:net';
+
+/** A request as its bytes, and what its answer, with status 200, ends in. */
+export interface Shot {
+  readonly request: string;
+  readonly answerEnd: string;
+}
+
+/** One keep-alive connection. */
+export class Client {
+  readonly #socket: Socket;
+  readonly #shot: Shot;
+  #pending = '';
+  #answered: (() => void) | undefined;
+
+  constructor(port: number, shot: Shot) {
+    this.#shot = shot;
+    this.#socket = connect(port, '127.0.0.1').setNoDelay().setEncoding('latin1');
+    this.#socket.on('data', (text: string) => this.#read(text));
+    this.#socket.on('end', () => this.#socket.destroy(new Error('the server ended a connection')));
+  }
+
+  #read(text: string): void {
+    this.#pending += text;
+    if (!this.#pending.startsWith('HTTP/1.1 200')) throw new Error(this.#pending);
+    if (!this.#pending.endsWith(this.#shot.answerEnd)) return;
+    this.#pending = '';
+    this.#answered?.();
+  }
+
+  one(): Promise<void> {
+    return new Promise<void>((resolve) => {
+      this.#answered = resolve;
+      this.#socket.write(this.#shot.request);
+    });
+  }
+
+  async send(count: number): Promise<void> {
+    for (let sent = 0; sent < count; sent += 1) await this.one();
+  }
+
+  close(): void {
+    this.#socket.destroy();
+  }
+}
+
+/** A server in a process of its own: the bench's own file, run with the server's name. */
+export class ServerProcess {
+  readonly port: number;
+  readonly #child: ChildProcess;
+  readonly #clients: Client[];
+
+  private constructor(child: ChildProcess, port: number, shot: Shot, connections: number) {
+    this.port = port;
+    this.#child = child;
+    this.#clients = Array.from({ length: connections }, () => new Client(port, shot));
+  }
+
+  static async start(
+    file: string,
+    name: string,
+    env: Readonly<Record<string, string | undefined>>,
+    shot: Shot,
+    connections: number,
+  ): Promise<ServerProcess> {
+    const stdio = ['ignore', 'ignore', 'inherit', 'ipc'] as const;
+    const child = fork(file, [name], { env, stdio: [...stdio] });
+    const ended = once(child, 'exit').then(() => Promise.reject(new Error(`${name} ended`)));
+    const [port] = (await Promise.race([once(child, 'message'), ended])) as [number];
+    ended.catch(() => undefined);
+    return new ServerProcess(child, port, shot, connections);
+  }
+
+  async send(requests: number, connections: number): Promise<void> {
+    const each = requests / connections;
+    const clients = this.#clients.slice(0, connections);
+    await Promise.all(clients.map((client) => client.send(each)));
+  }
+
+  /** Microseconds of CPU a request, of all threads of the process. */
+  async round(requests: number, connections: number): Promise<number> {
+    const before = await this.#cpu();
+    await this.send(requests, connections);
+    return ((await this.#cpu()) - before) / requests;
+  }
+
+  async #cpu(): Promise<number> {
+    const answer = once(this.#child, 'message');
+    this.#child.send('cpu');
+    const [micros] = (await answer) as [number];
+    return micros;
+  }
+
+  async close(): Promise<void> {
+    for (const client of this.#clients) client.close();
+    const ended = once(this.#child, 'exit');
+    this.#child.disconnect();
+    await ended;
+  }
+}
+
+/** The other side: tells the bench the port, and the processor time when it asks. */
+export function report(port: number): void {
+  process.on('message', () => {
+    const { user, system } = process.cpuUsage();
+    process.send?.(user + system);
+  });
+  process.send?.(port);
+}
+
+export function median(values: readonly number[]): number {
+  return values.toSorted((a, b) => a - b)[values.length >> 1] ?? Number.NaN;
+}
