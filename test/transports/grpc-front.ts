@@ -1,4 +1,4 @@
-/** The gRPC front over the real kernel of `front.ts`, on a server of its own, with real clients. */
+/** The gRPC front over the real kernel of `front.ts`, on a port of its own, with real clients. */
 import { execFile } from 'node:child_process';
 import { join, resolve } from 'node:path';
 import { promisify } from 'node:util';
@@ -8,8 +8,6 @@ import {
   type CallOptions,
   type ClientReadableStream,
   Metadata,
-  Server,
-  ServerCredentials,
   type ServiceError,
 } from '@grpc/grpc-js';
 import type { DenialRecord } from '../../host/gateway/denials.ts';
@@ -19,6 +17,9 @@ import type { AccessEntry } from '../../host/transports/exchange.ts';
 import type { GrpcObservation } from '../../host/transports/grpc/exchange.ts';
 import { loadProtos } from '../../host/transports/grpc/protos.ts';
 import { createGrpc, type GrpcOptions } from '../../host/transports/grpc/server.ts';
+import { HTTP_FLAGS } from '../../host/transports/http.ts';
+import { CONNECTION_LIMITS, type ConnectionLimits } from '../../host/transports/listener.ts';
+import { Port } from '../../host/transports/port/port.ts';
 import { ADMIN, READER, startFront } from './front.ts';
 import { MemoryEvents } from './memory-events.ts';
 
@@ -38,6 +39,7 @@ export interface Ended {
 export async function startGrpc(
   options: Partial<GrpcOptions> = {},
   gatewayOptions: Partial<GatewayOptions> = {},
+  limits: Partial<ConnectionLimits> = {},
 ) {
   const front = await startFront();
   const observed: GrpcObservation[] = [];
@@ -58,9 +60,7 @@ export async function startGrpc(
       denied: (denial) => denied.push(denial),
       ...gatewayOptions,
     }),
-    snapshot: () => kernel.supervisor.snapshot,
-    serving: (plugin) => kernel.supervisor.serving(plugin),
-    dispatch: (invocation) => kernel.dispatcher.dispatch(invocation),
+    kernel,
     events,
     maxMessageBytes: 64 << 10,
     reflection: 'open',
@@ -69,20 +69,20 @@ export async function startGrpc(
     onError: (_message, error) => errors.push(error),
     ...options,
   });
-  const server = new Server(grpc.serverOptions);
-  grpc.addTo(server);
-  const port = await new Promise<number>((done, fail) => {
-    server.bindAsync('127.0.0.1:0', ServerCredentials.createInsecure(), (error, bound) =>
-      error === null ? done(bound) : fail(error),
-    );
+  const listener = new Port((_request, response) => response.writeHead(404).end(), {
+    limits: { ...CONNECTION_LIMITS, ...limits },
+    open: () => [],
+    grpc,
+    onError: (_message, error) => errors.push(error),
   });
+  const { port } = await listener.listen({ host: '127.0.0.1', port: 0 }, HTTP_FLAGS);
   const client = new GrpcClient(`127.0.0.1:${port}`);
   return {
     ...client.bound(),
     port,
     front,
     grpc,
-    server,
+    listener,
     kernel,
     events,
     observed,
@@ -92,7 +92,7 @@ export async function startGrpc(
     install: front.install,
     close: async (): Promise<void> => {
       client.close();
-      server.forceShutdown();
+      await listener.close(0);
       await front.close();
     },
   };
@@ -110,7 +110,8 @@ export class GrpcClient {
   readonly #calls = new Set<{ cancel(): void }>();
 
   constructor(address: string, channel = credentials.createInsecure()) {
-    this.#client = new Client(address, channel);
+    // Else two clients of one address have one connection.
+    this.#client = new Client(address, channel, { 'grpc.use_local_subchannel_pool': 1 });
   }
 
   bound() {

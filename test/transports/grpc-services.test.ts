@@ -10,7 +10,7 @@ import { status } from '@grpc/grpc-js';
 import t from 'tap';
 import { loadProtos } from '../../host/transports/grpc/protos.ts';
 import { ADMIN, manifest, READER } from './front.ts';
-import { buf, BUF, headers, startGrpc } from './grpc-front.ts';
+import { buf, BUF, GrpcClient, headers, startGrpc } from './grpc-front.ts';
 
 const ROOT = resolve(import.meta.dirname, '../..');
 const CHECK = 'grpc.health.v1.Health/Check';
@@ -55,12 +55,15 @@ t.test('health: of the host, and of each service by whether a plugin answers it'
 t.test('watches are bounded in number', async (t) => {
   const front = await startGrpc();
   t.teardown(() => front.close());
-  const streams = Array.from({ length: 256 }, () => front.stream(WATCH, {}, headers(null)));
+  const second = new GrpcClient(`127.0.0.1:${front.port}`);
+  t.teardown(() => second.close());
+  const watch = ({ stream }: Pick<GrpcClient, 'stream'>) => stream(WATCH, {}, headers(null));
+  const streams = Array.from({ length: 256 }, (_, i) => watch(i < 128 ? front : second.bound()));
   await Promise.all(streams.map((stream) => stream.count(1)));
-  t.match(await front.stream(WATCH, {}, headers(null)).ended, { code: status.RESOURCE_EXHAUSTED });
+  t.match(await watch(front).ended, { code: status.RESOURCE_EXHAUSTED });
   streams[0]?.call.cancel();
   while (front.observed.length < 2) await sleep(5);
-  await front.stream(WATCH, {}, headers(null)).count(1);
+  await watch(front).count(1);
 });
 
 t.test('reflection lists all services, and all of them can be called through it', async (t) => {

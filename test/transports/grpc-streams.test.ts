@@ -134,6 +134,11 @@ t.test(
       t.match(await raw(front.port, { 'grpc-timeout': timeout }), { 'grpc-status': '4' });
     }
     t.equal(called, before);
+    t.comment('of years: none');
+    for (const timeout of ['99999999H', '99999999M', '3000000S', '86400000m']) {
+      const trailers = await raw(front.port, { 'grpc-timeout': timeout });
+      t.match(trailers, { 'grpc-status': '0' }, timeout);
+    }
     t.match(await raw(front.port, { 'grpc-timeout': 'soon' }), { 'grpc-status': '13' });
   },
 );
@@ -165,6 +170,16 @@ async function raw(
   session.destroy();
   return found;
 }
+
+t.test('a method that there is not is UNIMPLEMENTED, and noted without its name', async (t) => {
+  const front = await startGrpc();
+  t.teardown(() => front.close());
+  t.strictSame(front.observed, [], 'the trial of the port is nobody');
+  const path = '/noa.api.v1.InferenceService/Guess';
+  t.match(await raw(front.port, { ':path': path }), { 'grpc-status': '12' });
+  t.match(front.observed, [{ service: 'unknown', method: 'unknown', code: 'UNIMPLEMENTED' }]);
+  t.match(front.logged, [{ route: 'unknown', path, remoteAddress: '127.0.0.1' }]);
+});
 
 t.test('messages over the limit, and what is no message', async (t) => {
   const front = await startGrpc();
@@ -302,10 +317,9 @@ t.test('a host that stops ends its streams of events and lets calls finish', asy
   await stream.count(1);
   const call = front.call(INVOKE, {});
   const finish = await begun.promise;
-  front.grpc.drain();
-  const down = new Promise<Error | undefined>((done) => front.server.tryShutdown(done));
+  const down = front.listener.close(20_000);
   t.match(await stream.ended, { code: status.UNAVAILABLE, details: /the host stops/ });
   finish();
   t.match(await call, { message: { text: 'finished' } });
-  t.equal(await down, undefined);
+  await down;
 });

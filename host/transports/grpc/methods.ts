@@ -4,8 +4,8 @@
  */
 import { type Json, NoaError } from '@noa/sdk/host';
 import type { PackageDefinition } from '@grpc/proto-loader';
-import type { Invocation, Outcome } from '../../kernel/invocation.ts';
-import type { Serving } from '../../kernel/serving.ts';
+import type { Invocation } from '../../kernel/invocation.ts';
+import type { Kernel } from '../../kernel/kernel.ts';
 import type { Snapshot } from '../../kernel/store.ts';
 import { type Shape, shapeOf, toInput, toMessage } from './codec.ts';
 import type { GrpcExchange } from './exchange.ts';
@@ -13,11 +13,7 @@ import type { Answer, Streaming } from './handler.ts';
 import type { Method } from './protos.ts';
 
 export interface PluginMethodsOptions {
-  /** The recorded state: the same value until it changes. */
-  readonly snapshot: () => Snapshot;
-  /** The running version of a plugin. Throws NoaError when there is none, saying why. */
-  readonly serving: (plugin: string) => Serving;
-  readonly dispatch: (invocation: Invocation) => Promise<Outcome>;
+  readonly kernel: Pick<Kernel, 'dispatcher' | 'supervisor'>;
 }
 
 interface Target {
@@ -28,12 +24,12 @@ interface Target {
 }
 
 export class PluginMethods {
-  readonly #options: PluginMethodsOptions;
+  readonly #kernel: PluginMethodsOptions['kernel'];
   #known: Snapshot | undefined;
   #plugins: ReadonlyMap<string, string> = new Map();
 
-  constructor(options: PluginMethodsOptions) {
-    this.#options = options;
+  constructor({ kernel }: PluginMethodsOptions) {
+    this.#kernel = kernel;
   }
 
   /** Whether some plugin that serves answers a method. */
@@ -53,7 +49,7 @@ export class PluginMethods {
     ) as [Shape, Shape];
     return async (exchange, message) => {
       const target = this.#enter(exchange);
-      const outcome = await this.#options.dispatch(
+      const outcome = await this.#kernel.dispatcher.dispatch(
         invocation(exchange, target, toInput(request, message)),
       );
       return labelled(response, exchange, outcome.value);
@@ -69,7 +65,7 @@ export class PluginMethods {
       run: async (exchange, message, send) => {
         const target = this.#enter(exchange);
         const emit = (value: Json): Promise<void> => send(labelled(response, exchange, value));
-        const outcome = await this.#options.dispatch({
+        const outcome = await this.#kernel.dispatcher.dispatch({
           ...invocation(exchange, target, toInput(request, message)),
           emit,
         });
@@ -92,7 +88,7 @@ export class PluginMethods {
       const text = `no plugin answers ${method}: install one whose manifest has contributes.grpc ${entry}`;
       throw new NoaError('METHOD_NOT_ALLOWED', text);
     }
-    const { manifest } = this.#options.serving(plugin);
+    const { manifest } = this.#kernel.supervisor.serving(plugin);
     const spec = manifest.contributes?.grpc?.find((each) => each.method === method);
     if (spec === undefined) {
       const text = `version ${manifest.version} of plugin ${plugin} does not answer ${method}, and its successor does not serve yet`;
@@ -102,9 +98,9 @@ export class PluginMethods {
     return { plugin, export: spec.export, isStream };
   }
 
-  /** The plugin that each method leads to. */
+  /** The plugin that each method leads to; the snapshot is the same value until it changes. */
   #claimed(): ReadonlyMap<string, string> {
-    const snapshot = this.#options.snapshot();
+    const snapshot = this.#kernel.supervisor.snapshot;
     if (snapshot !== this.#known) {
       this.#known = snapshot;
       this.#plugins = claims(snapshot);
