@@ -13,6 +13,7 @@ import { principalOf } from './identity.ts';
 import { pathOf } from './problem.ts';
 import { refuseMethod, resource } from './resource.ts';
 import { type Route, RouteTable, segmentsOf } from './route-table.ts';
+import type { StreamedCalls } from './streams/calls.ts';
 
 /** What a call of an export may end in, beside what any request may. */
 export const CALL_ERRORS: readonly ErrorCode[] = [
@@ -53,7 +54,11 @@ declare module 'fastify' {
 }
 
 /** ANY /plugins/:name/… */
-export function registerPluginRoutes(scope: FastifyInstance, options: PluginsOptions): void {
+export function registerPluginRoutes(
+  scope: FastifyInstance,
+  options: PluginsOptions,
+  calls: StreamedCalls,
+): void {
   const tables = new WeakMap<Serving, RouteTable>();
   const tableOf = (serving: Serving): RouteTable => {
     let table = tables.get(serving);
@@ -106,7 +111,11 @@ export function registerPluginRoutes(scope: FastifyInstance, options: PluginsOpt
         const { route, segments } = request.target as Target; // all else was refused
         const query = request.query as TextParameters;
         const input = route.input(query, segments, request.body as Json | undefined);
-        const outcome = await options.dispatch(invocation(request, route.export, input));
+        const call = invocation(request, route.export, input);
+        if (calls.takes(request, request.exchange.serving, route.export)) {
+          return calls.answer(request, reply, call);
+        }
+        const outcome = await options.dispatch(call);
         return answer(reply, route.status, outcome);
       },
     });
@@ -114,7 +123,11 @@ export function registerPluginRoutes(scope: FastifyInstance, options: PluginsOpt
 }
 
 /** POST /v1/plugins/:name/exports/:export: the body is the input, and none stands for null. */
-export function registerExports(scope: FastifyInstance, options: PluginsOptions): void {
+export function registerExports(
+  scope: FastifyInstance,
+  options: PluginsOptions,
+  calls: StreamedCalls,
+): void {
   resource(scope, '/v1/plugins/:name/exports/:export', {
     POST: {
       summary: 'Call any export of a plugin',
@@ -124,6 +137,8 @@ export function registerExports(scope: FastifyInstance, options: PluginsOptions)
       scope: 'plugins:call',
       path: { ...PLUGIN_PATH, export: { type: 'string', description: 'Name of the export.' } },
       answers: { 200: { description: 'The output of the export.' } },
+      frames:
+        'Of an export with `stream: true`: `data` with an `id` for each value that it emits, then `event: result` with its output, or `event: error` with a problem.',
       errors: CALL_ERRORS,
       body: {},
       before: (request) => {
@@ -131,7 +146,11 @@ export function registerExports(scope: FastifyInstance, options: PluginsOptions)
       },
       run: async (request, reply) => {
         const name = (request.params as { export: string }).export;
-        const outcome = await options.dispatch(invocation(request, name, request.body as Json));
+        const call = invocation(request, name, request.body as Json);
+        if (calls.takes(request, request.exchange.serving, name)) {
+          return calls.answer(request, reply, call);
+        }
+        const outcome = await options.dispatch(call);
         return answer(reply, 200, outcome);
       },
     },

@@ -11,47 +11,13 @@ import { Authenticator } from '../../host/gateway/identity/authenticator.ts';
 import { ADMIN, READER, startFront } from './front.ts';
 import { MemoryEvents } from './memory-events.ts';
 import { until } from './sse.ts';
+import { Client, type Frame } from './websocket-client.ts';
 
 t.setTimeout(120_000);
 
-type Frame = Record<string, unknown>;
-
-class Client {
-  readonly socket: WebSocket;
-  readonly frames: Frame[] = [];
-  closed: { code: number; reason: string } | undefined;
-
-  constructor(url: string, protocols: string[] = [], headers: Record<string, string> = {}) {
-    this.socket = new WebSocket(url.replace('http', 'ws'), protocols, { headers });
-    this.socket.on('message', (data: Buffer) => {
-      this.frames.push(JSON.parse(data.toString()) as Frame);
-    });
-    this.socket.on('close', (code, reason: Buffer) => {
-      this.closed = { code, reason: reason.toString() };
-    });
-    this.socket.on('error', () => undefined);
-  }
-
-  send(frame: object): void {
-    this.socket.send(JSON.stringify(frame));
-  }
-
-  of(type: string): Frame[] {
-    return this.frames.filter((frame) => frame['type'] === type);
-  }
-
-  get ids(): number[] {
-    return this.of('event').map(({ event }) => Number((event as { id: string }).id));
-  }
-}
-
 const bearer = { authorization: `Bearer ${ADMIN}` };
 
-async function opened(url: string, path = '/ws/events'): Promise<Client> {
-  const client = new Client(url + path, [], bearer);
-  await once(client.socket, 'open');
-  return client;
-}
+const opened = (url: string) => Client.open(`${url}/ws/events`, ADMIN);
 
 /** The answer to a handshake that is refused. */
 async function refusal(url: string, protocols: string[] = [], headers = {}): Promise<Frame> {

@@ -141,6 +141,8 @@ async function stream(
   const subjects = readSubjects(query.subjects ?? []);
   const given = request.headers['last-event-id'] ?? query.cursor ?? query.since;
   const since = given === undefined || given === '' ? undefined : readId('since', String(given));
+  const holder = holderOf(gateway, request, EVENTS_SCOPE);
+  connections.assertRoom(holder.subject);
   const subscription = new Subscription({ feed, subjects, since });
   await subscription.open();
   if (request.exchange.signal.aborted) {
@@ -149,7 +151,7 @@ async function stream(
   }
   try {
     const closed = (): void => subscription.end();
-    const holder = holderOf(gateway, request, EVENTS_SCOPE);
+    connections.assertRoom(holder.subject); // again: others have come meanwhile
     const connection = new SseStream(connections, holder, reply, { retry: true, closed });
     subscription.run({ connection, frames: SSE_FRAMES }).catch((error: unknown) => {
       onError('an event stream was ended', error);

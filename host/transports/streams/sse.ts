@@ -20,10 +20,11 @@ export class SseStream implements Connection {
   #room: PromiseWithResolvers<void> | undefined;
   #timer: NodeJS.Timeout | undefined;
   #ended = false;
+  readonly #closed: () => void;
 
   /**
    * Begins the answer of this request. `closed` is called once, when the connection is gone or the stream
-   * has ended. Throws RESOURCE_EXHAUSTED before anything is sent when too many are open.
+   * has ended. There is to be room among the connections.
    */
   constructor(
     connections: Connections,
@@ -31,16 +32,14 @@ export class SseStream implements Connection {
     reply: FastifyReply,
     { retry, closed }: { readonly retry: boolean; readonly closed: () => void },
   ) {
-    connections.assertRoom(holder.subject);
     this.#response = reply.raw;
     this.#connections = connections;
+    this.#closed = closed;
     reply.hijack();
     reply.raw.on('close', () => {
       clearTimeout(this.#timer);
-      this.#ended = true;
       connections.delete(this);
-      this.#room?.resolve();
-      closed();
+      this.#finish();
     });
     reply.raw.on('drain', () => {
       if (!this.#ended) clearTimeout(this.#timer);
@@ -78,12 +77,18 @@ export class SseStream implements Connection {
 
   end(reason?: NoaError): void {
     if (this.closed) return;
-    this.#ended = true;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#response.destroy(), this.#connections.endMs);
     if (reason === undefined) this.#response.end();
     else this.#response.end(errorFrame(reason));
+    this.#finish();
+  }
+
+  #finish(): void {
+    if (this.#ended) return;
+    this.#ended = true;
     this.#room?.resolve();
+    this.#closed();
   }
 }
 

@@ -2,6 +2,8 @@
 import type { FastifyInstance } from 'fastify';
 import type { Gateway } from '../../gateway/gateway.ts';
 import type { EventReader } from '../../kernel/events.ts';
+import { callsRoute } from './calls-socket.ts';
+import { StreamedCalls, type StreamedCallsOptions } from './calls.ts';
 import { Connections, type ConnectionsOptions, STREAM_LIMITS } from './connections.ts';
 import { registerEvents } from './events.ts';
 import { eventsRoute } from './events-socket.ts';
@@ -11,6 +13,7 @@ import { WebSockets } from './websocket.ts';
 export interface StreamsOptions {
   readonly gateway: Gateway;
   readonly events: EventReader;
+  readonly dispatch: StreamedCallsOptions['dispatch'];
   readonly streams?: Partial<ConnectionsOptions>;
   /** Of web pages that may open WebSockets, beside the host's own. */
   readonly allowedOrigins?: readonly string[] | undefined;
@@ -20,6 +23,7 @@ export interface StreamsOptions {
 export class Streams {
   readonly connections: Connections;
   readonly feed: EventFeed;
+  readonly calls: StreamedCalls;
   readonly #options: StreamsOptions;
   readonly #sockets: WebSockets;
 
@@ -27,16 +31,18 @@ export class Streams {
     this.#options = options;
     this.connections = new Connections({ ...STREAM_LIMITS, ...options.streams });
     this.feed = new EventFeed(options);
-    const { gateway, allowedOrigins = [], onError } = options;
+    const { gateway, dispatch, allowedOrigins = [], onError } = options;
     const { connections } = this;
+    this.calls = new StreamedCalls({ gateway, connections, dispatch });
     this.#sockets = new WebSockets({ gateway, connections, allowedOrigins, onError });
   }
 
   /** The WebSockets, in a scope that asks for a credential. */
   registerSockets(app: FastifyInstance, scope: FastifyInstance): void {
     const { feed } = this;
-    const { onError } = this.#options;
+    const { gateway, dispatch, onError } = this.#options;
     this.#sockets.attach(app);
+    this.#sockets.route(scope, callsRoute({ gateway, dispatch }));
     this.#sockets.route(scope, eventsRoute({ feed, onError }));
   }
 
