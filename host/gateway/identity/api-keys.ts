@@ -39,8 +39,10 @@ export class ApiKeys {
     const { changes } = this.#options;
     const { text, id, digest } = newApiKey();
     const { owner, description = '', expiresAt } = input;
-    if (expiresAt !== undefined && !(expiresAt > changes.at())) {
-      throw new NoaError('INVALID_ARGUMENT', 'expiresAt: is over already; name a time to come');
+    const end = expiresAt === undefined ? undefined : Date.parse(expiresAt);
+    if (end !== undefined && !(end > Date.parse(changes.at()))) {
+      const text = 'expiresAt: must be a time to come, such as 2030-01-31T00:00:00Z';
+      throw new NoaError('INVALID_ARGUMENT', text);
     }
     const view = await changes.make(async (tx, note) => {
       const holder = await tx.identity(owner);
@@ -64,7 +66,7 @@ export class ApiKeys {
         description,
         scopes,
         createdAt: changes.at(),
-        expiresAt: expiresAt ?? null,
+        expiresAt: end === undefined ? null : new Date(end).toISOString(),
       };
       const key: ApiKey = { ...shown, digest };
       await tx.putApiKey(key);
