@@ -23,6 +23,8 @@ import {
 } from './kinds.ts';
 
 const MiB = 1 << 20;
+/** One header as name=value, without a comma in it. */
+const HEADER = /^[\w!#$%&'*+.^`|~-]{1,256}=[ -+\--~]{1,4096}$/;
 const later = 'Accepted and checked; this version does not use it yet.';
 const requestsAMinute = (fallback: number, level: string) =>
   integer(1, 10_000_000, fallback, {
@@ -64,10 +66,18 @@ export const KEYS = {
         'Origins of web pages that may open WebSockets here, beside the pages of this host.',
     }),
     tls: {
-      cert_path: path(undefined, { description: 'PEM certificate chain of the listener.' }),
-      key_path: path(undefined, { description: 'PEM private key of `cert_path`.' }),
+      cert_path: path(undefined, {
+        description:
+          'PEM certificate chain of the listener, which speaks TLS 1.3 then. The file is read again every two seconds and on SIGHUP, and a new certificate is taken without a connection lost.',
+      }),
+      key_path: path(undefined, { description: 'PEM private key of `server.tls.cert_path`.' }),
       client_ca_path: path(undefined, {
-        description: 'PEM authorities whose client certificates are required.',
+        description:
+          'PEM authorities; then every connection has to show a client certificate of theirs.',
+      }),
+      development: boolean(false, {
+        description:
+          'TLS with a certificate for localhost, 127.0.0.1 and ::1 that the host makes itself and keeps in the data folder, for trying it on one machine. Not together with `server.tls.cert_path`.',
       }),
     },
   },
@@ -298,10 +308,7 @@ export const KEYS = {
     }),
     otlp_headers: secretText(
       'headers as name=value with commas between them',
-      (text) =>
-        /^[!#$%&'*+.^_`|~\w-]+=[^,\x00-\x1f\x7f]+(,[!#$%&'*+.^_`|~\w-]+=[^,\x00-\x1f\x7f]+)*$/.test(
-          text,
-        ),
+      (text) => text.split(',').every((header) => HEADER.test(header)),
       { description: 'Headers that the collector asks for, such as `authorization=Bearer …`.' },
     ),
     service_name: label('noa', { description: 'What traces call this service.' }),
