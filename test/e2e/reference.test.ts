@@ -1,8 +1,9 @@
 /** What a real host says of itself: its OpenAPI document, which its answers keep, its page, and its neighbours. */
-import pg from 'pg';
 import t from 'tap';
 import { connectionConfig } from '../../capabilities/db/connection.ts';
 import type { HostView } from '../../host/kernel/hosts.ts';
+import { HostRegister } from '../../host/store/hosts.ts';
+import { openStatePool } from '../../host/store/pool.ts';
 import { Conformance, type OpenApiDocument } from '../transports/conformance.ts';
 import { lint } from '../transports/lint.ts';
 import { bundleOf, eventually, type RunningHost } from './running-host.ts';
@@ -13,7 +14,7 @@ const bundle = await bundleOf('plugins/examples/notes');
 
 async function documentOf(host: RunningHost): Promise<OpenApiDocument> {
   const answer = await fetch(new URL('/openapi.json', host.url));
-  t.equal(answer.status, 200, 'no credential is asked for');
+  if (answer.status !== 200) throw new Error(`no credential is needed, and yet: ${answer.status}`);
   return (await answer.json()) as OpenApiDocument;
 }
 
@@ -88,6 +89,27 @@ await t.test('every answer of a host is as its document says', async (t) => {
   await ask('DELETE', '/v1/plugins/notes', 204);
 });
 
+await t.test('what the document calls open is open, and nothing else is', async (t) => {
+  await one.install(bundle);
+  await one.approve('notes');
+  const { paths } = await documentOf(one);
+  const operations = Object.entries(paths).flatMap(([path, item]) =>
+    Object.entries(item).map(([method, { security }]) => ({ path, method, security })),
+  );
+  t.ok(
+    operations.some(({ path }) => path === '/v1/auth/token'),
+    'with all that a real host mounts',
+  );
+  for (const { path, method, security } of operations) {
+    const target = new URL(path.replaceAll(/\{\w+\}/g, 'x'), one.url);
+    const answer = await fetch(target, { method: method.toUpperCase() });
+    const asks = answer.headers.get('www-authenticate')?.startsWith('Bearer ') === true;
+    await answer.body?.cancel();
+    t.equal(answer.status === 401 && asks, security?.length !== 0, `${method} ${path}`);
+  }
+  t.match(await one.request('DELETE', '/v1/plugins/notes'), { status: 204 });
+});
+
 await t.test('the document of another host follows what is installed', async (t) => {
   const told = async () => '/plugins/notes/notes' in (await documentOf(two)).paths;
   await one.install(bundle);
@@ -106,24 +128,38 @@ await t.test('hosts on one database see each other, and who is gone', async (t) 
     t.match({ state, version }, { state: 'present', version: /^\d/ });
   const id = both.find((host) => host.url === two.url)?.id;
 
-  const client = new pg.Client(connectionConfig(url));
-  await client.connect();
-  t.teardown(() => client.end());
   const before = both.find((host) => host.url === one.url)?.seenAt ?? '';
   await eventually('a host is seen again and again', async () => {
     return (await list()).some((host) => host.url === one.url && host.seenAt > before);
   });
   await two.kill();
-  await client.query(`update noa.hosts set seen_at = now() - interval '2 minutes' where id = $1`, [
-    id,
-  ]);
-  t.equal((await list()).find((host) => host.id === id)?.state, 'away');
-  await client.query(`update noa.hosts set seen_at = now() - interval '25 hours' where id = $1`, [
-    id,
-  ]);
-  await eventually('one that is long gone is forgotten', async () => (await list()).length === 1);
-  await two.start();
-  await eventually('it is back', async () => (await list()).some((host) => host.id === id));
-  t.equal(await two.stop(), 0);
+  await using state = openStatePool({ ...connectionConfig(url), max: 2 }, () => undefined);
+  const unseenFor = (time: string) =>
+    state.pool.query(`update noa.hosts set seen_at = now() - $2::interval where id = $1`, [
+      id,
+      time,
+    ]);
+  await unseenFor('2 minutes');
+  const away = (await list()).find((host) => host.id === id);
+  t.equal(away?.state, 'away');
+
+  const again = new HostRegister(state.pool, {
+    id: id ?? '',
+    version: '9.9.9',
+    onError: (message) => t.fail(message),
+  });
+  again.enter('http://192.0.2.1');
+  await eventually('it is back', async () => {
+    const found = (await list()).find((host) => host.id === id);
+    return found?.state === 'present' && found.startedAt > (away?.startedAt ?? '');
+  });
+  await again[Symbol.asyncDispose]();
   t.equal((await list()).length, 1, 'one that is stopped leaves the list');
+
+  const other = `insert into noa.hosts values ('old', '0', 'http://192.0.2.2', now(), now() - interval '25 hours')`;
+  await state.pool.query(other);
+  await eventually('one that is long gone is forgotten', async () => (await list()).length === 1);
+  t.equal(await one.stop(), 0);
+  const { rowCount } = await state.pool.query('select from noa.hosts');
+  t.equal(rowCount, 0, 'a host takes its own row away');
 });
