@@ -48,6 +48,7 @@ import { PostgresStore } from './store/postgres.ts';
 import type { Logs, PluginLines } from './telemetry/logs.ts';
 import { createMetrics, type Metrics } from './telemetry/metrics.ts';
 import { Traces } from './telemetry/traces.ts';
+import { createGrpc } from './transports/grpc/server.ts';
 import { createHttpServer } from './transports/http.ts';
 import type { Metrics as Exposition } from './transports/metrics.ts';
 import { openHooks } from './hooks.ts';
@@ -268,6 +269,12 @@ export async function startFront(
     identity,
     idempotency,
     upstreams,
+    grpc: createGrpc({
+      ...{ gateway, kernel, events, tracer, onError },
+      settings: config.server,
+      observe: metrics.grpc,
+      access: logs.access,
+    }),
     hooks: openHooks({ kernel, config: config.gateway, observe: metrics.hook, log }),
     events,
     streams: {

@@ -17,6 +17,7 @@ const CHECK = 'grpc.health.v1.Health/Check';
 const WATCH = 'grpc.health.v1.Health/Watch';
 const INVOKE = 'noa.api.v1.InferenceService/Invoke';
 const REFLECT = '/grpc.reflection.v1.ServerReflection/ServerReflectionInfo';
+const settings = { max_body_bytes: 64 << 10 };
 const AUTHORIZATION = ['-H', `authorization: Bearer ${READER}`];
 
 const model = manifest({
@@ -97,13 +98,13 @@ t.test('reflection lists all services, and all of them can be called through it'
 t.test(
   'reflection asks for a credential where the operator says so, or is not there',
   async (t) => {
-    const closed = await startGrpc({ reflection: 'authenticated' });
+    const closed = await startGrpc({ settings: { ...settings, grpc_reflection: 'authenticated' } });
     t.teardown(() => closed.close());
     await t.rejects(buf(closed.port, '', '--list-services'), /not authenticated/);
     const all = ['--list-services', ...AUTHORIZATION, '--reflect-header', '*'];
     t.match(await buf(closed.port, '', ...all), /noa.ui.UiSchemaService/);
     t.match(closed.logged.at(-1), { subject: 'reader' });
-    const off = await startGrpc({ reflection: 'off' });
+    const off = await startGrpc({ settings: { ...settings, grpc_reflection: 'off' } });
     t.teardown(() => off.close());
     await t.rejects(buf(off.port, '', '--list-services'), /reflection/);
   },

@@ -35,10 +35,12 @@ const STALL_MS = 30_000;
 export interface GrpcOptions
   extends PluginMethodsOptions, Omit<AdmissionOptions, 'open' | 'scopes'> {
   readonly events: EventReader;
-  /** Longest message, both ways, in bytes. */
-  readonly maxMessageBytes: number;
-  /** Who may ask what there is: anyone, whoever has a credential, or nobody. */
-  readonly reflection: 'open' | 'authenticated' | 'off';
+  readonly settings: {
+    /** Of a message, both ways. */
+    readonly max_body_bytes: number;
+    /** Who may ask what there is: anyone, whoever has a credential, or nobody. */
+    readonly grpc_reflection: 'open' | 'authenticated' | 'off';
+  };
   readonly stallMs?: number;
 }
 
@@ -60,8 +62,8 @@ export function createGrpc(options: GrpcOptions): GrpcFront {
     serverOptions: {
       interceptors: [calls.admission.interceptor],
       'grpc.enable_channelz': 0,
-      'grpc.max_receive_message_length': options.maxMessageBytes,
-      'grpc.max_send_message_length': options.maxMessageBytes,
+      'grpc.max_receive_message_length': options.settings.max_body_bytes,
+      'grpc.max_send_message_length': options.settings.max_body_bytes,
     },
     enter: (stream, headers) => {
       boundTimeout(headers);
@@ -91,7 +93,10 @@ class Calls {
     const scopes = new Map<Method, string>();
     for (const method of protos.methods.values()) {
       const isReflection = method.service.startsWith('grpc.reflection.');
-      if (method.service === HEALTH || (isReflection && options.reflection === 'open')) {
+      if (
+        method.service === HEALTH ||
+        (isReflection && options.settings.grpc_reflection === 'open')
+      ) {
         open.add(method);
       }
       if (method.name === SUBSCRIBE || method.name === STREAM_EVENTS) {
@@ -106,7 +111,9 @@ class Calls {
   knows(path = ''): boolean {
     const method = this.#protos.methods.get(path.slice(1));
     const isReflection = method?.definition.requestStream === true;
-    return method !== undefined && !(isReflection && this.#options.reflection === 'off');
+    return (
+      method !== undefined && !(isReflection && this.#options.settings.grpc_reflection === 'off')
+    );
   }
 
   #answerAll(): void {
@@ -164,7 +171,7 @@ class Calls {
         server.register(path, stream, responseSerialize, deserialize, 'serverStream');
       }
     }
-    if (this.#options.reflection === 'off') return;
+    if (this.#options.settings.grpc_reflection === 'off') return;
     addReflection(
       server,
       this.#protos,
