@@ -84,16 +84,20 @@ export class Gateway {
     principal: Principal,
     operation: string,
   ): RateState | undefined | Promise<RateState> {
+    this.#enforce(arrival, principal, operation);
     const { subject, level } = principal;
-    try {
-      this.#policy.check(arrival, principal, operation);
-    } catch (error) {
-      const rule = error instanceof PolicyError ? error.rule : undefined;
-      this.#note('policy', arrival, subject, rule);
-      throw error;
-    }
     if (subject === BOOTSTRAP) return undefined;
     return this.#limits?.take(subject, level);
+  }
+
+  /**
+   * Whether policy would let a call through, for one that is planned and not made: the names of the rules
+   * that allow it, undefined where there is no policy. Throws PERMISSION_DENIED.
+   */
+  judge(arrival: Arrival, principal: Principal, operation: string): string[] | undefined {
+    this.#enforce(arrival, principal, operation);
+    if (!this.#policy.isEnforced) return undefined;
+    return this.#policy.allowing(arrival, principal, operation);
   }
 
   /** Takes what may change while running. */
@@ -112,6 +116,16 @@ export class Gateway {
     if (scopes.includes(scope) || scopes.includes('admin')) return;
     this.#note('authorization', arrival, subject);
     throw new InsufficientScopeError(subject, scope);
+  }
+
+  #enforce(arrival: Arrival, principal: Principal, operation: string): void {
+    try {
+      this.#policy.check(arrival, principal, operation);
+    } catch (error) {
+      const rule = error instanceof PolicyError ? error.rule : undefined;
+      this.#note('policy', arrival, principal.subject, rule);
+      throw error;
+    }
   }
 
   #note(

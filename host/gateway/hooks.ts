@@ -81,14 +81,19 @@ export class Hooks {
     this.#powers = powers;
   }
 
-  /** The hooks for a request, in order. */
-  of(on: GrantedHook['on'], operation: string, { subject }: Principal): readonly GrantedHook[] {
+  /** Nobody has a hook now. */
+  get isIdle(): boolean {
     const snapshot = this.#powers.snapshot();
     if (snapshot !== this.#snapshot) {
       this.#hooks = grantedHooks(snapshot);
       this.#snapshot = snapshot;
     }
-    if (this.#hooks.length === 0 || ADMINISTRATION.test(operation)) return NONE;
+    return this.#hooks.length === 0;
+  }
+
+  /** The hooks for a request, in order. */
+  of(on: GrantedHook['on'], operation: string, { subject }: Principal): readonly GrantedHook[] {
+    if (this.isIdle || ADMINISTRATION.test(operation)) return NONE;
     return this.#hooks.filter(
       (hook) =>
         hook.on === on &&

@@ -85,9 +85,22 @@ export class Policy {
     this.#now = now;
   }
 
+  /** Whether there is anything to ask. */
+  get isEnforced(): boolean {
+    return this.#rules.length > 0 || this.#default === 'deny';
+  }
+
+  /** Names of the rules that allow what `check` lets through. */
+  allowing(arrival: Arrival, principal: Principal, operation: string): string[] {
+    const now = this.#now();
+    return this.#verdict(principal, operation)
+      .allow.filter(({ holds }) => holds === undefined || holds(arrival, now))
+      .map(({ rule }) => rule.name);
+  }
+
   /** Throws PolicyError. */
   check(arrival: Arrival, principal: Principal, operation: string): void {
-    if (this.#rules.length === 0 && this.#default === 'allow') return;
+    if (!this.isEnforced) return;
     const { deny, allow, needsAllow } = this.#verdict(principal, operation);
     const applies = ({ holds }: Compiled) => holds === undefined || holds(arrival, this.#now());
     const refusing = deny.find(applies);

@@ -13,27 +13,42 @@ declare module 'fastify' {
     /** Names the operation where fastify's pattern says too little; must not throw. */
     operation?: (request: FastifyRequest) => string;
   }
+  interface FastifyRequest {
+    /** How policies, hooks and metrics name it; set when it is admitted. */
+    operation: string;
+    /** Absent for a caller without a limit. */
+    rate: RateState | undefined;
+  }
 }
 
 /** Every request in this scope asks for admission before its body is read. */
 export function admitAll(scope: FastifyInstance, gateway: Gateway): void {
+  scope.decorateRequest('operation', '');
+  scope.decorateRequest('rate');
   scope.addHook('preParsing', (request, reply, _payload, proceed) => {
-    const rate = gateway.admit(arrivalOf(request), principalOf(request), operationOf(request));
-    if (!(rate instanceof Promise)) return go(reply, rate, proceed);
+    request.operation = operationOf(request);
+    const rate = gateway.admit(arrivalOf(request), principalOf(request), request.operation);
+    if (!(rate instanceof Promise)) return go(request, reply, rate, proceed);
     rate.then(
-      (state) => go(reply, state, proceed),
+      (state) => go(request, reply, state, proceed),
       (error: Error) => proceed(error),
     );
   });
 }
 
-function go(reply: FastifyReply, rate: RateState | undefined, proceed: () => void): void {
+function go(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  rate: RateState | undefined,
+  proceed: () => void,
+): void {
+  request.rate = rate;
   if (rate !== undefined) void reply.headers(rateFields(rate));
   proceed();
 }
 
 /** How policies and metrics name a request: method and pattern. What holds for GET holds for HEAD. */
-export function operationOf(request: FastifyRequest): string {
+function operationOf(request: FastifyRequest): string {
   const { config, url = 'unmatched' } = request.routeOptions;
   if (config.operation !== undefined) return config.operation(request);
   return `${request.method === 'HEAD' ? 'GET' : request.method} ${url}`;

@@ -131,8 +131,8 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
   app.setErrorHandler((error, request, reply) => fail(error, request, reply));
 
   const { administration, gateway, identity } = options;
+  const plugins = () => administration.plugins();
   app.register((scope, _none, done) => {
-    const plugins = () => administration.plugins();
     registerHealth(scope, { ...options, plugins, draining: () => exchanges.draining });
     registerDocs(scope);
     if (!options.guardReference) registerReference(scope, routes, options);

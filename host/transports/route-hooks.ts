@@ -6,7 +6,6 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Gateway } from '../gateway/gateway.ts';
 import { shownHeaders } from '../gateway/hook-headers.ts';
 import { HookDenial, type HookedRequest, type HookHeaders, type Hooks } from '../gateway/hooks.ts';
-import { operationOf } from './admission.ts';
 import { arrivalOf, principalOf } from './identity.ts';
 import { pathOf } from './problem.ts';
 
@@ -21,8 +20,9 @@ declare module 'fastify' {
 export function hookAll(scope: FastifyInstance, gateway: Gateway, hooks: Hooks): void {
   scope.decorateRequest('hookHeaders');
   scope.addHook('preParsing', (request, reply, _payload, proceed) => {
+    if (hooks.isIdle) return proceed();
     const principal = principalOf(request);
-    const operation = operationOf(request);
+    const { operation } = request;
     const after = hooks.of('afterResponse', operation, principal);
     const before = hooks.of('beforeRequest', operation, principal);
     if (after.length === 0 && before.length === 0) return proceed();

@@ -24,13 +24,18 @@ type Echo = { method: string; url: string; headers: Record<string, string>; text
 /** A request whose body and answer the test moves itself. */
 function open(
   port: number,
-  options: RequestOptions & { headers?: { [name: string]: string | number } },
+  {
+    headers,
+    ...options
+  }: Omit<RequestOptions, 'headers'> & {
+    headers?: { [name: string]: string | number };
+  },
 ) {
   const request = httpRequest({
     host: '127.0.0.1',
     port,
     ...options,
-    headers: { authorization: `Bearer ${ADMIN}`, ...options.headers },
+    headers: { authorization: `Bearer ${ADMIN}`, ...headers },
   });
   const answer = once(request, 'response').then(([response]) => response as IncomingMessage);
   answer.catch(() => undefined);
@@ -748,7 +753,11 @@ void t.test('servers side by side', async (t) => {
     await until(() => held.length > 0);
     held.shift()?.();
     const statuses = (await Promise.all(more)).map(({ status }) => status);
-    t.same(statuses.sort(), [200, 503], 'one has waited');
+    t.same(
+      statuses.toSorted((a, b) => a - b),
+      [200, 503],
+      'one has waited',
+    );
   });
 
   await t.test('a change takes no request down', async (t) => {

@@ -44,4 +44,4 @@ export interface RouteSettings {
 
 /** What frames a message, or says whom it is for and from: the gateway's to write. */
 export const FRAMING =
-  /^(host|connection|content-length|expect|forwarded|keep-alive|te|trailer|transfer-encoding|upgrade|via|http2-settings|proxy-.*|x-forwarded-.*|x-noa-.*)$/;
+  /^(host|connection|content-length|expect|forwarded|keep-alive|te|traceparent|trailer|transfer-encoding|upgrade|via|x-request-id|http2-settings|proxy-.*|x-forwarded-.*|x-noa-.*)$/;
