@@ -118,6 +118,10 @@ t.test('every key can be set by a file, and by a variable of its name', async (t
     'observability.log_format': 'pretty',
     'observability.metrics_bind': 'metrics.internal',
     'observability.otlp_endpoint': 'https://collector:4318',
+    'observability.otlp_headers': 'authorization=Bearer abc,x-tenant=7',
+    'observability.service_name': 'noa-eu',
+    'observability.trace_ratio': 0.25,
+    'observability.trace_parent': 'ignore',
   };
   for (const { path, variable, key } of KEY_LIST) {
     if (path.startsWith('server.tls.')) continue; // refused in this version: its own test
