@@ -6,7 +6,9 @@ import t from 'tap';
 import { Gateway } from '../../host/gateway/gateway.ts';
 import type { DenialRecord } from '../../host/gateway/denials.ts';
 import { BOOTSTRAP, identityHosts } from '../gateway/identity-kit.ts';
+import type { OpenApiDocument } from './conformance.ts';
 import { startFront } from './front.ts';
+import { lint } from './lint.ts';
 
 const hosts = await identityHosts(t);
 const identity = await hosts.host();
@@ -212,7 +214,7 @@ t.test('users, clients and roles are made, listed in pages, changed and deleted'
     const { body } = await send('GET', path);
     ids.push(...(body['users'] as { id: string }[]).map(({ id }) => id));
     if (body['next'] === null) break;
-    path = `/v1/auth/users?limit=2&cursor=${String(body['next'])}`;
+    path = `/v1/auth/users?limit=2&cursor=${body['next'] as string}`;
   }
   t.strictSame(ids, ['u1', 'u10', 'u2', 'u3']);
   t.match(await send('GET', '/v1/auth/users/u1'), {
@@ -325,4 +327,22 @@ t.test('each part of the administration asks for its own scope', async (t) => {
     const { status } = await send(method, path, body, tokens.get(scope));
     t.ok(status < 300, `${method} ${path} with ${scope}: ${status}`);
   }
+});
+
+t.test('the document tells of every route of identity, and other tools can read it', async (t) => {
+  const { routes } = front.server;
+  const own = routes.filter(({ url }) => /^\/v1\/auth|jwks/.test(url));
+  t.ok(own.length >= 24);
+  for (const { method, url, contract } of own) {
+    const name = `${method} ${url}`;
+    t.match(contract?.summary, /^[A-Z][^.]{5,80}$/, name);
+    t.equal(contract?.tag, 'Authentication', name);
+    const path = url.replaceAll(/:\w+/g, 'x');
+    const { status } = await front.request(method, path, { token: null });
+    t.equal(status === 401, contract?.open !== true, `${name} without a credential: ${status}`);
+    if (!contract?.open && url !== '/v1/auth/me')
+      t.match(contract?.scope, /^auth:(read|write)$/, name);
+  }
+  const document = await front.request<OpenApiDocument>('GET', '/openapi.json', { token: null });
+  t.strictSame(await lint(document.body), []);
 });
