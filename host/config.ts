@@ -216,18 +216,38 @@ function* together(
   settings: ReadonlyMap<string, Setting>,
 ): Generator<Finding> {
   const sourceOf = (path: string) => settings.get(path)?.source ?? 'default';
-  for (const [name, value] of Object.entries(server.tls)) {
-    if (value === undefined) continue;
-    const path = `server.tls.${name}`;
-    const message = 'is set, but this version serves cleartext only and would ignore it';
-    const fix = 'Remove it, and end TLS in a proxy in front of this host.';
-    yield { path, message, source: sourceOf(path), fix };
-  }
+  for (const fault of tlsFaults(server.tls)) yield { ...fault, source: sourceOf(fault.path) };
   if (server.port !== 0 && server.port === observability.metrics_port) {
     const message = `is ${server.port}, the same as server.port`;
     const fix = 'Give the metrics listener a port of its own.';
     const path = 'observability.metrics_port';
     yield { path, message, source: sourceOf(path), fix };
+  }
+}
+
+function* tlsFaults(tls: Config['server']['tls']): Generator<Omit<Finding, 'source'>> {
+  const { cert_path: cert, key_path: key, client_ca_path: clientCa, development } = tls;
+  if (development && (cert !== undefined || key !== undefined)) {
+    const path = 'server.tls.development';
+    const message = 'is true beside a certificate of your own';
+    yield { path, message, fix: 'Remove it, or server.tls.cert_path and server.tls.key_path.' };
+    return;
+  }
+  if (cert !== undefined && key === undefined) {
+    const path = 'server.tls.cert_path';
+    const message = 'is set without server.tls.key_path';
+    yield { path, message, fix: 'Set server.tls.key_path to the PEM private key beside it.' };
+  }
+  if (key !== undefined && cert === undefined) {
+    const path = 'server.tls.key_path';
+    const message = 'is set without server.tls.cert_path';
+    yield { path, message, fix: 'Set server.tls.cert_path to the PEM certificate of that key.' };
+  }
+  if (clientCa !== undefined && cert === undefined && key === undefined && !development) {
+    const path = 'server.tls.client_ca_path';
+    const message = 'is set, but the listener speaks cleartext, in which there are no certificates';
+    const fix = 'Set server.tls.cert_path and server.tls.key_path too, or remove it.';
+    yield { path, message, fix };
   }
 }
 

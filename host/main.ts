@@ -52,6 +52,7 @@ import { createGrpc } from './transports/grpc/server.ts';
 import { createHttpServer } from './transports/http.ts';
 import type { Metrics as Exposition } from './transports/metrics.ts';
 import { openHooks } from './hooks.ts';
+import { openTls } from './tls.ts';
 import { openUpstreams } from './upstreams.ts';
 import { VERSION } from './version.ts';
 
@@ -94,6 +95,7 @@ export async function startFront(
   const onError = (message: string, error: unknown) => log.error({ error }, message);
   const onNotice = (message: string) => log.warn(message);
   const { rootKey, databaseUrl, hostId } = engines;
+  const tls = await openTls(config.server.tls, engines.path, log);
   await runMigrations(connectionConfig(databaseUrl), 'up');
   const { pool } = parts.use(
     openStatePool({ ...connectionConfig(databaseUrl), max: STATE_CONNECTIONS }, (error) =>
@@ -269,6 +271,7 @@ export async function startFront(
     identity,
     idempotency,
     upstreams,
+    tls,
     grpc: createGrpc({
       ...{ gateway, kernel, events, tracer, onError },
       settings: config.server,
@@ -324,6 +327,7 @@ export async function startFront(
       logs.setLevel(next.observability.log_level);
       gateway.reload(next.gateway);
       upstreams.configure(next.gateway.routes);
+      void http.rotate();
     },
     stop: () => (stopping ??= running.disposeAsync()),
   };

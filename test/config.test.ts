@@ -124,7 +124,7 @@ t.test('every key can be set by a file, and by a variable of its name', async (t
     'observability.trace_parent': 'ignore',
   };
   for (const { path, variable, key } of KEY_LIST) {
-    if (path.startsWith('server.tls.')) continue; // refused in this version: its own test
+    if (path.startsWith('server.tls.')) continue; // only together: its own test
     const fallback = typeof key.default === 'number' ? key.default + 1 : '/some/path';
     const sample = path === 'server.workers' ? 1 : (samples[path] ?? fallback);
     const [section = '', name = ''] = path.split('.');
@@ -325,13 +325,37 @@ t.test('what is shown of a secret is that it is set', async (t) => {
   t.notMatch(JSON.stringify(entries), TOKEN);
 });
 
-t.test('settings that this version cannot honour are refused, not ignored', async (t) => {
+t.test('the settings of TLS are taken together or refused with what is missing', async (t) => {
   const cwd = folder(t);
-  const env = { NOA_SERVER__TLS__CERT_PATH: 'cert.pem', NOA_SERVER__TLS__KEY_PATH: 'key.pem' };
-  t.same(
-    faults(cwd, { env }).map(({ path }) => path),
-    ['server.tls.cert_path', 'server.tls.key_path'],
-  );
+  const tls = (names: Record<string, string>) =>
+    Object.fromEntries(
+      Object.entries(names).map(([name, value]) => [`NOA_SERVER__TLS__${name}`, value]),
+    );
+  const whole = { CERT_PATH: 'cert.pem', KEY_PATH: 'key.pem', CLIENT_CA_PATH: '/ca.pem' };
+  t.match(load(cwd, { env: tls(whole) }).server.tls, {
+    cert_path: join(cwd, 'cert.pem'),
+    key_path: join(cwd, 'key.pem'),
+    client_ca_path: '/ca.pem',
+    development: false,
+  });
+  for (const right of [{ DEVELOPMENT: 'true' }, { DEVELOPMENT: 'true', CLIENT_CA_PATH: '/ca' }]) {
+    t.equal(load(cwd, { env: tls(right) }).server.tls.development, true);
+  }
+  for (const [wrong, path, fix] of [
+    [{ CERT_PATH: 'c' }, 'server.tls.cert_path', /Set server\.tls\.key_path/],
+    [{ KEY_PATH: 'k' }, 'server.tls.key_path', /Set server\.tls\.cert_path/],
+    [{ CLIENT_CA_PATH: 'a' }, 'server.tls.client_ca_path', /server\.tls\.key_path too/],
+    [{ DEVELOPMENT: 'true', CERT_PATH: 'c', KEY_PATH: 'k' }, 'server.tls.development', /Remove it/],
+    [{ DEVELOPMENT: 'true', KEY_PATH: 'k' }, 'server.tls.development', /Remove it/],
+  ] as const) {
+    const found = faults(cwd, { env: tls(wrong) });
+    t.equal(found.length, 1);
+    t.match(found, [{ path, fix }]);
+  }
+});
+
+t.test('settings that do not go together are refused', async (t) => {
+  const cwd = folder(t);
   const same = { 'server.port': '9100' };
   t.match(faults(cwd, { flags: same }), [
     { path: 'observability.metrics_port', message: /same as/ },

@@ -5,6 +5,9 @@ import type { DevHost } from './author/io.ts';
 /** Longer than any deadline that a manifest may set (10 minutes). */
 const TIMEOUT_MS = 660_000;
 
+/** OpenSSL's words for a certificate without a known authority behind it. */
+const UNTRUSTED = /^(DEPTH_ZERO_|SELF_SIGNED_|UNABLE_TO_(GET_ISSUER|VERIFY_LEAF))/;
+
 export type Method = 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
 
 export interface Body {
@@ -82,7 +85,11 @@ export class AdminClient implements DevHost {
       return new NoaError('UNAVAILABLE', message, { cause });
     }
     if (typeof code === 'string' && /^(ERR_SSL_|EPROTO)/.test(code)) {
-      const message = `${this.url} does not speak TLS: write http:// in --url (NOA_URL), or name the TLS proxy's address`;
+      const message = `${this.url} does not speak TLS: write http:// in --url (NOA_URL), or name the address that does`;
+      return new NoaError('UNAVAILABLE', message, { cause });
+    }
+    if (typeof code === 'string' && UNTRUSTED.test(code)) {
+      const message = `${this.url} has a certificate that nobody here trusts (${code}): set NODE_EXTRA_CA_CERTS to the PEM file of its authority, or of the certificate itself`;
       return new NoaError('UNAVAILABLE', message, { cause });
     }
     const why = reason instanceof Error ? reason.message : String(cause);
