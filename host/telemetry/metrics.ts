@@ -54,12 +54,6 @@ export interface Metrics {
     readonly outcome: 'ok' | 'denied' | 'failed';
     readonly seconds: number;
   }) => void;
-  /** A request for inference, under whichever operation it came. */
-  readonly inference: (observation: {
-    readonly operation: string;
-    readonly ok: boolean;
-    readonly seconds: number;
-  }) => void;
   /** Of the code of a plugin's calls. */
   readonly cost: (observation: {
     readonly plugin: string;
@@ -83,6 +77,8 @@ export interface Metrics {
   readonly close: () => void;
 }
 
+/** Whichever plugin answers it. */
+const INFERENCE = 'noa.api.v1.InferenceService';
 const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'];
 
 export function createMetrics(sources: MetricSources): Metrics {
@@ -194,16 +190,17 @@ export function createMetrics(sources: MetricSources): Metrics {
       const known = METHODS.includes(method) ? method : 'other';
       http.record([known, route, String(status)], seconds);
     },
-    grpc: (call) => grpc.record([call.service, call.method, call.code], call.seconds),
+    grpc: ({ service, method, code, seconds }) => {
+      grpc.record([service, method, code], seconds);
+      if (service !== INFERENCE) return;
+      inference.record([`${service}/${method}`, code === 'OK' ? 'ok' : 'failed'], seconds);
+    },
     call: (call) => calls.record([call.plugin, call.export, call.code], call.seconds),
     capability: ({ plugin, capability, operation, outcome, seconds }) => {
       capabilities.record([plugin, capability, operation, outcome], seconds);
       if (outcome !== 'denied') return;
       denials.inc({ plugin, capability });
       denied.set(plugin, (denied.get(plugin) ?? new Set()).add(capability));
-    },
-    inference: ({ operation, ok, seconds }) => {
-      inference.record([operation, ok ? 'ok' : 'failed'], seconds);
     },
     cost: ({ plugin, fuel, executionMs }) => {
       const cost = costs.get(plugin) ?? { fuel: 0, seconds: 0 };
