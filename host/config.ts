@@ -84,7 +84,8 @@ export function inspectConfig(options: LoadOptions): { config: Config; entries: 
     if ('finding' in outcome) findings.push(outcome.finding);
     else values.set(named.path, outcome.value);
     const secret = named.key.secret === true && setting.value !== undefined;
-    const value = secret ? '[redacted]' : values.get(named.path);
+    const shown = named.key.references ? setting.value : values.get(named.path);
+    const value = secret ? '[redacted]' : shown;
     entries.push({ path: named.path, value, source: setting.source });
   }
   // A variable that a secret refers to may have any name.
@@ -165,9 +166,14 @@ function readSetting(
     const fix = 'Correct the reference, or set the value itself.';
     return { finding: { path, message: resolved.problem, source, fix } };
   }
-  const value = key.read(resolved.value, cwd);
+  const resolve = (text: string): string => {
+    const found = dereference(text, env, cwd);
+    if ('problem' in found) throw new Error(found.problem);
+    return String(found.value);
+  };
+  const value = key.read(resolved.value, cwd, resolve);
   if (value !== undefined) return { value };
-  const fault = key.fault?.(resolved.value);
+  const fault = key.fault?.(resolved.value, resolve);
   const given = key.secret === true ? '' : `, not ${display(setting.value)}`;
   const without = key.default === undefined ? '' : `, which gives ${key.default}`;
   const fix = `Give such a value, or leave it out${without}.`;

@@ -11,9 +11,14 @@ export interface About {
   readonly flag?: string;
   /** Never shown; may be given by reference (`env:NAME`, `file:PATH`). */
   readonly secret?: true;
+  /** Texts inside it may be given by reference too; it is shown with the references. */
+  readonly references?: true;
   /** Takes effect on SIGHUP; every other key needs a restart. */
   readonly reloadable?: true;
 }
+
+/** What a text that may be a reference stands for; throws an Error that says what is wrong with it. */
+export type Resolve = (text: string) => string;
 
 export interface Key<T> extends About {
   /** Completes "must be …". */
@@ -23,9 +28,9 @@ export interface Key<T> extends About {
   /** How a value is written, for the file of defaults; `"…"` when absent. */
   readonly form?: string;
   /** A value that keeps the rule; undefined for one that does not. Relative paths start at `cwd`. */
-  read(value: unknown, cwd: string): T | undefined;
+  read(value: unknown, cwd: string, resolve?: Resolve): T | undefined;
   /** Of a value with parts that was not read: the part that is wrong and why. */
-  fault?(value: unknown): string | undefined;
+  fault?(value: unknown, resolve?: Resolve): string | undefined;
 }
 
 export function integer(

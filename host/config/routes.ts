@@ -120,6 +120,7 @@ export const routes = tables<RouteSettings>(
   ROUTE,
   {
     reloadable: true,
+    references: true,
     description:
       'Paths that lead to other servers, by the longest that fits: `name`, `path` (a prefix of whole segments, not one of the host’s own), `upstreams` (`url`, `weight`); [the page of the HTTP API](../host/transports/README.md#upstream-routes) lists the other members.',
   },

@@ -3,7 +3,7 @@
  * What one table may hold is a JSON Schema, so a fault is named with its place and rule.
  */
 import { compileSchema, type CompiledSchema, type JsonSchema } from '@noa/sdk/host';
-import type { About, Key } from './kinds.ts';
+import type { About, Key, Resolve } from './kinds.ts';
 
 const MAX_TABLES = 1000;
 
@@ -21,9 +21,14 @@ export function tables<T extends object>(
   const all: JsonSchema = { type: 'array', maxItems: MAX_TABLES, items: schema };
   let compiled: CompiledSchema | undefined;
   /** A host that starts without such tables compiles nothing. */
-  const judge = (value: unknown) => {
+  const judge = (value: unknown, resolve: Resolve = String) => {
     compiled ??= compileSchema(all, { defaults: true });
-    const read = typeof value === 'string' ? parse(value) : structuredClone(value);
+    let read = typeof value === 'string' ? parse(value) : structuredClone(value);
+    try {
+      if (about.references) read = resolved(read, resolve);
+    } catch (error) {
+      return { fault: error instanceof Error ? error.message : String(error) };
+    }
     const [first] = compiled(read);
     if (first !== undefined) return { fault: `${first.path} ${first.message}`.trimStart() };
     const list = read as T[]; // as the schema says
@@ -38,11 +43,11 @@ export function tables<T extends object>(
     rule: 'a list of tables, as TOML or as the text of a JSON array',
     default: undefined,
     form: '[{ … }]',
-    read: (value) => {
-      const { list, fault } = judge(value);
+    read: (value, _cwd, resolve) => {
+      const { list, fault } = judge(value, resolve);
       return list === undefined || fault !== undefined ? undefined : freeze(list);
     },
-    fault: (value) => judge(value).fault,
+    fault: (value, resolve) => judge(value, resolve).fault,
   };
 }
 
@@ -61,6 +66,24 @@ function parse(text: string): unknown {
     return JSON.parse(text);
   } catch {
     return text;
+  }
+}
+
+/** The value with each text in it resolved; of an Error, the message says where. */
+function resolved(value: unknown, resolve: Resolve, path = ''): unknown {
+  if (Array.isArray(value)) return value.map((item, i) => resolved(item, resolve, `${path}/${i}`));
+  if (typeof value === 'object' && value !== null) {
+    const members = Object.entries(value);
+    return Object.fromEntries(
+      members.map(([name, item]) => [name, resolved(item, resolve, `${path}/${name}`)]),
+    );
+  }
+  if (typeof value !== 'string') return value;
+  try {
+    return resolve(value);
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause);
+    throw new Error(`${path} ${why}`, { cause });
   }
 }
 

@@ -298,6 +298,19 @@ void t.test('configuration', async (t) => {
   );
   t.match(fault({ headers: { response: { set: { 'x-a': 'a\r\nb: c' } } } }), /must match/);
   t.match(fault({ retry: {} }), /retry is not a known key/);
+
+  const set = { headers: { request: { set: { authorization: 'env:KEY' } } } };
+  const resolve = (given: string): string => given.replace(/^env:KEY$/, 'Bearer s');
+  const [read] = key.read([{ ...route, ...set }], '/', resolve) ?? [];
+  t.equal(read?.headers.request.set['authorization'], 'Bearer s', 'secrets come by reference');
+  const missing = (given: string): string => {
+    if (given.startsWith('env:')) throw new Error('is not set');
+    return given;
+  };
+  t.equal(
+    key.fault?.([{ ...route, ...set }], missing),
+    '/0/headers/request/set/authorization is not set',
+  );
 });
 
 void t.test('streams', async (t) => {
