@@ -80,10 +80,7 @@ export class Dispatcher {
     try {
       return await this.#run(invocation, serving, target, started, budget, span);
     } catch (error) {
-      const failure =
-        error instanceof NoaError
-          ? error
-          : new NoaError('INTERNAL', 'the call failed in the host', { cause: error });
+      const failure = asFailure(error, invocation.signal);
       code = failure.code;
       if (FAULTS.has(code)) this.#options.onFailure(invocation, failure);
       // Its stack is for the plugin's author, who finds it in the plugin's log.
@@ -203,6 +200,15 @@ async function waitForPlace(
     span?.end(errorType(error));
     throw error;
   }
+}
+
+function asFailure(error: unknown, { aborted }: AbortSignal): NoaError {
+  if (!(error instanceof NoaError)) {
+    return new NoaError('INTERNAL', 'the call failed in the host', { cause: error });
+  }
+  // What code makes of a value that nobody takes any more is no fault of it.
+  const isAbandoned = aborted && error.code === 'PLUGIN_TRAP';
+  return isAbandoned ? new NoaError('CANCELLED', 'the caller went away', { cause: error }) : error;
 }
 
 /** The token of a client's call is the plugin's own, that of a plugin's call has what both have. */
