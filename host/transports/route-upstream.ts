@@ -131,8 +131,9 @@ async function proxy(
     if (Number(raw.headers['content-length']) > config.max_body_bytes) {
       throw tooLarge(config.max_body_bytes);
     }
-    const { signal } = exchange;
-    const answer = await forward(route, { method, target, headers, body, signal }, now);
+    const { signal, trace } = exchange;
+    const { span } = trace;
+    const answer = await forward(route, { method, target, headers, body, signal, span }, now);
     // What is left of the request would be read as the next one.
     if (body !== undefined && !raw.readableEnded) void reply.header('connection', 'close');
     const written = (name: string) => reply.hasHeader(name);

@@ -101,6 +101,9 @@ t.test('one trace leads from a request to all that its plugins reach', async (t)
     NOA_OBSERVABILITY__TRACE_RATIO: '0',
     NOA_OBSERVABILITY__SERVICE_NAME: 'gate',
     NOA_PLUGINS__UNTRUSTED: 'hostel',
+    NOA_GATEWAY__ROUTES: JSON.stringify([
+      { name: 'inn', path: '/inn', upstreams: [{ url: `http://127.0.0.1:${port}` }] },
+    ]),
   });
   t.equal((await journey(host)).status, 200);
   t.equal((await journey(host, { traceparent: CALLER.replace(/1$/, '0') })).status, 200);
@@ -191,7 +194,28 @@ t.test('one trace leads from a request to all that its plugins reach', async (t)
   const access = host.output.split('\n').find((line) => line.includes(`"span_id":"${spanId}"`));
   t.match(access, `"trace_id":"${traceId}"`);
 
-  t.equal((await host.call('pilgrim', 'stumble')).status, 400);
+  const routed = await host.request('GET', `/inn/door?key=${SECRETS.query}`, undefined, {
+    traceparent: CALLER.replaceAll('a', 'b'),
+  });
+  t.equal(routed.status, 200);
+  const [, routedTrace = ''] = routed.headers.get('traceparent')?.split('-') ?? [];
+  const routedSpans = () => collector.spans.filter((span) => span.traceId === routedTrace);
+  await eventually('its trace arrives', () => Promise.resolve(routedSpans().length === 2));
+  const [client, front] = routedSpans().sort((a, b) => a.kind?.localeCompare(b.kind ?? '') ?? 0);
+  t.match(
+    [client, front],
+    [
+      {
+        name: 'GET',
+        kind: 'client',
+        parentId: front?.spanId,
+        attributes: { 'server.address': '127.0.0.1', 'server.port': port },
+      },
+      { name: 'GET /inn/*', kind: 'server' },
+    ],
+  );
+  t.equal(asked.at(-1)?.traceparent, `00-${routedTrace}-${client?.spanId}-01`);
+  t.notOk(collector.raw.includes(SECRETS.query));
 });
 
 t.test('what fails says how, and one call cannot flood a trace', async (t) => {

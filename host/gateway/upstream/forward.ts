@@ -5,6 +5,7 @@
  * the moment that the request is complete an answer begins within the route's time, all attempts together.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { errorType, type Span } from '@noa/sdk/host';
 import type { Dispatcher } from 'undici';
 import type { Body } from './body.ts';
 import { clientLeft, type Failure, failureOf, noneLeft } from './failure.ts';
@@ -25,6 +26,8 @@ export interface ForwardRequest {
   readonly body: Body | undefined;
   /** Aborts when the caller leaves. */
   readonly signal: AbortSignal;
+  /** Of the request, when it is traced. */
+  readonly span?: Span | undefined;
 }
 
 /** A route as it is followed now. */
@@ -48,15 +51,17 @@ export async function forward(
       const upstream = choose(route.upstreams, tried) ?? choose(route.upstreams);
       if (upstream === undefined) throw exhausted(route);
       tried.add(upstream);
-      const sent = await upstream.send(
-        {
-          method: request.method,
-          path: upstream.basePath + request.target,
-          headers: request.headers,
-          body: request.body?.read() ?? null,
-          signal: patience.signal,
-        },
-        (reason) => patience.isLate(reason),
+      const sent = await traced(request, upstream, attempt, (headers) =>
+        upstream.send(
+          {
+            method: request.method,
+            path: upstream.basePath + request.target,
+            headers,
+            body: request.body?.read() ?? null,
+            signal: patience.signal,
+          },
+          (reason) => patience.isLate(reason),
+        ),
       );
       const waitMs = mayRepeat(route, request, attempt, sent)
         ? patience.allows(pause(route, attempt, tried, sent))
@@ -72,6 +77,36 @@ export async function forward(
       : clientLeft();
   } finally {
     patience.end();
+  }
+}
+
+/** One attempt, until its answer begins, as a part of the request's trace. */
+async function traced(
+  { span: above, method, headers }: ForwardRequest,
+  { url }: Upstream,
+  attempt: number,
+  send: (headers: RequestHeaders) => Promise<Sent>,
+): Promise<Sent> {
+  if (above === undefined) return send(headers);
+  const { hostname, port, protocol } = new URL(url);
+  const span = above.child(method, 'client', {
+    'http.request.method': method,
+    'server.address': hostname,
+    'server.port': port === '' ? (protocol === 'https:' ? 443 : 80) : Number(port),
+    ...(attempt > 1 && { 'http.request.resend_count': attempt - 1 }),
+  });
+  try {
+    const sent = await send({ ...headers, traceparent: span.traceparent });
+    if ('failure' in sent) span.end(sent.failure);
+    else {
+      const { statusCode } = sent.answer;
+      span.set({ 'http.response.status_code': statusCode });
+      span.end(statusCode >= 400 ? String(statusCode) : undefined);
+    }
+    return sent;
+  } catch (error) {
+    span.end(errorType(error));
+    throw error;
   }
 }
 
