@@ -37,25 +37,25 @@ function basic(id: string, secret: string): { authorization: string } {
   return { authorization: `Basic ${Buffer.from(`${id}:${secret}`).toString('base64')}` };
 }
 
-async function ask(
+async function ask<T = Record<string, unknown>>(
   host: RunningHost,
   form: Record<string, string>,
   headers: Record<string, string> = {},
   path = '/v1/auth/token',
-): Promise<{ status: number; body: Record<string, unknown>; headers: Headers }> {
+): Promise<{ status: number; body: T; headers: Headers }> {
   const init = { method: 'POST', body: new URLSearchParams(form), headers };
   const response = await fetch(host.url + path, init);
   const text = await response.text();
-  const body = (text === '' ? {} : JSON.parse(text)) as Record<string, unknown>;
+  const body = (text === '' ? {} : JSON.parse(text)) as T;
   return { status: response.status, body, headers: response.headers };
 }
 
 async function tokens(host: RunningHost, id: string, secret: string): Promise<Tokens> {
-  const { status, body } = await ask(host, { grant_type: 'client_credentials' }, basic(id, secret));
+  const form = { grant_type: 'client_credentials' };
+  const { status, body } = await ask<Tokens>(host, form, basic(id, secret));
   if (status !== 200) throw new Error(JSON.stringify(body));
-  const given = body as unknown as Tokens;
-  secrets.push(given.access_token, given.refresh_token);
-  return given;
+  secrets.push(body.access_token, body.refresh_token);
+  return body;
 }
 
 function get(host: RunningHost, credential: string, path: string): Promise<Answer> {
@@ -124,10 +124,10 @@ t.test('a refresh token is good once: the second use ends its family on all host
   const first = await tokens(one, 'rotating', secret);
   const bystander = await tokens(one, 'rotating', secret);
   const form = { grant_type: 'refresh_token', refresh_token: first.refresh_token };
-  const narrowed = await ask(two, { ...form, scope: 'plugins:read' }, login);
+  const narrowed = await ask<Tokens>(two, { ...form, scope: 'plugins:read' }, login);
   t.match(narrowed, { status: 200, body: { scope: 'plugins:read', token_type: 'Bearer' } });
   t.equal(narrowed.headers.get('cache-control'), 'no-store');
-  const second = narrowed.body as unknown as Tokens;
+  const second = narrowed.body;
   secrets.push(second.access_token, second.refresh_token);
   t.equal((await get(one, second.access_token, '/v1/audit')).status, 403, 'it is narrower');
   const next = { grant_type: 'refresh_token', refresh_token: second.refresh_token };
@@ -135,7 +135,7 @@ t.test('a refresh token is good once: the second use ends its family on all host
     status: 400,
     body: { error: 'invalid_scope' },
   });
-  const third = (await ask(one, next, login)).body as unknown as Tokens;
+  const third = (await ask<Tokens>(one, next, login)).body;
   secrets.push(third.access_token, third.refresh_token);
   t.equal(third.scope, 'plugins:read audit:read', 'what was narrowed once is not lost');
   for (const { access_token: token } of [first, second, third]) {
