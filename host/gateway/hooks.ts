@@ -4,7 +4,7 @@
  * between an operator and the administration that removes it, nor before what a plugin does itself; and
  * where no hook is installed, a request costs one comparison.
  */
-import { covers, isErrorCode, type Json, NoaError } from '@noa/sdk/host';
+import { covers, isErrorCode, type Json, NoaError, type Span } from '@noa/sdk/host';
 import type { Principal } from '../kernel/chain.ts';
 import { type GrantedHook, grantedHooks } from '../kernel/hooks.ts';
 import type { Invocation, Outcome } from '../kernel/invocation.ts';
@@ -41,6 +41,8 @@ export interface HookedRequest {
   readonly principal: Principal;
   readonly requestId: string;
   readonly traceId: string;
+  /** When it is traced. */
+  readonly span?: Span | undefined;
 }
 
 /** What is known of a request before its body; no credential is in it. */
@@ -173,7 +175,7 @@ export class Hooks {
 
   async #call(
     { plugin, export: name }: GrantedHook,
-    { principal, requestId, traceId }: HookedRequest,
+    { principal, requestId, traceId, span }: HookedRequest,
     input: Json,
     signal: AbortSignal,
   ): Promise<Json> {
@@ -188,6 +190,7 @@ export class Hooks {
       deadline,
       signal,
       traceId,
+      span,
     };
     return (await dispatch(call)).value;
   }

@@ -34,6 +34,7 @@ export function hookAll(scope: FastifyInstance, gateway: Gateway, hooks: Hooks):
       principal,
       requestId,
       traceId: trace.traceId,
+      span: trace.span,
     };
     if (after.length > 0) {
       reply.raw.once('close', () => {
