@@ -199,11 +199,14 @@ export class Messages {
   readonly ended: Promise<Ended>;
   readonly all: Message[] = [];
   readonly #waiting: (() => void)[] = [];
+  /** The metadata, which comes before the first message. */
+  readonly begun: Promise<Metadata>;
   metadata: Metadata | undefined;
 
   constructor(call: ClientReadableStream<object>) {
     this.call = call;
-    call.on('metadata', (value: Metadata) => (this.metadata = value));
+    this.begun = new Promise((done) => call.on('metadata', (value: Metadata) => done(value)));
+    void this.begun.then((value) => (this.metadata = value));
     call.on('data', (message: Message) => {
       this.all.push(message);
       for (const wake of this.#waiting.splice(0)) wake();

@@ -230,7 +230,7 @@ t.test('the event log: from now on, from an id, by subject', async (t) => {
   const odd = front.stream(SUBSCRIBE, { since: '240', subjects: ['odd.*'] });
   await odd.count(5);
   const fresh = front.stream(SUBSCRIBE, { subjects: ['even'] });
-  while (events.listeners < 3) await sleep(5);
+  await fresh.begun;
   events.publish('even', 'new');
   events.publish('odd.two', null);
   await all.count(252);
@@ -250,6 +250,33 @@ t.test('the event log: from now on, from an id, by subject', async (t) => {
   ]) {
     t.match(await front.stream(SUBSCRIBE, wrong).ended, { code: status.INVALID_ARGUMENT });
   }
+});
+
+t.test('a reader that is slow for a while, and one that was away too long', async (t) => {
+  const front = await startGrpc();
+  t.teardown(() => front.close());
+  const { events } = front;
+  const slow = front.stream(SUBSCRIBE, {});
+  await slow.begun;
+  slow.call.pause();
+  for (let i = 0; i < 5000; i += 1) {
+    events.publish('many', 'x'.repeat(2000));
+    if (i % 100 === 0) await sleep(1); // the log is read meanwhile
+  }
+  slow.call.resume();
+  await slow.count(5000);
+  const ids = slow.all.map(({ event }) => Number((event as { id: string }).id));
+  t.strictSame(
+    ids,
+    [...ids.keys()].map((i) => i + 1),
+  );
+
+  events.drop(4990);
+  const late = front.stream(SUBSCRIBE, { since: '10' });
+  t.match(await late.count(11), [{ gap: { after: '10', missing: 4980 }, event: null }]);
+  t.match(late.all[1], { event: { id: '4991' }, gap: null });
+  const ui = front.stream(UI_EVENTS, { since: '10' });
+  t.match(await ui.count(1), [{ event_type: 'gap', payload_json: /"missing":4980/ }]);
 });
 
 t.test(

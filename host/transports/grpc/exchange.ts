@@ -99,6 +99,11 @@ export class GrpcExchange {
     return this.#controller.signal;
   }
 
+  /** Sends the metadata before any message, so that the caller knows that what it asked for has begun. */
+  open(): void {
+    this.#call.sendMetadata(new Metadata());
+  }
+
   /** Ends the work for this call; where the caller still listens, with this error. */
   leave(reason: NoaError): void {
     if (this.#left !== undefined) return;

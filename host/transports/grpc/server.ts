@@ -14,6 +14,7 @@ import type {
 } from '@grpc/grpc-js';
 import { NoaError } from '@noa/sdk/host';
 import type { EventReader } from '../../kernel/events.ts';
+import { EventFeed } from '../streams/feed.ts';
 import { Admission, type AdmissionOptions } from './admission.ts';
 import { boundTimeout, noteUnknown } from './entry.ts';
 import { streamUiEvents, subscribe } from './events.ts';
@@ -117,13 +118,13 @@ class Calls {
   }
 
   #answerAll(): void {
-    const { events } = this.#options;
+    const feed = new EventFeed(this.#options);
     const plugins = new PluginMethods(this.#options);
     const isServing = this.#health(plugins);
     const { definitions, methods } = this.#protos;
     const own = new Map<string, Handler>([
-      [SUBSCRIBE, subscribe(events)],
-      [STREAM_EVENTS, streamUiEvents(events)],
+      [SUBSCRIBE, subscribe(feed)],
+      [STREAM_EVENTS, streamUiEvents(feed)],
       [`${HEALTH}/Check`, check(isServing)],
       [`${HEALTH}/Watch`, watch(isServing)],
     ]);

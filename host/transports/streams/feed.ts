@@ -12,6 +12,7 @@ const LANES = 2;
 
 /** An event with the forms in which it is sent, each made once for all. */
 export class LoggedEvent {
+  readonly event: CloudEvent;
   readonly id: number;
   readonly subject: string;
   readonly json: string;
@@ -19,6 +20,7 @@ export class LoggedEvent {
   readonly #type: string;
 
   constructor(event: CloudEvent) {
+    this.event = event;
     this.id = Number(event.id);
     this.subject = event.subject;
     this.#type = event.type;
