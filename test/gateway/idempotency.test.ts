@@ -321,6 +321,28 @@ t.test('a host that dies in the middle: the key is free when its lease ends', as
   t.equal(replayed(await send(key)), 'true');
 });
 
+t.test('only the execution that holds a lease can renew, finish or give it up', async (t) => {
+  const { store } = await host(t, () => null);
+  const key = randomUUID();
+  const run = () => ({ subject: 'root', key, run: randomUUID() });
+  const [dead, live, next] = [run(), run(), run()];
+  const fingerprint = Buffer.alloc(32);
+  const begin = async (one: typeof dead, leaseMs: number) =>
+    (await store.begin(one, fingerprint, { leaseMs, keepMs: 60_000 })).state;
+  t.equal(await begin(dead, 1), 'begun');
+  while ((await begin(live, 300)) !== 'begun') await sleep(5);
+  await store.renew(dead, 60_000);
+  await store.release(dead);
+  t.notOk(await store.finish(dead, 200, undefined, 60_000));
+  t.equal(await begin(next, 1), 'running', 'its lease holds');
+  const until = Date.now() + 20_000;
+  while ((await begin(next, 60_000)) !== 'begun') {
+    if (Date.now() > until) throw new Error('the lease was renewed by another');
+    await sleep(20);
+  }
+  t.equal(await begin(run(), 1), 'running');
+});
+
 t.test('a lease is renewed while its request runs', async (t) => {
   const gate = Promise.withResolvers<void>();
   let calls = 0;
