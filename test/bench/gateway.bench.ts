@@ -13,7 +13,7 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fastify } from 'fastify';
+import { fastify, type FastifyInstance } from 'fastify';
 import { exportJWK, generateKeyPair, importJWK, type JWK, jwtVerify, SignJWT } from 'jose';
 import { loadConfig } from '../../host/config.ts';
 import { Authenticator, type Lookup } from '../../host/gateway/identity/authenticator.ts';
@@ -24,14 +24,16 @@ import { startHost } from '../../host/start.ts';
 import { createLogs } from '../../host/telemetry/logs.ts';
 import { createMetrics } from '../../host/telemetry/metrics.ts';
 import { Traces } from '../../host/telemetry/traces.ts';
-import { CONNECTION_LIMITS, createListener } from '../../host/transports/listener.ts';
+import { HTTP_FLAGS } from '../../host/transports/http.ts';
+import { CONNECTION_LIMITS } from '../../host/transports/listener.ts';
+import { Port } from '../../host/transports/port/port.ts';
 import { ADMIN, startFront } from '../transports/front.ts';
 import { Client, median, report, ServerProcess, type Shot } from './load.ts';
 
 /** In the order in which they are put on: each has what the ones before it have. */
 const LAYERS = [
   ['fastify', 'bare fastify'],
-  ['port', 'the port'],
+  ['port', 'the port: which protocol a connection speaks'],
   ['front', 'the front, with ids and a known credential'],
   ['token', 'a verified token, remembered'],
   ['policy', 'policy and rate limits'],
@@ -48,9 +50,10 @@ const CONNECTIONS = 32;
 const WARM_UP = 16_000;
 const REQUESTS = 4000;
 const ROUNDS = 9;
-const LOAD_MS = 2000;
+const LOAD_MS = 8000;
 const PATH = '/v1/hosts';
-const BODY = '{"hosts":[],"next":null}';
+const ANSWER = { hosts: [], next: null };
+const BODY = JSON.stringify(ANSWER);
 
 const RATE = 1e9;
 const POLICIES: readonly PolicyRule[] = [
@@ -101,18 +104,28 @@ function lookup(jwk: string): Lookup {
   };
 }
 
+async function serveFastify(): Promise<number> {
+  const app = fastify();
+  app.get(PATH, async () => ANSWER);
+  return Number(new URL(await app.listen({ host: '127.0.0.1', port: 0 })).port);
+}
+
+async function serveOnPort(): Promise<number> {
+  const port = new Port((request, response) => app.routing(request, response), {
+    limits: CONNECTION_LIMITS,
+    open: () => [],
+    onError: () => undefined,
+  });
+  const app: FastifyInstance = fastify({ serverFactory: () => port.server });
+  app.get(PATH, async () => ANSWER);
+  await app.ready();
+  return (await port.listen({ host: '127.0.0.1', port: 0 }, HTTP_FLAGS)).port;
+}
+
 /** Starts a server with this layer and all below it in this process; answers its port. */
 async function serve(layer: Layer): Promise<number> {
   const has = (wanted: Layer): boolean => place(layer) >= place(wanted);
-  if (!has('front')) {
-    const app = has('port')
-      ? fastify({
-          serverFactory: (handler) => createListener(handler, CONNECTION_LIMITS, () => []),
-        })
-      : fastify();
-    app.get(PATH, async () => ({ hosts: [], next: null }));
-    return Number(new URL(await app.listen({ host: '127.0.0.1', port: 0 })).port);
-  }
+  if (!has('front')) return has('port') ? serveOnPort() : serveFastify();
   const shared = new Map<string, number>();
   const limits = new Limits({
     levels: { l1: RATE, l2: RATE, l3: RATE, l4: RATE, l5: RATE },
@@ -237,13 +250,13 @@ async function bench(): Promise<void> {
   const servers = new Map<Layer, ServerProcess>();
   for (const [layer] of LAYERS) {
     const file = import.meta.filename;
-    servers.set(layer, await ServerProcess.start(file, layer, env, asked(layer), CONNECTIONS));
+    servers.set(layer, await ServerProcess.start(file, layer, env, asked(layer)));
   }
   for (const each of servers.values()) await each.send(WARM_UP, CONNECTIONS);
   await layers(servers);
 
   const live = shot('/health', ADMIN, '}');
-  const host = await ServerProcess.start(import.meta.filename, 'host', env, live, 0);
+  const host = await ServerProcess.start(import.meta.filename, 'host', env, live);
   const floor = await loadOn(servers.get('fastify')?.port ?? 0, asked('fastify'));
   const front = await loadOn(servers.get(AIMED_AT)?.port ?? 0, asked(AIMED_AT));
   const whole = await loadOn(host.port, live);
@@ -280,7 +293,7 @@ async function layers(servers: ReadonlyMap<Layer, ServerProcess>): Promise<void>
     const ratio = cost(layer) / floor;
     const own = below === 0 ? '' : `, by itself ${(ratio - below).toFixed(2)}`;
     print(
-      `${title.padEnd(44)} ${cost(layer).toFixed(1)} µs, ${ratio.toFixed(2)} times fastify${own}`,
+      `${title.padEnd(46)} ${cost(layer).toFixed(1)} µs, ${ratio.toFixed(2)} times fastify${own}`,
     );
     below = ratio;
   }

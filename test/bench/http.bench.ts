@@ -125,10 +125,9 @@ async function bench(): Promise<void> {
     NOA_OBSERVABILITY__METRICS_PORT: '0',
     NOA_AUTH__BOOTSTRAP_TOKEN: ADMIN,
   };
-  const most = Math.max(...CONNECTIONS);
   const measured = new Map<Server, ServerProcess>();
   for (const server of SERVERS) {
-    measured.set(server, await ServerProcess.start(import.meta.filename, server, env, SHOT, most));
+    measured.set(server, await ServerProcess.start(import.meta.filename, server, env, SHOT));
   }
   for (const each of measured.values()) await each.send(WARM_UP, AIMED_AT);
   for (const connections of CONNECTIONS) await compare(measured, connections);

@@ -54,12 +54,13 @@ export class Client {
 export class ServerProcess {
   readonly port: number;
   readonly #child: ChildProcess;
-  readonly #clients: Client[];
+  readonly #shot: Shot;
+  readonly #clients: Client[] = [];
 
-  private constructor(child: ChildProcess, port: number, shot: Shot, connections: number) {
+  private constructor(child: ChildProcess, port: number, shot: Shot) {
     this.port = port;
     this.#child = child;
-    this.#clients = Array.from({ length: connections }, () => new Client(port, shot));
+    this.#shot = shot;
   }
 
   static async start(
@@ -67,18 +68,21 @@ export class ServerProcess {
     name: string,
     env: Readonly<Record<string, string | undefined>>,
     shot: Shot,
-    connections: number,
   ): Promise<ServerProcess> {
     const stdio = ['ignore', 'ignore', 'inherit', 'ipc'] as const;
     const child = fork(file, [name], { env, stdio: [...stdio] });
     const ended = once(child, 'exit').then(() => Promise.reject(new Error(`${name} ended`)));
     const [port] = (await Promise.race([once(child, 'message'), ended])) as [number];
     ended.catch(() => undefined);
-    return new ServerProcess(child, port, shot, connections);
+    return new ServerProcess(child, port, shot);
   }
 
   async send(requests: number, connections: number): Promise<void> {
     const each = requests / connections;
+    // Not before: a connection that asks nothing for long is closed.
+    while (this.#clients.length < connections) {
+      this.#clients.push(new Client(this.port, this.#shot));
+    }
     const clients = this.#clients.slice(0, connections);
     await Promise.all(clients.map((client) => client.send(each)));
   }
