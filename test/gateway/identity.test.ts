@@ -182,6 +182,17 @@ t.test('an API key has what it was made with, as long as its owner has it', asyn
     apiKey: part.key,
   });
   t.match(inHeader, { subject: 'user:ann', scopes: ['audit:read'] });
+  for (const authorization of ['Basic dTpw', 'Bearer', `Bearer x${part.key}`]) {
+    const both = { ...arrival(authorization), apiKey: part.key };
+    await t.rejects(
+      Promise.resolve().then(() => host.authenticator.authenticate(both)),
+      { code: 'UNAUTHENTICATED' },
+      `${authorization.slice(0, 8)} goes before it, also when the key is known`,
+    );
+  }
+  for (const way of [`bearer ${part.key}`, `Bearer   ${part.key} `]) {
+    t.match(await host.authenticator.authenticate(arrival(way)), { subject: 'user:ann' });
+  }
   await t.rejects(
     host.apiKeys.create({ owner: 'user:ann', scopes: ['secrets:read'] }, ROOT),
     { code: 'INVALID_ARGUMENT', message: /user:ann lacks secrets:read/ },

@@ -18,6 +18,8 @@ import { bearerOf } from './credentials.ts';
  * able to lock out the others.
  */
 const FAILURES_PER_SECOND = 5;
+/** As almost everybody writes it. */
+const PREFIX = 'Bearer ';
 /** Headers that were found good are kept as text up to this number: one credential can be written in many ways. */
 const MAX_RECOGNISED = 64;
 /** Credentials that are remembered by their digest; the one that was found first goes first. */
@@ -70,7 +72,7 @@ export class Authenticator {
    * process: how long a wrong guess takes tells nothing about a right one.
    */
   readonly #recognised = new Map<string, Principal>();
-  /** By SHA-256 of the credential, as a binary string. */
+  /** By SHA-256 of the credential, as a string: a Buffer for each request costs as much as the digest. */
   readonly #verified = new Map<string, Verified>();
   readonly #pending = new Map<string, Promise<Principal | undefined>>();
   readonly #failures: RateLimiter;
@@ -97,21 +99,30 @@ export class Authenticator {
       const text = 'authorization: is required; send "Bearer <token>"';
       throw new NoaError('UNAUTHENTICATED', text);
     }
+    const likely = likelyIn(authorization, apiKey);
+    let digest = hash('sha256', likely, 'binary');
+    const remembered = this.#remembered(digest);
+    if (remembered !== undefined) return remembered;
     const credential = authorization === undefined ? apiKey : bearerOf(authorization);
     if (credential === undefined) throw this.#refusal(remoteAddress);
-    // As a string: a Buffer made for each request costs as much as the digest itself.
-    const digest = hash('sha256', credential, 'binary');
-    const verified = this.#verified.get(digest);
-    if (verified !== undefined) {
-      if (verified.epoch === this.#lookup?.epoch && verified.expiresAt > this.#now()) {
-        return verified.principal;
-      }
-      this.#verified.delete(digest);
+    if (credential !== likely) {
+      digest = hash('sha256', credential, 'binary');
+      const again = this.#remembered(digest);
+      if (again !== undefined) return again;
     }
     const principal = this.#configured(digest, authorization);
     if (principal !== undefined) return principal;
     if (this.#lookup === undefined) throw this.#refusal(remoteAddress);
     return this.#find(this.#lookup, digest, credential, remoteAddress);
+  }
+
+  #remembered(digest: string): Principal | undefined {
+    const verified = this.#verified.get(digest);
+    if (verified === undefined) return undefined;
+    const isFresh = verified.epoch === this.#lookup?.epoch && verified.expiresAt > this.#now();
+    if (isFresh) return verified.principal;
+    this.#verified.delete(digest);
+    return undefined;
   }
 
   #configured(digest: string, authorization: string | undefined): Principal | undefined {
@@ -170,4 +181,13 @@ export class Authenticator {
       'authorization: the credential is not valid; send "Bearer <token>" with one of this host';
     return new NoaError('UNAUTHENTICATED', text);
   }
+}
+
+/**
+ * The credential of a request as almost everybody writes it, cut off rather than parsed: parsing costs more
+ * than the digest, and what is remembered was parsed once.
+ */
+function likelyIn(authorization: string | undefined, apiKey = ''): string {
+  if (authorization === undefined) return apiKey;
+  return authorization.startsWith(PREFIX) ? authorization.slice(PREFIX.length) : '';
 }

@@ -22,6 +22,8 @@ const ISSUES = { burst: 100, perSecond: 1 };
 const MAX_SESSIONS = 1000;
 /** What a header can carry with the rest of a token. */
 const MAX_SCOPE_TEXT = 3072;
+/** Clients whose secret is being looked up at one time: the database has others to serve. */
+const MAX_PENDING = 64;
 const CLIENT_ID = /^[a-z][a-z0-9._-]{0,63}$/;
 const SCOPE_TEXT = new RegExp(`^${SCOPE}( ${SCOPE})*$`);
 
@@ -57,6 +59,7 @@ export class TokenEndpoint {
   readonly #options: TokenEndpointOptions;
   readonly #failures: RateLimiter;
   readonly #issues: Buckets;
+  #pending = 0;
 
   constructor(options: TokenEndpointOptions) {
     this.#options = options;
@@ -106,15 +109,27 @@ export class TokenEndpoint {
       const text = 'the client shows its id and secret by HTTP Basic or in the body';
       throw new OAuthError('invalid_client', text);
     }
-    const client = CLIENT_ID.test(clientId)
-      ? await this.#options.store.client(`client:${clientId}`)
-      : undefined;
+    const client = CLIENT_ID.test(clientId) ? await this.#find(`client:${clientId}`) : undefined;
     if (client !== undefined && isSecretOf(clientSecret, client.secretDigest) && !client.disabled) {
       return client;
     }
     this.#failures.take(`address ${addressKey(remoteAddress)}`, 'wrong secrets from one address');
     this.#failures.take(`client ${clientId.slice(0, 64)}`, 'wrong secrets of one client');
     throw new OAuthError('invalid_client', 'the client is not known, or its secret is not this');
+  }
+
+  async #find(subject: string): Promise<ClientHolder | undefined> {
+    if (this.#pending >= MAX_PENDING) {
+      const text = 'too many clients ask at one time: try again';
+      const options = { status: 503, retryAfterMs: 1000 };
+      throw new OAuthError('temporarily_unavailable', text, options);
+    }
+    this.#pending += 1;
+    try {
+      return await this.#options.store.client(subject);
+    } finally {
+      this.#pending -= 1;
+    }
   }
 
   async #open(client: ClientHolder, { parameters }: TokenRequest): Promise<TokenAnswer> {
