@@ -8,8 +8,8 @@ import { constants, type ServerHttp2Session, type ServerHttp2Stream } from 'node
 import type { Duplex } from 'node:stream';
 import type { ConnectionLimits } from '../listener.ts';
 
-/** Slowest rate at which a complete answer is taken, in bytes each ms: 8 KB/s. */
-const LEAST_RATE = 8;
+/** Slowest rate at which a complete answer may be taken, in bytes each ms; a slow line of 2G has it. */
+const LEAST_RATE = 16;
 /** A peer that nothing was heard of while a stream is open is asked for a sign of life. */
 const PING_MS = 30_000;
 /** What a peer may spend in each second on frames that ask for nothing. */
@@ -19,7 +19,7 @@ const PING_COST = 1;
 /** Each may resize what nghttp2 keeps; a peer has reason for two or three in a connection's life. */
 const SETTINGS_COST = 40;
 /** Whichever side resets the stream: a peer can also have it done by frames that are wrong. */
-const RESET_COST = 10;
+const RESET_COST = 2;
 /** What a peer has to read the last frames in, once its streams are over. */
 const LINGER_MS = 250;
 
@@ -76,8 +76,7 @@ export class Connection {
   #spend(cost: number): void {
     this.#budget -= cost;
     if (this.#budget >= 0 || this.session.destroyed) return;
-    this.session.goaway(constants.NGHTTP2_ENHANCE_YOUR_CALM);
-    this.session.destroy();
+    this.session.destroy(new Error('spent its budget'), constants.NGHTTP2_ENHANCE_YOUR_CALM);
   }
 
   /** Once a second. */

@@ -16,9 +16,12 @@ import { answersGrpc, grpcEntry, isGrpc, refuseGrpc, type TakeGrpc } from './grp
 const MAX_STREAMS = 256;
 /** Bytes that the protocol itself may keep for one connection, in MB: what callers have not taken yet counts. */
 const MAX_SESSION_MB = 64;
-/** Streams that a caller takes back at once, and in each second after that (CVE-2023-44487). */
+/**
+ * Streams that a caller takes back at once, and in each second after that (CVE-2023-44487): a little more
+ * than all of its streams each second, as when an upstream hangs and every call runs into its deadline.
+ */
 const RESET_BURST = 1000;
-const RESETS_PER_SECOND = 100;
+const RESETS_PER_SECOND = 300;
 /** Entries of one SETTINGS frame. */
 const MAX_SETTINGS = 16;
 const CHECK_MS = 1000;
@@ -91,6 +94,8 @@ class Front implements Http2Front {
       socket.destroy();
       return;
     }
+    // A peer that has closed its half is gone; HTTP/1.1's server leaves the other half to its handler.
+    socket.allowHalfOpen = false;
     this.#sessions.once('session', (session: ServerHttp2Session) => {
       const connection = new Connection(session, socket, this.#limits);
       this.#connections.add(connection);
