@@ -266,6 +266,7 @@ export async function startFront(
     openIdempotency(pool, new Seal(rootKey), config.gateway.idempotency, onError),
   );
   const hosts = parts.use(new HostRegister(pool, { id: hostId, version: VERSION, onError }));
+  const hooks = openHooks({ kernel, config: config.gateway, observe: metrics.hook, log });
   const http = createHttpServer({
     gateway,
     identity,
@@ -273,12 +274,13 @@ export async function startFront(
     upstreams,
     tls,
     grpc: createGrpc({
-      ...{ gateway, kernel, events, tracer, onError },
+      ...{ gateway, hooks, kernel, events, tracer, onError },
       settings: config.server,
+      streams: config.streams,
       observe: metrics.grpc,
       access: logs.access,
     }),
-    hooks: openHooks({ kernel, config: config.gateway, observe: metrics.hook, log }),
+    hooks,
     events,
     streams: {
       max: config.streams.max_connections,

@@ -160,6 +160,14 @@ export async function startFront(
     pluginLog: () => undefined,
   });
   await kernel.start();
+  const hooks = new Hooks({
+    snapshot: () => kernel.supervisor.snapshot,
+    dispatch: (invocation) => kernel.dispatcher.dispatch(invocation),
+    timeoutMs: 500,
+    now: Date.now,
+    observe: (plugin, on, outcome) => hooked.push(`${plugin} ${on} ${outcome}`),
+    onFailing: ({ plugin }, reason) => failing.push(`${plugin} ${reason ?? 'works'}`),
+  });
   const server = createHttpServer({
     version: '9.9.9',
     administration: kernel.administration,
@@ -199,14 +207,7 @@ export async function startFront(
       next: since + limit,
     }),
     events: new MemoryEvents(),
-    hooks: new Hooks({
-      snapshot: () => kernel.supervisor.snapshot,
-      dispatch: (invocation) => kernel.dispatcher.dispatch(invocation),
-      timeoutMs: 500,
-      now: Date.now,
-      observe: (plugin, on, outcome) => hooked.push(`${plugin} ${on} ${outcome}`),
-      onFailing: ({ plugin }, reason) => failing.push(`${plugin} ${reason ?? 'works'}`),
-    }),
+    hooks,
     upstreams: new UpstreamRoutes({ now: () => 0, isOwnPath, onBreaker: () => undefined }),
     gateway: new Gateway({
       authenticator: new Authenticator({
@@ -260,6 +261,7 @@ export async function startFront(
     observed,
     logged,
     denied,
+    hooks,
     hooked,
     failing,
     errors,

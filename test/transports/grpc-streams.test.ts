@@ -4,7 +4,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type ServiceError, status } from '@grpc/grpc-js';
 import type { Json } from '@noa/sdk/host';
 import t from 'tap';
-import { ADMIN, type Exports, manifest } from './front.ts';
+import { Gateway } from '../../host/gateway/gateway.ts';
+import { Authenticator } from '../../host/gateway/identity/authenticator.ts';
+import type { Principal } from '../../host/kernel/chain.ts';
+import { ADMIN, type Exports, manifest, READER } from './front.ts';
 import { headers, startGrpc } from './grpc-front.ts';
 
 const INVOKE = 'noa.api.v1.InferenceService/Invoke';
@@ -161,7 +164,7 @@ async function raw(
   stream.on('error', () => undefined);
   const trailers = new Promise<Record<string, unknown>>((done) => {
     stream.on('response', (found) => found['grpc-status'] !== undefined && done({ ...found }));
-    stream.on('trailers', (found) => done({ ...found }));
+    stream.on('trailers', (found: Record<string, unknown>) => done(found));
     stream.on('close', () => done({}));
   });
   stream.end(body);
@@ -330,6 +333,43 @@ t.test('a reader that takes nothing is cut off, and holds no more than a bound',
   stream.call.resume();
   t.match(await stream.ended, { code: status.RESOURCE_EXHAUSTED });
   t.ok(stream.all.length < 300, `${stream.all.length} came`);
+});
+
+t.test('streams are bounded for each identity, and end with the right to them', async (t) => {
+  let isRevoked = false;
+  const known = new Authenticator({
+    credentials: [
+      { token: READER, principal: { subject: 'follower', scopes: ['events:read'] } },
+      { token: ADMIN, principal: { subject: 'root', scopes: ['admin'] } },
+    ],
+    now: Date.now,
+  });
+  const gateway = new Gateway({ authenticator: known, denied: () => undefined });
+  const identify = gateway.identify.bind(gateway);
+  gateway.identify = (arrival) => {
+    const principal = identify(arrival) as Principal;
+    return isRevoked && principal.subject === 'follower' ? { ...principal, scopes: [] } : principal;
+  };
+  const streams = { max_connections: 4, max_per_identity: 2, heartbeat_ms: 50 };
+  const front = await startGrpc({ gateway, streams });
+  t.teardown(() => front.close());
+  const open = (token: string) => front.stream(SUBSCRIBE, {}, headers(token));
+  const followers = [open(READER), open(READER)];
+  await Promise.all(followers.map(({ begun }) => begun));
+  t.match(await open(READER).ended, {
+    code: status.RESOURCE_EXHAUSTED,
+    details: /follower has 2 .*streams.max_per_identity/,
+  });
+  const admin = open(ADMIN);
+  await admin.begun;
+  isRevoked = true;
+  for (const { ended } of followers) {
+    t.match(await ended, { code: status.PERMISSION_DENIED, details: /events:read/ });
+  }
+  isRevoked = false;
+  await open(READER).begun;
+  front.events.publish('a');
+  await admin.count(1);
 });
 
 t.test('a host that stops ends its streams of events and lets calls finish', async (t) => {

@@ -5,7 +5,7 @@ import t from 'tap';
 import { Limits } from '../../host/gateway/limits.ts';
 import { loadProtos } from '../../host/transports/grpc/protos.ts';
 import { bundle, type Exports, manifest, READER } from './front.ts';
-import { buf, headers, startGrpc } from './grpc-front.ts';
+import { headers, startGrpc } from './grpc-front.ts';
 
 const INVOKE = 'noa.api.v1.InferenceService/Invoke';
 const STREAM = 'noa.api.v1.InferenceService/Stream';
@@ -37,8 +37,8 @@ t.test('the methods that a manifest may name are those of proto/ that plugins an
   const theirs = [...loadProtos().methods.values()].filter(
     ({ name }) => name.startsWith('noa.') && !own.some((each) => name.endsWith(each)),
   );
-  const listed = theirs.map(({ name, definition }) => [name, definition.responseStream]);
-  const named = [...GRPC_METHODS].map(([name, { stream }]) => [name, stream]);
+  const listed = theirs.map(({ name, definition }) => `${name} ${definition.responseStream}`);
+  const named = [...GRPC_METHODS].map(([name, { stream }]) => `${name} ${stream}`);
   t.strictSame(listed.toSorted(), named.toSorted());
   t.end();
 });

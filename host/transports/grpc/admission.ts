@@ -3,16 +3,18 @@
  * transport. Invariant: of a call that is not admitted no message is read.
  */
 import {
+  type Metadata,
   type ServerInterceptingCallInterface,
   type ServerInterceptor,
   ServerInterceptingCall,
 } from '@grpc/grpc-js';
-import type { Metadata } from '@grpc/grpc-js';
 import { NoaError } from '@noa/sdk/host';
 import type { Gateway } from '../../gateway/gateway.ts';
+import type { Hooks } from '../../gateway/hooks.ts';
 import type { RateState } from '../../gateway/limits.ts';
 import type { Principal } from '../../kernel/chain.ts';
 import { asNoaError, type ExchangeOptions, GrpcExchange, statusOf } from './exchange.ts';
+import { runHooks } from './hooked.ts';
 import type { Method } from './protos.ts';
 
 export interface AdmissionOptions extends ExchangeOptions {
@@ -21,6 +23,7 @@ export interface AdmissionOptions extends ExchangeOptions {
   readonly open: ReadonlySet<Method>;
   /** Scopes that methods ask for; of others policies alone decide. */
   readonly scopes: ReadonlyMap<Method, string>;
+  readonly hooks: Hooks;
   readonly onError: (message: string, error: unknown) => void;
 }
 
@@ -81,6 +84,14 @@ export class Admission {
     return shown;
   }
 
+  /** Rejects when the caller of a call would not be let in any more. */
+  async verify({ arrival, method }: GrpcExchange): Promise<void> {
+    const { gateway, scopes } = this.#options;
+    const principal = await gateway.identify(arrival);
+    const scope = scopes.get(method);
+    if (scope !== undefined) gateway.requireScope(arrival, principal, scope);
+  }
+
   #identify(exchange: GrpcExchange): Promise<void> | undefined {
     if (Date.now() >= (exchange.deadline ?? Infinity)) {
       throw new NoaError('DEADLINE_EXCEEDED', 'grpc-timeout: the deadline has passed already');
@@ -94,13 +105,14 @@ export class Admission {
   }
 
   #limit(exchange: GrpcExchange, principal: Principal): Promise<void> | undefined {
-    const { gateway, scopes } = this.#options;
+    const { gateway, scopes, hooks } = this.#options;
     const { method, arrival } = exchange;
     exchange.principal = principal;
-    const enter = (rate: RateState | undefined): undefined => {
+    const enter = (rate: RateState | undefined): Promise<void> | undefined => {
       exchange.rate = rate;
       const scope = scopes.get(method);
       if (scope !== undefined) gateway.requireScope(arrival, principal, scope);
+      return runHooks(hooks, gateway, exchange, principal);
     };
     const rate = gateway.admit(arrival, principal, method.name);
     return rate instanceof Promise ? rate.then(enter) : enter(rate);

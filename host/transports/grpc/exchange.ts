@@ -3,7 +3,7 @@
  * gone, and what is noted when it is over. Invariant: each call is observed exactly once, whether it is a
  * handler, the library or the caller that ends it, and labels come from the descriptors alone.
  */
-import { constants } from 'node:http2';
+import { constants, type ServerHttp2Stream } from 'node:http2';
 import { Duplex } from 'node:stream';
 import {
   Metadata,
@@ -42,6 +42,7 @@ export interface ExchangeOptions {
 export class GrpcExchange {
   readonly method: Method;
   readonly arrival: Arrival;
+  readonly metadata: Metadata;
   readonly id: string;
   readonly trace: Trace;
   readonly #options: ExchangeOptions;
@@ -50,6 +51,8 @@ export class GrpcExchange {
   readonly #deadline: number;
   principal: Principal | undefined;
   rate: RateState | undefined;
+  /** Told how the call ended; the status is HTTP's. */
+  onEnd: ((answer: { readonly status: number; readonly durationMs: number }) => void) | undefined;
   /** What answers it, once it is known to serve. */
   plugin: string | undefined;
   #controller: AbortController | undefined;
@@ -67,6 +70,7 @@ export class GrpcExchange {
       return typeof value === 'string' && second === undefined ? value : undefined;
     };
     this.method = method;
+    this.metadata = metadata;
     this.#call = call;
     this.#options = options;
     this.trace = beginTrace(text('traceparent'), options.tracer, method.name);
@@ -79,6 +83,7 @@ export class GrpcExchange {
       method: 'POST',
       path: method.definition.path,
       authorization: text('authorization'),
+      apiKey: text('x-api-key'),
       remoteAddress: call.getConnectionInfo().remoteAddress,
       clientCertificate: call.getAuthContext().sslPeerCertificate !== undefined,
     };
@@ -128,7 +133,7 @@ export class GrpcExchange {
     this.leave(error);
     this.#call.sendStatus(statusOf(error));
     const stream: unknown = Reflect.get(this.#call, 'stream');
-    if (stream instanceof Duplex && 'close' in stream && typeof stream.close === 'function') {
+    if (stream instanceof Duplex && isResettable(stream)) {
       stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
     }
   }
@@ -148,7 +153,7 @@ export class GrpcExchange {
     };
     call.sendStatus = (status) => {
       const metadata = status.metadata ?? new Metadata();
-      const { code = statuses.UNKNOWN, details = '' } = status;
+      const { code, details } = status;
       if (!isSent) this.#label(metadata);
       const ours = code === statuses.OK ? 'OK' : codeOf(code, metadata);
       if (ours !== 'OK') metadata.set(CODE, ours);
@@ -171,6 +176,7 @@ export class GrpcExchange {
     const seconds = (performance.now() - this.#started) / 1000;
     const status = code === 'OK' ? 200 : ERROR_KINDS[code].status;
     const { span } = this.trace;
+    this.onEnd?.({ status, durationMs: Math.round(seconds * 1000) });
     this.#options.observe({ service, method: short, code: nameOf(grpc), seconds });
     this.#options.access({
       method: 'GRPC',
@@ -196,6 +202,10 @@ export class GrpcExchange {
     if (this.plugin !== undefined) span.set({ 'noa.plugin': this.plugin });
     span.end(status >= 500 ? nameOf(grpc) : undefined);
   }
+}
+
+function isResettable(stream: Duplex): stream is Duplex & Pick<ServerHttp2Stream, 'close'> {
+  return 'close' in stream && typeof stream.close === 'function';
 }
 
 /** Of a status that the library made, the code that comes nearest. */

@@ -87,10 +87,11 @@ class Waiting implements Follower {
     const signal = this.#signal;
     while (this.#events.length === 0 && !this.#isFull && !signal.aborted) {
       const { promise, resolve } = Promise.withResolvers<void>();
-      this.#wake = resolve;
-      signal.addEventListener('abort', resolve as () => void);
+      const wake = (): void => resolve();
+      this.#wake = wake;
+      signal.addEventListener('abort', wake);
       await promise;
-      signal.removeEventListener('abort', resolve as () => void);
+      signal.removeEventListener('abort', wake);
     }
     signal.throwIfAborted();
     const event = this.#events.shift();

@@ -7,7 +7,6 @@ import type { IncomingHttpHeaders, ServerHttp2Stream } from 'node:http2';
 import type {
   sendUnaryData,
   Server,
-  ServerDuplexStream,
   ServerOptions,
   ServerUnaryCall,
   ServerWritableStream,
@@ -24,12 +23,11 @@ import { check, type IsServing, watch } from './health.ts';
 import { PluginMethods, type PluginMethodsOptions } from './methods.ts';
 import { loadProtos, type Method, type Protos } from './protos.ts';
 import { addReflection } from './reflection.ts';
+import { OpenStreams, type StreamSettings } from './streams.ts';
 
 const HEALTH = 'grpc.health.v1.Health';
 const SUBSCRIBE = 'noa.api.v1.EventService/Subscribe';
 const STREAM_EVENTS = 'noa.ui.UiSchemaService/StreamEvents';
-/** Streams that are open at one time, of all callers. */
-const MAX_STREAMS = 4096;
 /** Longest time in which a reader takes nothing of a stream. */
 const STALL_MS = 30_000;
 
@@ -42,6 +40,7 @@ export interface GrpcOptions
     /** Who may ask what there is: anyone, whoever has a credential, or nobody. */
     readonly grpc_reflection: 'open' | 'authenticated' | 'off';
   };
+  readonly streams: StreamSettings;
   readonly stallMs?: number;
 }
 
@@ -83,9 +82,7 @@ class Calls {
   readonly #options: GrpcOptions;
   readonly #protos: Protos;
   readonly #handlers = new Map<Method, Handler>();
-  readonly #endless = new Set<GrpcExchange>();
-  #streams = 0;
-  #isDraining = false;
+  readonly #streams: OpenStreams;
 
   constructor(options: GrpcOptions, protos: Protos) {
     this.#options = options;
@@ -105,6 +102,7 @@ class Calls {
       }
     }
     this.admission = new Admission({ ...options, open, scopes }, protos.methods.values());
+    this.#streams = new OpenStreams(options.streams, (exchange) => this.admission.verify(exchange));
     this.#answerAll();
   }
 
@@ -146,7 +144,7 @@ class Calls {
     const own = [HEALTH, SUBSCRIBE.split('/', 1)[0]];
     return (service) => {
       if (service !== '' && !services.has(service)) return undefined;
-      if (this.#isDraining) return false;
+      if (this.#streams.isDraining) return false;
       if (service === '' || own.includes(service) || service.startsWith('grpc.')) return true;
       return [...methods.values()].some(
         (method) => method.service === service && plugins.isServed(method.name),
@@ -165,10 +163,12 @@ class Calls {
         }
       };
       if (typeof handler === 'function') {
-        const answer = this.#unary(handler);
-        server.register(path, answer, responseSerialize, deserialize, 'unary');
+        const unary = (call: ServerUnaryCall<object, object>, done: sendUnaryData<object>) =>
+          void this.#unary(handler, call, done);
+        server.register(path, unary, responseSerialize, deserialize, 'unary');
       } else {
-        const stream = this.#stream(handler);
+        const stream = (call: ServerWritableStream<object, object>) =>
+          void this.#stream(handler, call);
         server.register(path, stream, responseSerialize, deserialize, 'serverStream');
       }
     }
@@ -182,62 +182,41 @@ class Calls {
   }
 
   drain(): void {
-    this.#isDraining = true;
-    for (const exchange of this.#endless) exchange.leave(stops());
+    this.#streams.drain();
   }
 
-  #unary(answer: Answer) {
-    return (call: ServerUnaryCall<object, object>, callback: sendUnaryData<object>): void => {
-      const exchange = this.admission.exchange(call.metadata);
-      const { request } = call;
-      (request === UNREADABLE ? unreadable(exchange) : answer(exchange, request)).then(
-        (message) => callback(null, message),
-        (error: unknown) => callback(statusOf(this.admission.failure(exchange, error))),
-      );
-    };
+  async #unary(
+    answer: Answer,
+    { metadata, request }: ServerUnaryCall<object, object>,
+    callback: sendUnaryData<object>,
+  ): Promise<void> {
+    const exchange = this.admission.exchange(metadata);
+    try {
+      if (request === UNREADABLE) throw unreadable(exchange);
+      callback(null, await answer(exchange, request));
+    } catch (error) {
+      callback(statusOf(this.admission.failure(exchange, error)));
+    }
   }
 
-  #stream(streaming: Streaming) {
-    return (call: ServerWritableStream<object, object>): void => {
-      const exchange = this.admission.exchange(call.metadata);
-      this.#run(streaming, exchange, call).then(
-        () => call.end(),
-        (error: unknown) => {
-          call.emit('error', statusOf(this.admission.failure(exchange, error)));
-        },
-      );
-    };
-  }
-
-  async #run(
+  async #stream(
     { isEndless, run }: Streaming,
-    exchange: GrpcExchange,
     call: ServerWritableStream<object, object>,
   ): Promise<void> {
-    const { request } = call;
-    if (request === UNREADABLE) await unreadable(exchange);
-    if (this.#isDraining) throw stops();
-    if (this.#streams === MAX_STREAMS) {
-      const rule = `${MAX_STREAMS} streams are open already; try again later`;
-      throw new NoaError('RESOURCE_EXHAUSTED', rule, { retryAfterMs: 1000 });
-    }
-    this.#streams += 1;
-    if (isEndless) this.#endless.add(exchange);
+    const { metadata, request } = call;
+    const exchange = this.admission.exchange(metadata);
     try {
-      await run(exchange, request, sender(call, exchange, this.#options.stallMs ?? STALL_MS));
-    } finally {
-      this.#streams -= 1;
-      this.#endless.delete(exchange);
+      if (request === UNREADABLE) throw unreadable(exchange);
+      const send = sender(call, exchange, this.#options.stallMs ?? STALL_MS);
+      await this.#streams.hold(exchange, isEndless, () => run(exchange, request, send));
+      call.end();
+    } catch (error) {
+      call.emit('error', statusOf(this.admission.failure(exchange, error)));
     }
   }
 }
 
-function unreadable({ method }: GrpcExchange): Promise<never> {
+function unreadable({ method }: GrpcExchange): NoaError {
   const rule = `the message is no ${method.request} in the encoding of protobuf`;
-  return Promise.reject(new NoaError('INVALID_ARGUMENT', rule));
-}
-
-function stops(): NoaError {
-  const text = 'the host stops: call again, a stream of events after the last id that arrived';
-  return new NoaError('UNAVAILABLE', text, { retryAfterMs: 1000 });
+  return new NoaError('INVALID_ARGUMENT', rule);
 }
