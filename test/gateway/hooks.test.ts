@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { type HookSpec, type Json, NoaError } from '@noa/sdk/host';
 import { RawText, type Exports, manifest, READER, startFront } from '../transports/front.ts';
+import { headers, startGrpc } from '../transports/grpc-front.ts';
 import { Backend, routesOf, until } from './upstream-kit.ts';
 import type { RuntimeCall } from '../../host/kernel/loader.ts';
 import { UpstreamRoutes } from '../../host/gateway/upstream/routes.ts';
@@ -324,4 +325,44 @@ void t.test('headers for a server behind a route', async (t) => {
   t.match(JSON.parse(answer.text), { authorization: 'Bearer theirs', 'x-tenant': 'acme' });
   t.equal(answer.headers.get('x-mine'), 'hook');
   t.equal(answer.headers.get('x-theirs'), 'server');
+});
+
+void t.test('over gRPC', async (t) => {
+  const grpc = await startGrpc();
+  t.teardown(() => grpc.close());
+  const INVOKE = 'noa.api.v1.InferenceService/Invoke';
+  const model = manifest({
+    name: 'model',
+    exports: { invoke: {} },
+    contributes: { grpc: [{ method: INVOKE, export: 'invoke' }] },
+  });
+  await grpc.install(model, { invoke: () => ({ note: 'ran' }) });
+  const seen: Json[] = [];
+  const told: Json[] = [];
+  let verdict: unknown = {};
+  const hooks: HookSpec[] = [
+    before(['noa.api.v1.*']),
+    { on: 'afterResponse', export: 'note', operations: ['*'] },
+  ];
+  const judge = (input: Json): unknown => {
+    seen.push(input);
+    return verdict;
+  };
+  await hook(grpc.front, 'guard', hooks, { judge, note: (input) => told.push(input) });
+  const call = () =>
+    grpc.call(INVOKE, {}, headers(READER, { 'x-tenant': 'acme', 'x-api-secret': 's' }));
+
+  t.match((await call()).message, { note: 'ran' });
+  t.match(seen, [{ operation: INVOKE, subject: 'reader', headers: { 'x-tenant': 'acme' } }]);
+  t.notMatch(JSON.stringify(seen), /Bearer|api-secret/);
+  verdict = { deny: { code: 'PERMISSION_DENIED', message: 'not this model' } };
+  await t.rejects(call(), { code: 7, details: /not this model/ });
+  t.match(grpc.denied.at(-1), { kind: 'policy', policy: 'hook of plugin guard' });
+  verdict = 'nonsense';
+  await t.rejects(call(), { code: 14 });
+  await until(() => told.length === 3);
+  t.match(
+    told.map((each) => (each as { status: number }).status),
+    [200, 403, 503],
+  );
 });
