@@ -1,6 +1,11 @@
 /** Clients, their tokens and API keys, from the command line to scoped calls, on one host and on two. */
 import { execFile } from 'node:child_process';
+import { generateKeyPairSync } from 'node:crypto';
+import { once } from 'node:events';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { resolve } from 'node:path';
+import { SignJWT } from 'jose';
 import { Client } from 'pg';
 import t from 'tap';
 import { type Answer, eventually, type RunningHost } from './running-host.ts';
@@ -17,7 +22,27 @@ interface Tokens {
   readonly expires_in: number;
 }
 
-const { one, two, url } = await twoHosts(t);
+/** Another issuer, on loopback, with one key. */
+const corp = generateKeyPairSync('rsa', { modulusLength: 2048 });
+const issuer = createServer((_, response) => {
+  const key = { ...corp.publicKey.export({ format: 'jwk' }), kid: 'c', alg: 'RS256' };
+  response.end(JSON.stringify({ keys: [key] }));
+}).listen(0, '127.0.0.1');
+t.teardown(() => issuer.close());
+await once(issuer, 'listening');
+const corpUrl = `http://127.0.0.1:${(issuer.address() as AddressInfo).port}`;
+const issuers = [
+  {
+    name: 'corp',
+    issuer: corpUrl,
+    audience: 'noa',
+    jwks_url: `${corpUrl}/keys`,
+    claim: 'groups',
+    map: [{ value: 'staff', scopes: ['plugins:read'], roles: ['staff'] }],
+  },
+];
+
+const { one, two, url } = await twoHosts(t, { NOA_AUTH__ISSUERS: JSON.stringify(issuers) });
 /** Every secret that was given out, to be looked for where it must not be. */
 const secrets: string[] = [];
 
@@ -234,6 +259,39 @@ t.test('a key that is rotated on one host verifies on all until its tokens are o
     t.equal(again.status, 304);
   }
 });
+
+t.test(
+  'tokens of a configured issuer are good on every host, and may stand for a user',
+  async (t) => {
+    const token = (sub: string) =>
+      new SignJWT({ groups: ['staff', 'others'] })
+        .setProtectedHeader({ alg: 'RS256', kid: 'c' })
+        .setIssuer(corpUrl)
+        .setAudience('noa')
+        .setSubject(sub)
+        .setExpirationTime('5 minutes')
+        .sign(corp.privateKey);
+    const stranger = await token('u-1');
+    for (const host of [one, two]) {
+      const { body } = await get(host, stranger, '/v1/auth/me');
+      t.match(body, {
+        subject: 'corp:u-1',
+        scopes: ['plugins:read'],
+        roles: ['staff'],
+        level: 'L5',
+      });
+    }
+    const link = ['--issuer', 'corp', '--external-subject', 'u-2', '--scope', 'audit:read'];
+    await cli('auth', 'user', 'create', 'mia', ...link);
+    const mia = await token('u-2');
+    t.match((await get(one, mia, '/v1/auth/me')).body, {
+      subject: 'user:mia',
+      scopes: ['audit:read'],
+    });
+    await cli('auth', 'user', 'disable', 'mia');
+    t.equal((await get(one, mia, '/v1/auth/me')).status, 401);
+  },
+);
 
 t.test('no secret and no token is in the logs, the audit log or the database', async (t) => {
   t.ok(secrets.length > 15);
