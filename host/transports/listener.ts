@@ -66,8 +66,11 @@ export function createListener(
     requireHostHeader: false, // http.ts asks for it, to answer as to any other fault
     connectionsCheckingInterval: Math.min(CHECK_MS, limits.headersTimeoutMs),
     // Any other upgrade (h2c) may be passed over (RFC 9110 section 7.8).
-    shouldUpgradeCallback: ({ headers }: IncomingMessage) =>
-      server.listenerCount('upgrade') > 0 && headers.upgrade?.toLowerCase() === 'websocket',
+    shouldUpgradeCallback: ({ method, headers, url = '' }: IncomingMessage) =>
+      server.listenerCount('upgrade') > 0 &&
+      method === 'GET' &&
+      url.startsWith('/ws/') &&
+      headers.upgrade?.toLowerCase() === 'websocket',
   };
   const server: Server =
     tls === undefined

@@ -1,4 +1,6 @@
 /** The event log as server-sent events and as pages: order, replay, bounds, and what ends a stream. */
+import { once } from 'node:events';
+import { connect } from 'node:http2';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { NoaError } from '@noa/sdk/host';
 import t from 'tap';
@@ -215,6 +217,41 @@ await t.test('a subscriber that never reads is cut, and the others go on', async
   t.strictSame([deaf.text, late.text], ['', '']);
   for (const client of [deaf, late, well]) client.close();
   await until('all is freed', () => events.listeners === 0);
+});
+
+await t.test('over HTTP/2 it is the same', async (t) => {
+  const events = new MemoryEvents();
+  const front = await startFront({ events, streams: { stallMs: 300 } });
+  // A connection each: what one does not read takes from the window of all on it.
+  const open = () => {
+    const session = connect(front.url);
+    t.teardown(() => session.destroy());
+    return session.request({ ':path': '/v1/events', authorization: `Bearer ${ADMIN}` });
+  };
+  const [well, deaf] = [open(), open()];
+  let text = '';
+  well.setEncoding('utf8').on('data', (chunk: string) => (text += chunk));
+  const ids = () => [...text.matchAll(/^id: (\d+)$/gm)].map(([, id]) => Number(id));
+  let reset: number | undefined;
+  deaf.pause();
+  deaf.on('error', () => undefined); // a reset is an end too
+  deaf.on('close', () => (reset = deaf.rstCode));
+  await Promise.all([once(well, 'response'), once(deaf, 'response')]);
+  let last = 0;
+  while (front.logged.length === 0 && last < 2000) {
+    last = events.publish('big', 'x'.repeat(10_000));
+    await sleep(5);
+  }
+  await until('one that does not read is cut', () => front.logged.length === 1);
+  await until('the other has all', () => ids().at(-1) === last);
+  t.strictSame(ids(), range(1, last));
+  t.ok(last < 2000, `after ${last} events`);
+  const ended = once(well, 'end');
+  await front.close(5000);
+  await ended;
+  t.equal(well.rstCode, 0, 'at the end of the host it is ended, not cut');
+  t.equal(events.listeners, 0);
+  t.ok(reset === undefined || reset > 0);
 });
 
 await t.test('one that is too slow is told so, and can go on where it was', async (t) => {

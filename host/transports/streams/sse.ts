@@ -57,7 +57,7 @@ export class SseStream implements Connection {
   }
 
   get closed(): boolean {
-    return this.#ended || this.#response.destroyed;
+    return this.#ended;
   }
 
   send(frame: string | Uint8Array): Promise<void> | undefined {

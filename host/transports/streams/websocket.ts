@@ -52,11 +52,8 @@ export class WebSockets {
     this.#options = options;
   }
 
-  /** Leads the upgrades of this server to its routes; any other request that asks for one is plain HTTP. */
+  /** Leads the upgrades of this server, of GET below /ws/ alone, to its routes. */
   attach(app: FastifyInstance): void {
-    const shouldUpgradeCallback = ({ method, headers, url = '' }: IncomingMessage): boolean =>
-      method === 'GET' && headers.upgrade?.toLowerCase() === 'websocket' && url.startsWith('/ws/');
-    Object.assign(app.server, { shouldUpgradeCallback });
     app.server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
       socket.on('error', () => socket.destroy());
       this.#upgrades.set(request, { socket, head, lifted: liftCredential(request) });
