@@ -6,6 +6,7 @@ import { RawText, type Exports, manifest, READER, startFront } from '../transpor
 import { headers, startGrpc } from '../transports/grpc-front.ts';
 import { Backend, routesOf, until } from './upstream-kit.ts';
 import type { RuntimeCall } from '../../host/kernel/loader.ts';
+import { Hooks } from '../../host/gateway/hooks.ts';
 import { UpstreamRoutes } from '../../host/gateway/upstream/routes.ts';
 
 t.setTimeout(60_000);
@@ -296,6 +297,40 @@ void t.test('after an answer', async (t) => {
     durationMs: Number,
   });
   t.match(told.at(-1), { operation: 'GET unmatched', status: 404 });
+});
+
+void t.test('what nobody has time to be told of is counted', async (t) => {
+  const outcomes: string[] = [];
+  const release: (() => void)[] = [];
+  const hooks = new Hooks({
+    snapshot: () => {
+      throw new TypeError('not asked');
+    },
+    dispatch: () =>
+      new Promise((resolve) => release.push(() => resolve({ value: null, text: 'null' }))),
+    timeoutMs: 1000,
+    now: Date.now,
+    observe: (_plugin, _on, outcome) => outcomes.push(outcome),
+    onFailing: () => undefined,
+  });
+  const diary = {
+    plugin: 'diary',
+    on: 'afterResponse',
+    export: 'note',
+    operations: ['*'],
+    order: 0,
+    failOpen: false,
+  } as const;
+  const principal = { subject: 'user:anna', scopes: [] };
+  const request = { operation: 'GET /x', method: 'GET', principal, requestId: 'r', traceId: 't' };
+  for (let i = 0; i < 1100; i += 1) hooks.after([diary], request, { status: 200, durationMs: 1 });
+  t.equal(release.length, 16, 'so many run at a time');
+  t.same(outcomes, Array(84).fill('dropped'), 'a thousand wait');
+  while (outcomes.length < 1100) {
+    for (const each of release.splice(0)) each();
+    await sleep(0);
+  }
+  t.equal(outcomes.filter((outcome) => outcome === 'passed').length, 1016);
 });
 
 void t.test('headers for a server behind a route', async (t) => {

@@ -2,10 +2,19 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { request as httpRequest, type IncomingMessage, type RequestOptions } from 'node:http';
-import { createServer as createTcpServer, type AddressInfo, type Socket } from 'node:net';
+import { createServer as createTlsServer } from 'node:https';
+import {
+  createServer as createTcpServer,
+  type AddressInfo,
+  type LookupFunction,
+  type Socket,
+} from 'node:net';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import t from 'tap';
 import { isOwnPath, routes as key } from '../../host/config/routes.ts';
 import { Breaker } from '../../host/gateway/upstream/breaker.ts';
+import { UpstreamRoutes } from '../../host/gateway/upstream/routes.ts';
 import { ADMIN } from '../transports/front.ts';
 import { Backend, bodyOf, CALLER, routesOf, startGateway, until } from './upstream-kit.ts';
 
@@ -813,6 +822,52 @@ void t.test('a caller that is slow with its request does not make the server lat
   const response = await answer;
   t.equal(response.statusCode, 200);
   t.match(JSON.parse(await bodyOf(response)), { text: 'ab' });
+});
+
+void t.test('a server over TLS has to be whom the route names', async (t) => {
+  const pem = (name: string): string =>
+    readFileSync(join(import.meta.dirname, '../fixtures/tls', name), 'utf8');
+  const server = createTlsServer(
+    { cert: pem('cert.pem'), key: pem('key.pem') },
+    (_request, response) => {
+      response.end('secret');
+    },
+  ).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  const names: string[] = [];
+  const lookup =
+    (): LookupFunction =>
+    (name, { all }, answer) => {
+      names.push(name);
+      return all
+        ? answer(null, [{ address: '127.0.0.1', family: 4 }])
+        : answer(null, '127.0.0.1', 4);
+    };
+  const answers: { status: number; text: string }[] = [];
+  for (const [host, authorities] of [
+    ['secure.test', [pem('cert.pem')]],
+    ['secure.test', []],
+    ['other.test', [pem('cert.pem')]],
+  ] as const) {
+    const upstreams = new UpstreamRoutes(
+      { now: () => performance.now(), isOwnPath, lookup, authorities, onBreaker: () => undefined },
+      routesOf([{ name: 's', path: '/s', upstreams: [{ url: `https://${host}:${port}` }] }]),
+    );
+    const gateway = await startGateway([], { upstreams });
+    answers.push(await gateway.get('/s'));
+    await gateway.close();
+    await upstreams.close();
+  }
+  server.close();
+  t.match(answers[0], { status: 200, text: 'secret' });
+  t.match(answers[1], { status: 503, body: { code: 'UNAVAILABLE' } }, 'an unknown authority');
+  t.match(answers[2], { status: 503, body: { code: 'UNAVAILABLE' } }, 'a certificate of another');
+  t.same(
+    names,
+    ['secure.test', 'secure.test', 'other.test'],
+    'names are looked up by the host’s own way',
+  );
 });
 
 void t.test('the breaker', async (t) => {

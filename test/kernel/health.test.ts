@@ -17,7 +17,7 @@ const DETAIL = {
   manifest: manifest({ name: 'p', exports: { a: {} } }),
   routes: [],
   subscriptions: [],
-    hooks: [],
+  hooks: [],
   versions: [],
   instances: 1,
   memoryBytes: 65_536,
