@@ -1,5 +1,6 @@
 /** Calls of exports that emit values before they answer: as JSON, as server-sent events, over WebSocket. */
 import { once } from 'node:events';
+import type { IncomingMessage } from 'node:http';
 import { setImmediate as turn } from 'node:timers/promises';
 import { EventSource } from 'eventsource';
 import { type Json, NoaError } from '@noa/sdk/host';
@@ -215,7 +216,7 @@ await t.test('calls over a WebSocket', async (t) => {
     client.send(request('e', 'none'));
     client.send({ id: 'f', plugin: 'nobody', export: 'x' });
     client.send(request('g', 'count', { to: 'x' }));
-    await until('all end', () => [...'abcdefg'].every((id) => over(client, id)));
+    await until('all end', () => 'abcdefg'.split('').every((id) => over(client, id)));
     const of = (id: string) => client.frames.filter((frame) => frame['id'] === id);
     t.strictSame(
       of('a')
@@ -288,7 +289,10 @@ await t.test('calls over a WebSocket', async (t) => {
 
   await t.test('it asks for the right to call', async (t) => {
     const client = new Client(`${front.url}/ws/stream`, [], { authorization: `Bearer ${READER}` });
-    const [, response] = await once(client.socket, 'unexpected-response');
+    const [, response] = (await once(client.socket, 'unexpected-response')) as [
+      unknown,
+      IncomingMessage,
+    ];
     t.equal(response.statusCode, 403);
     client.socket.terminate();
   });

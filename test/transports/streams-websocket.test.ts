@@ -1,6 +1,7 @@
 /** /ws/events with real clients and raw frames: who may connect, what is told, what is bounded. */
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
+import type { IncomingMessage } from 'node:http';
 import { connect, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { NoaError } from '@noa/sdk/host';
@@ -23,10 +24,10 @@ const opened = (url: string) => Client.open(`${url}/ws/events`, ADMIN);
 async function refusal(url: string, protocols: string[] = [], headers = {}): Promise<Frame> {
   const socket = new WebSocket(url.replace('http', 'ws'), protocols, { headers });
   socket.on('error', () => undefined);
-  const [, response] = await once(socket, 'unexpected-response');
+  const [, response] = (await once(socket, 'unexpected-response')) as [unknown, IncomingMessage];
   let text = '';
   for await (const chunk of response) text += String(chunk);
-  return { status: response.statusCode, ...JSON.parse(text) };
+  return { status: response.statusCode, ...(JSON.parse(text) as Frame) };
 }
 
 await t.test('events over a WebSocket', async (t) => {
@@ -129,7 +130,7 @@ await t.test('events over a WebSocket', async (t) => {
     'a browser sends its credential as a subprotocol, which is not repeated',
     async (t) => {
       const client = new Client(path, ['noa.events.v1', `noa.bearer.${ADMIN}`]);
-      const [response] = await once(client.socket, 'upgrade');
+      const [response] = (await once(client.socket, 'upgrade')) as [IncomingMessage];
       t.equal(response.headers['sec-websocket-protocol'], 'noa.events.v1');
       t.notMatch(response.rawHeaders.join('\n'), new RegExp(ADMIN));
       client.socket.close();

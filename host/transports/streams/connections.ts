@@ -110,7 +110,7 @@ export class Connections {
     this.#draining = true;
     this.#endMs = Math.min(this.#endMs, graceMs);
     clearInterval(this.#timer);
-    for (const connection of [...this.#open.keys()]) connection.end();
+    for (const connection of this.#open.keys()) connection.end();
   }
 
   #beat(): void {

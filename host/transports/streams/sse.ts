@@ -4,7 +4,7 @@
  * beyond what the connection itself holds.
  */
 import type { ServerResponse } from 'node:http';
-import { NoaError } from '@noa/sdk/host';
+import type { NoaError } from '@noa/sdk/host';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { problem } from '../problem.ts';
 import type { Connection, Connections, Holder } from './connections.ts';
@@ -53,7 +53,7 @@ export class SseStream implements Connection {
       'cache-control': 'no-store',
       'x-accel-buffering': 'no', // proxies that know it pass each frame on at once
     });
-    this.send(retry ? `retry: ${RETRY_MS}\n\n` : BEAT);
+    void this.send(retry ? `retry: ${RETRY_MS}\n\n` : BEAT);
   }
 
   get closed(): boolean {
