@@ -12,7 +12,7 @@ import { PAGE_PARAMETERS } from './paging.ts';
 
 const NAME = '[a-z][a-z0-9._-]{0,63}';
 const name: JsonSchema = { type: 'string', pattern: `^${NAME}$` };
-const description: JsonSchema = { type: 'string', maxLength: 500, pattern: `(${PLAIN_TEXT})?` };
+const description: JsonSchema = { type: 'string', maxLength: 500, pattern: PLAIN_TEXT };
 const scopes: JsonSchema = {
   type: 'array',
   maxItems: 64,
@@ -22,7 +22,8 @@ const scopes: JsonSchema = {
 const roles: JsonSchema = { type: 'array', maxItems: 16, uniqueItems: true, items: name };
 const level: JsonSchema = { type: ['string', 'null'], enum: [...LEVELS, null] };
 const disabled: JsonSchema = { type: 'boolean' };
-const external: JsonSchema = { type: ['string', 'null'], minLength: 1, maxLength: 255 };
+/** What may be in a subject: printable ASCII. */
+const external: JsonSchema = { type: ['string', 'null'], pattern: '^[\\x21-\\x7e]{1,255}$' };
 
 const body = (properties: { [name: string]: JsonSchema }, required: string[] = []): JsonSchema => ({
   type: 'object',

@@ -66,6 +66,8 @@ const rises = (a: string, b: string): boolean => a < b;
 export function placeOf(cursor: string | undefined): string | undefined {
   if (cursor === undefined) return undefined;
   const bytes = Buffer.from(cursor, 'base64url');
-  if (bytes.length > 0 && bytes.toString('base64url') === cursor) return bytes.toString();
+  // PostgreSQL has no text with a NUL.
+  const isOne = bytes.length > 0 && bytes.toString('base64url') === cursor && !bytes.includes(0);
+  if (isOne) return bytes.toString();
   throw new NoaError('INVALID_ARGUMENT', 'cursor: take the `next` of the page before as it is');
 }
