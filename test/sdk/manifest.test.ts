@@ -124,6 +124,8 @@ function ref(name: string): { $ref: string } {
 
 const SCHEDULE = { name: 'n', cron: '0 3 * * *', export: 'create', input: { text: 'x' } };
 
+const INVOKE = 'noa.api.v1.InferenceService/Invoke';
+
 /** Where the change is, what is written there, where the finding must point, its rule. */
 const WRONG: [string, unknown, (string | undefined)?, string?][] = [
   ['/name', undefined, '/name', 'required'],
@@ -166,7 +168,7 @@ const WRONG: [string, unknown, (string | undefined)?, string?][] = [
   ['/exports', { memory: {} }, '/exports/memory', 'not'],
   ['/exports/create/timeoutMs', 0],
   ['/exports/create/timeoutMs', 2001, '/exports/create/timeoutMs', 'limit'],
-  ['/exports/create/stream', true, '/exports/create/stream', 'additionalProperties'],
+  ['/exports/create/streams', true, '/exports/create/stream', 'additionalProperties'],
   ['/exports/read/input', { type: 'strin' }, '/exports/read/input/type', 'json-schema'],
   ['/exports/read/input', { minLength: 1 }, '/exports/read/input', 'strict'],
   ['/exports/read/input', { type: 'object', propertys: {} }, '/exports/read/input', 'strict'],
@@ -333,6 +335,24 @@ const WRONG: [string, unknown, (string | undefined)?, string?][] = [
     [{ subject: 'a', export: 'create', from: 1 }],
     '/contributes/subscriptions/0/from',
     'additionalProperties',
+  ],
+  [
+    '/contributes/grpc',
+    [{ method: 'noa.api.v1.InferenceService/Guess', export: 'create' }],
+    '/contributes/grpc/0/method',
+    'enum',
+  ],
+  [
+    '/contributes/grpc',
+    [{ method: INVOKE, export: 'gone' }],
+    '/contributes/grpc/0/export',
+    'export',
+  ],
+  [
+    '/contributes/grpc',
+    [1, 1].map(() => ({ method: INVOKE, export: 'create' })),
+    '/contributes/grpc/1/method',
+    'duplicate',
   ],
   [
     '/contributes/schedules',
