@@ -122,6 +122,7 @@ function ref(name: string): { $ref: string } {
   return { $ref: `#/$defs/${name}` };
 }
 
+const HOOK = { on: 'beforeRequest', export: 'read', operations: ['GET /orders/*'] };
 const SCHEDULE = { name: 'n', cron: '0 3 * * *', export: 'create', input: { text: 'x' } };
 
 const INVOKE = 'noa.api.v1.InferenceService/Invoke';
@@ -353,6 +354,26 @@ const WRONG: [string, unknown, (string | undefined)?, string?][] = [
     [1, 1].map(() => ({ method: INVOKE, export: 'create' })),
     '/contributes/grpc/1/method',
     'duplicate',
+  ],
+  ['/contributes/hooks', [{ ...HOOK, on: 'during' }], '/contributes/hooks/0/on', 'enum'],
+  ['/contributes/hooks', [{ ...HOOK, export: 'gone' }], '/contributes/hooks/0/export', 'export'],
+  [
+    '/contributes/hooks',
+    [{ ...HOOK, operations: [] }],
+    '/contributes/hooks/0/operations',
+    'minItems',
+  ],
+  [
+    '/contributes/hooks',
+    [{ ...HOOK, operations: ['GET /*/x'] }],
+    '/contributes/hooks/0/operations/0',
+    'pattern',
+  ],
+  [
+    '/contributes/hooks',
+    [{ ...HOOK, on: 'afterResponse', failOpen: true }],
+    '/contributes/hooks/0/failOpen',
+    'hook',
   ],
   [
     '/contributes/schedules',
