@@ -267,21 +267,20 @@ export async function startFront(
   );
   const hosts = parts.use(new HostRegister(pool, { id: hostId, version: VERSION, onError }));
   const hooks = openHooks({ kernel, config: config.gateway, observe: metrics.hook, log });
+  const shared = { gateway, hooks, events, tracer, onError, access: logs.access };
   const http = createHttpServer({
-    gateway,
+    ...shared,
     identity,
     idempotency,
     upstreams,
     tls,
     grpc: createGrpc({
-      ...{ gateway, hooks, kernel, events, tracer, onError },
+      ...shared,
+      kernel,
       settings: config.server,
       streams: config.streams,
       observe: metrics.grpc,
-      access: logs.access,
     }),
-    hooks,
-    events,
     streams: {
       max: config.streams.max_connections,
       maxPerIdentity: config.streams.max_per_identity,
@@ -310,9 +309,6 @@ export async function startFront(
     maxBodyBytes: config.server.max_body_bytes,
     maxBundleBytes: config.plugins.max_bundle_bytes,
     observe: metrics.http,
-    access: logs.access,
-    tracer,
-    onError,
     now: Date.now,
   });
   const { url } = await http.listen(config.server);

@@ -32,7 +32,7 @@ export const GRPC: JsonSchema = {
       method: {
         title: 'Method',
         enum: METHODS,
-        description: `One of ${METHODS.join(', ')}.`,
+        description: 'The full name of a method that plugins answer.',
       },
       export: {
         title: 'Export',
