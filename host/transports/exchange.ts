@@ -149,7 +149,9 @@ export class Exchanges {
     request.exchange = exchange;
     void reply.header('x-request-id', exchange.id);
     void reply.header('traceparent', traceparent(exchange.trace));
-    if (this.#draining) endConnection(reply.raw);
+    // Behind an upgrade that it passes over, Node's parser may drop what came in the same packet: whatever
+    // was answered next would be taken for the answer to that.
+    if (this.#draining || headers.upgrade !== undefined) endConnection(reply.raw);
     this.#open.push(exchange);
     // Of a response only `close` comes always: `finish` is missing when the caller left.
     reply.raw.on('close', () => this.#end(request, exchange));

@@ -24,8 +24,8 @@ const LEAKS =
   /node:internal|node_modules|file:\/\/|\/(host|capabilities|sdk)\/[\w/-]+\.[jt]s|(\\n|\n)\s+at /;
 
 export interface Expectation {
-  /** Matched against one audit record that the attack has left. */
-  readonly audit: object;
+  /** Matched against one audit record that the attack has left; absent for one that no request comes of. */
+  readonly audit?: object;
 }
 
 export class Target {
@@ -107,9 +107,11 @@ export class Target {
       t.comment(`slowest answer to the bystander: ${Math.round(this.#slowest.ms)} ms`);
       t.notOk(this.host.hasEnded, 'it is the same process');
       t.equal((await this.host.get('/health')).status, 200, 'the host lives');
-      await eventually(`an audit record like ${JSON.stringify(audit)}`, async () =>
-        (await this.#records(since)).some((record) => matches(record, audit)),
-      );
+      if (audit !== undefined) {
+        await eventually(`an audit record like ${JSON.stringify(audit)}`, async () =>
+          (await this.#records(since)).some((record) => matches(record, audit)),
+        );
+      }
       for (const text of this.#answers) t.notMatch(text, LEAKS, 'no places and no stacks');
       const shown = [...this.#answers, this.host.output].join('\n');
       t.notOk(shown.includes(this.host.token), 'no credential is shown');

@@ -59,6 +59,7 @@ class Front implements Http2Front {
   readonly #sessions: Http2Server;
   readonly #rest: Http2Server;
   #grpc: TakeGrpc;
+  #enterGrpc: TakeGrpc | undefined;
   #timer: NodeJS.Timeout | undefined;
   #isClosing = false;
 
@@ -66,6 +67,7 @@ class Front implements Http2Front {
     this.#limits = limits;
     this.server = new GrpcServer({ ...grpc, 'grpc.enable_channelz': 0 });
     this.#grpc = grpcEntry(this.server);
+    this.#enterGrpc = enterGrpc;
     // Never given a connection: it gives a stream the form of a request and an answer of HTTP/1.1.
     this.#rest = createServer().on('request', handler);
     this.#sessions = createServer({
@@ -81,7 +83,7 @@ class Front implements Http2Front {
     });
     this.#sessions.on('stream', (stream, headers, flags, raw) => {
       if (isGrpc(headers)) {
-        enterGrpc?.(stream, headers);
+        this.#enterGrpc?.(stream, headers);
         return this.#grpc(stream, headers);
       }
       headers.host ??= headers[':authority']; // RFC 9113 section 8.3.1
@@ -114,7 +116,10 @@ class Front implements Http2Front {
   }
 
   async tryGrpc(): Promise<boolean> {
+    const enter = this.#enterGrpc;
+    this.#enterGrpc = undefined; // it is nobody's call
     const works = await answersGrpc((socket) => this.accept(socket));
+    this.#enterGrpc = enter;
     if (!works) this.#grpc = refuseGrpc;
     return works;
   }
