@@ -117,6 +117,9 @@ t.test('every key can be set by a file, and by a variable of its name', async (t
     'observability.log_level': 'trace',
     'observability.log_format': 'pretty',
     'observability.metrics_bind': 'metrics.internal',
+    'server.grpc_reflection': 'off',
+    'server.openapi': 'authenticated',
+    'server.allowed_origins': ['https://console.example.com'],
     'observability.otlp_endpoint': 'https://collector:4318',
     'observability.otlp_headers': 'authorization=Bearer abc,x-tenant=7',
     'observability.service_name': 'noa-eu',
@@ -135,7 +138,7 @@ t.test('every key can be set by a file, and by a variable of its name', async (t
     };
     t.strictSame(read({ file: 'x.toml' }), sample, `${path} from a file`);
     const isTables = Array.isArray(sample) && typeof sample[0] === 'object';
-    const text = isTables ? JSON.stringify(sample) : String(sample);
+    const text = isTables ? JSON.stringify(sample) : `${sample as string | number | boolean}`;
     t.strictSame(read({ env: { [variable]: text } }), sample, `${path} from ${variable}`);
   }
 });

@@ -84,7 +84,7 @@ export class Session implements AuthorIo {
     for (let cursor: string | null = ''; cursor !== null;) {
       const url: URL = new URL(path, client.url);
       if (cursor !== '') url.searchParams.set('cursor', cursor);
-      const page = await client.request<Json>('GET', url.pathname + url.search);
+      const page = await client.request('GET', url.pathname + url.search);
       const { [member]: list, next } = page as { [member: string]: unknown };
       items.push(...(list as T[]));
       cursor = typeof next === 'string' ? next : null;

@@ -186,19 +186,16 @@ function registerPrivate(
   streams: Streams,
 ): void {
   const { gateway } = options;
-  scope.addHook('onRequest', (request, _reply, done) => {
+  scope.addHook('onRequest', (request, _reply, proceed) => {
     const principal = gateway.identify(arrivalOf(request));
     if (!(principal instanceof Promise)) {
       request.exchange.principal = principal;
-      return done();
+      return proceed();
     }
-    principal.then(
-      (found) => {
-        request.exchange.principal = found;
-        done();
-      },
-      (error: Error) => done(error),
-    );
+    principal.then((found) => {
+      request.exchange.principal = found;
+      proceed();
+    }, proceed);
   });
   admitAll(scope, gateway);
   hookAll(scope, gateway, options.hooks);
