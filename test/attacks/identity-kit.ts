@@ -23,7 +23,7 @@ export const denied = {
   code: 'UNAUTHENTICATED',
 };
 
-export type Identities = Awaited<ReturnType<typeof attackIdentities>>;
+type Identities = Awaited<ReturnType<typeof attackIdentities>>;
 
 export async function attackIdentities(t: Test) {
   const folder = await mkdtemp(join(tmpdir(), 'noa-tokens-'));
