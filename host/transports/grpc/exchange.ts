@@ -57,6 +57,7 @@ export class GrpcExchange {
   plugin: string | undefined;
   #controller: AbortController | undefined;
   #left: NoaError | undefined;
+  #isSettled = false;
   #isOver = false;
 
   constructor(
@@ -116,9 +117,14 @@ export class GrpcExchange {
     this.#controller?.abort(reason);
   }
 
+  /** Its handler has nothing left to do that could be ended. */
+  settle(): void {
+    this.#isSettled = true;
+  }
+
   /** The caller is gone, or has its answer. */
   cancelled(): void {
-    if (this.#isOver) return this.leave(new NoaError('CANCELLED', 'the call is over'));
+    if (this.#isSettled) return this.#end(statuses.CANCELLED, 'CANCELLED');
     const isLate = Date.now() >= this.#deadline;
     const code = isLate ? 'DEADLINE_EXCEEDED' : 'CANCELLED';
     this.leave(new NoaError(code, isLate ? 'the deadline passed' : 'the caller went away'));

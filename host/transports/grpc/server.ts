@@ -193,8 +193,11 @@ class Calls {
     const exchange = this.admission.exchange(metadata);
     try {
       if (request === UNREADABLE) throw unreadable(exchange);
-      callback(null, await answer(exchange, request));
+      const message = await answer(exchange, request);
+      exchange.settle();
+      callback(null, message);
     } catch (error) {
+      exchange.settle();
       callback(statusOf(this.admission.failure(exchange, error)));
     }
   }
@@ -209,8 +212,10 @@ class Calls {
       if (request === UNREADABLE) throw unreadable(exchange);
       const send = sender(call, exchange, this.#options.stallMs ?? STALL_MS);
       await this.#streams.hold(exchange, isEndless, () => run(exchange, request, send));
+      exchange.settle();
       call.end();
     } catch (error) {
+      exchange.settle();
       call.emit('error', statusOf(this.admission.failure(exchange, error)));
     }
   }
