@@ -51,10 +51,6 @@ export function reset(stream: number, code: number = CODE.cancel): Buffer {
   return frame(TYPE.reset, 0, stream, number(code));
 }
 
-export function windowUpdate(stream: number, by: number): Buffer {
-  return frame(TYPE.window, 0, stream, number(by));
-}
-
 export function ping(): Buffer {
   return frame(TYPE.ping, 0, 0, Buffer.alloc(8));
 }
