@@ -5,6 +5,9 @@ import { setImmediate as turn } from 'node:timers/promises';
 import { EventSource } from 'eventsource';
 import { type Json, NoaError } from '@noa/sdk/host';
 import t from 'tap';
+import type { DenialRecord } from '../../host/gateway/denials.ts';
+import { Gateway } from '../../host/gateway/gateway.ts';
+import { Authenticator } from '../../host/gateway/identity/authenticator.ts';
 import type { RuntimeCall } from '../../host/kernel/loader.ts';
 import { ADMIN, manifest, type Problem, RawText, READER, startFront } from './front.ts';
 import { MemoryEvents } from './memory-events.ts';
@@ -192,7 +195,18 @@ await t.test('a call as server-sent events', async (t) => {
 });
 
 await t.test('calls over a WebSocket', async (t) => {
-  const front = await start();
+  const denied: DenialRecord[] = [];
+  const gateway = new Gateway({
+    authenticator: new Authenticator({
+      credentials: [
+        { token: ADMIN, principal: { subject: 'root', scopes: ['admin'] } },
+        { token: READER, principal: { subject: 'reader', scopes: [] } },
+      ],
+      now: Date.now,
+    }),
+    denied: (denial) => denied.push(denial),
+  });
+  const front = await start({ gateway });
   t.teardown(() => front.close());
   const open = () => Client.open(`${front.url}/ws/stream`, ADMIN);
   const request = (id: string, name: string, input: Json = null, more: object = {}) => ({
@@ -285,6 +299,30 @@ await t.test('calls over a WebSocket', async (t) => {
     client.socket.terminate();
     await until('it is over', () => progress.running === 0);
     t.equal(progress.ended.at(-1), 'CANCELLED');
+  });
+
+  await t.test('each call obeys the policy, as it does over HTTP', async (t) => {
+    const client = await open();
+    const levels = { l1: 1, l2: 1, l3: 1, l4: 1, l5: 1 };
+    gateway.reload({
+      levels,
+      default_policy: 'allow',
+      policies: [
+        {
+          name: 'no-calls',
+          effect: 'deny',
+          operations: ['POST /v1/plugins/:name/exports/:export'],
+          when: { transports: ['websocket'] },
+        },
+      ],
+    });
+    client.send(request('a', 'plain'));
+    await until('it is refused', () => over(client, 'a'));
+    t.match(client.of('error'), [{ id: 'a', code: 'PERMISSION_DENIED' }]);
+    t.equal((await front.post(path('plain'))).status, 200);
+    t.match(denied.at(-1), { kind: 'policy', path: '/v1/plugins/counter/exports/plain' });
+    client.socket.close();
+    gateway.reload({ levels, default_policy: 'allow' });
   });
 
   await t.test('it asks for the right to call', async (t) => {

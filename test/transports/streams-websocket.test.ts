@@ -3,12 +3,14 @@ import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import type { IncomingMessage } from 'node:http';
 import { connect, type Socket } from 'node:net';
+import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { NoaError } from '@noa/sdk/host';
 import t from 'tap';
 import { WebSocket } from 'ws';
 import { Gateway } from '../../host/gateway/gateway.ts';
 import { Authenticator } from '../../host/gateway/identity/authenticator.ts';
+import { readCertificate } from '../../host/transports/port/tls.ts';
 import { ADMIN, READER, startFront } from './front.ts';
 import { MemoryEvents } from './memory-events.ts';
 import { until } from './sse.ts';
@@ -234,6 +236,28 @@ await t.test('those that do not read are cut, and the others go on', async (t) =
   pings.socket.destroy();
   well.socket.close();
   await until('all is freed', () => events.listeners === 0);
+});
+
+await t.test('over TLS it is the same', async (t) => {
+  const events = new MemoryEvents();
+  const folder = resolve(import.meta.dirname, '../fixtures/tls');
+  const files = { cert: `${folder}/cert.pem`, key: `${folder}/key.pem`, clientCa: undefined };
+  const certificate = await readCertificate(files);
+  const onRefused = (error: unknown) => t.fail(String(error));
+  const tls = { files, certificate, onRotated: () => undefined, onRefused };
+  const front = await startFront({ events, tls });
+  t.teardown(() => front.close());
+  const socket = new WebSocket(`wss://127.0.0.1:${front.port}/ws/events`, {
+    headers: bearer,
+    rejectUnauthorized: false, // the certificate is of the tests' own making
+  });
+  await once(socket, 'open');
+  socket.send('{"type":"ping"}');
+  const [answer] = (await once(socket, 'message')) as [Buffer];
+  t.equal(answer.toString(), '{"type":"pong"}');
+  const closed = once(socket, 'close');
+  await front.close(1000);
+  t.strictSame((await closed)[0], 1001);
 });
 
 await t.test('a connection ends with its other end, its credential and the host', async (t) => {

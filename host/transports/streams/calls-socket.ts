@@ -8,8 +8,9 @@
 import { type CompiledSchema, type Json, NoaError } from '@noa/sdk/host';
 import type { FastifyRequest } from 'fastify';
 import type { Gateway } from '../../gateway/gateway.ts';
+import type { Hooks } from '../../gateway/hooks.ts';
 import type { Invocation, Outcome } from '../../kernel/invocation.ts';
-import { arrivalOf, principalOf } from '../identity.ts';
+import { judge } from './judged.ts';
 import { message, type Message, readMessage } from './messages.ts';
 import type { Receiver, WebSocketConnection } from './websocket-connection.ts';
 import type { WebSocketRoute } from './websocket.ts';
@@ -17,6 +18,7 @@ import type { WebSocketRoute } from './websocket.ts';
 const MAX_CALLS = 16;
 const MAX_PAYLOAD = 1 << 20;
 const MAX_CREDIT = 1_000_000;
+const SCOPE = 'plugins:call';
 /** As policies name the same call over HTTP. */
 const OPERATION = 'POST /v1/plugins/:name/exports/:export';
 
@@ -48,6 +50,7 @@ type Received =
 
 export interface CallSocketOptions {
   readonly gateway: Gateway;
+  readonly hooks: Hooks;
   readonly dispatch: (invocation: Invocation) => Promise<Outcome>;
 }
 
@@ -55,7 +58,7 @@ export function callsRoute(options: CallSocketOptions): WebSocketRoute {
   return {
     url: '/ws/stream',
     protocol: 'noa.stream.v1',
-    scope: 'plugins:call',
+    scope: SCOPE,
     maxPayload: MAX_PAYLOAD,
     open: (connection, request) => new CallSocket(options, connection, request),
   };
@@ -134,39 +137,48 @@ class CallSocket implements Receiver {
     try {
       const value = await this.#call(request, call);
       this.#calls.delete(request.id);
-      await this.#send(request, 'result', value);
+      await this.#send(request.id, 'result', value);
     } catch (error) {
       this.#calls.delete(request.id);
       void this.#connection.sendError(error, request.id);
     }
   }
 
-  async #call(request: Request, call: Call): Promise<Json> {
-    const { gateway, dispatch } = this.#options;
+  async #call({ id: own, plugin, export: target, input = null }: Request, call: Call) {
     const { exchange } = this.#request;
-    const { id: own, plugin, export: target, input = null } = request;
-    const principal = principalOf(this.#request);
-    const path = `/v1/plugins/${plugin}/exports/${target}`;
-    const arrival = { ...arrivalOf(this.#request), method: 'POST', path };
-    await gateway.admit(arrival, principal, OPERATION);
-    const outcome = await dispatch({
-      id: `${exchange.id}/${own}`,
-      plugin,
-      export: target,
-      input,
-      principal,
-      signal: call.abort.signal,
-      traceId: exchange.trace.traceId,
-      span: exchange.trace.span,
-      emit: async (value) => {
-        await call.take();
-        await this.#send(request, 'chunk', value);
-      },
+    const requestId = `${exchange.id}/${own}`;
+    const { signal } = call.abort;
+    const { principal, end } = await judge(this.#options, this.#request, {
+      operation: OPERATION,
+      path: `/v1/plugins/${plugin}/exports/${target}`,
+      scope: SCOPE,
+      requestId,
+      signal,
     });
-    return outcome.value;
+    try {
+      const { value } = await this.#options.dispatch({
+        id: requestId,
+        plugin,
+        export: target,
+        input,
+        principal,
+        signal,
+        traceId: exchange.trace.traceId,
+        span: exchange.trace.span,
+        emit: async (emitted) => {
+          await call.take();
+          await this.#send(own, 'chunk', emitted);
+        },
+      });
+      end('OK');
+      return value;
+    } catch (error) {
+      end(error instanceof NoaError ? error.code : 'INTERNAL');
+      throw error;
+    }
   }
 
-  #send({ id: own }: Request, type: string, value: Json): Promise<void> | undefined {
+  #send(own: string, type: string, value: Json): Promise<void> | undefined {
     return this.#connection.send(JSON.stringify({ id: own, type, value }));
   }
 

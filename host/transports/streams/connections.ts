@@ -125,6 +125,8 @@ export class Connections {
       const verdict = verify();
       if (verdict instanceof Promise) await verdict;
     } catch (error) {
+      // Who cannot be asked now is asked at the next beat.
+      if (error instanceof NoaError && error.code === 'UNAVAILABLE') return;
       const text = 'the credential of this connection holds no more: connect again with another';
       const gone = new NoaError('UNAUTHENTICATED', text, { cause: error });
       connection.end(error instanceof NoaError ? error : gone);

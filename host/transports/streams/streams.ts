@@ -1,6 +1,7 @@
 /** All that stays open on the HTTP front: put together here, so that the front begins and ends it as one. */
 import type { FastifyInstance } from 'fastify';
 import type { Gateway } from '../../gateway/gateway.ts';
+import type { Hooks } from '../../gateway/hooks.ts';
 import type { EventReader } from '../../kernel/events.ts';
 import { callsRoute } from './calls-socket.ts';
 import { StreamedCalls, type StreamedCallsOptions } from './calls.ts';
@@ -12,6 +13,7 @@ import { WebSockets } from './websocket.ts';
 
 export interface StreamsOptions {
   readonly gateway: Gateway;
+  readonly hooks: Hooks;
   readonly events: EventReader;
   readonly dispatch: StreamedCallsOptions['dispatch'];
   readonly streams?: Partial<ConnectionsOptions>;
@@ -40,9 +42,9 @@ export class Streams {
   /** The WebSockets, in a scope that asks for a credential. */
   registerSockets(app: FastifyInstance, scope: FastifyInstance): void {
     const { feed } = this;
-    const { gateway, dispatch, onError } = this.#options;
+    const { gateway, hooks, dispatch, onError } = this.#options;
     this.#sockets.attach(app);
-    this.#sockets.route(scope, callsRoute({ gateway, dispatch }));
+    this.#sockets.route(scope, callsRoute({ gateway, hooks, dispatch }));
     this.#sockets.route(scope, eventsRoute({ feed, onError }));
   }
 
