@@ -202,6 +202,9 @@ t.test(
     t.strictSame(await kept(), last(5));
     await log.sweep({ ...KEEP, maxBytes: 3 * 4 });
     t.strictSame(await kept(), last(3), 'null has four bytes');
+    t.equal(await log.missing(head - 10, head), 7);
+    t.equal(await log.missing(head - 3, head), 0);
+    t.equal(await log.missing(head, head), 0);
     t.equal(await log.head(), head);
   },
 );

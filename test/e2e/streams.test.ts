@@ -91,6 +91,7 @@ await t.test('a client goes on after kill -9 with nothing lost and nothing twice
   const last = (await publish(5)).at(-1) ?? 0;
   await until('all come', () => after.ids.at(-1) === last && again.ids.at(-1) === last);
   t.strictSame([...before.ids, ...after.ids], range(first + 1, last));
+  t.notOk([...before.frames, ...after.frames].some(({ event }) => event === 'gap'));
   t.strictSame([...socket.ids, ...again.ids], range(first + 1, last));
   t.ok(acknowledged.length > 0 && acknowledged.every((id) => id <= last));
   after.close();
