@@ -65,6 +65,8 @@ export function sendProblem(request: FastifyRequest, reply: FastifyReply, error:
   if (error.retryAfterMs !== undefined) {
     void reply.header('retry-after', String(Math.max(1, Math.ceil(error.retryAfterMs / 1000))));
   }
+  // fastify sets it on what it refuses; HTTP/2 has no such header.
+  if (request.raw.httpVersionMajor === 2) void reply.removeHeader('connection');
   // A serialiser of its own: the type must stay as it is, without the charset that fastify adds.
   void reply.code(body.status).header('content-type', PROBLEM_TYPE).serializer(identity);
   void reply.send(write(body));

@@ -15,6 +15,7 @@ import { requestHeaders, responseHeaders } from '../gateway/upstream/headers.ts'
 import type { UpstreamRoutes } from '../gateway/upstream/routes.ts';
 import { targetBelow } from '../gateway/upstream/target.ts';
 import { dropRest } from './body.ts';
+import { endConnection } from './exchange.ts';
 import { arrivalOf, principalOf } from './identity.ts';
 import { pathOf } from './problem.ts';
 import { refuseMethod } from './resource.ts';
@@ -135,14 +136,14 @@ async function proxy(
     const { span } = trace;
     const answer = await forward(route, { method, target, headers, body, signal, span }, now);
     // What is left of the request would be read as the next one.
-    if (body !== undefined && !raw.readableEnded) void reply.header('connection', 'close');
+    if (body !== undefined && !raw.readableEnded) endConnection(reply.raw);
     const written = (name: string) => reply.hasHeader(name);
     void reply.code(answer.statusCode).headers(responseHeaders(answer.headers, config, written));
     guardStall(answer.body, reply.raw, stallMs);
     return await reply.send(answer.body);
   } catch (error) {
     if (body?.release()) {
-      void reply.header('connection', 'close');
+      endConnection(reply.raw);
       await dropRest(raw);
     }
     throw error;

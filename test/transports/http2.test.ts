@@ -107,6 +107,10 @@ function callSay(client: Client, words: string): Promise<string> {
   });
 }
 
+/** Node's own, of headers that HTTP/2 does not have. */
+const warnings: Error[] = [];
+process.on('warning', (warning) => warnings.push(warning));
+
 await t.test('every route answers as it does over HTTP/1.1', async (t) => {
   const front = await startFront();
   t.teardown(() => front.close());
@@ -161,6 +165,17 @@ await t.test('every route answers as it does over HTTP/1.1', async (t) => {
   const expecting = { ':method': 'POST', ':path': '/plugins/echo/any', expect: '100-continue' };
   t.match(await send(session, { ...expecting, ...JSON_BODY }, '{"a":1}'), { text: '{"a":1}' });
   t.match(front.logged.at(-1), { remoteAddress: '127.0.0.1', subject: 'root', status: 200 });
+  t.strictSame(warnings, []);
+
+  const events = session.request({ ...AUTH, ':path': '/v1/events', accept: 'text/event-stream' });
+  let told = '';
+  events.setEncoding('utf8').on('data', (chunk: string) => (told += chunk));
+  events.on('error', () => undefined);
+  await until('the stream of events begins', () => told.startsWith('retry:'));
+  events.close(CODE.cancel);
+  const isEvents = ({ route }: { readonly route: string }) => route === '/v1/events';
+  await until('its end is noted', () => front.logged.some(isEvents));
+  t.strictSame(warnings, []);
 });
 
 await t.test('what is no sound request is refused, and no second one hides in it', async (t) => {
