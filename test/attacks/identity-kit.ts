@@ -23,8 +23,6 @@ export const denied = {
   code: 'UNAUTHENTICATED',
 };
 
-type Identities = Awaited<ReturnType<typeof attackIdentities>>;
-
 export async function attackIdentities(t: Test) {
   const folder = await mkdtemp(join(tmpdir(), 'noa-tokens-'));
   t.teardown(() => rm(folder, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 }));
