@@ -22,6 +22,10 @@ const SETTINGS_COST = 40;
 const RESET_COST = 2;
 /** What a peer has to read the last frames in, once its streams are over. */
 const LINGER_MS = 250;
+/** Longest wait for a peer to have read that no more streams are taken. */
+const FAREWELL_MS = 1000;
+/** No stream that a peer can name comes after it. */
+const LAST_STREAM = 2 ** 31 - 1;
 
 export type Http2Limits = Pick<
   ConnectionLimits,
@@ -50,6 +54,8 @@ export class Connection {
   #isWaiting = false;
   /** The peer's SETTINGS have come, with which it has to begin (RFC 9113 section 3.4). */
   #isGreeted = false;
+  #farewell: NodeJS.Timeout | undefined;
+  #closedAt = Infinity;
 
   constructor(session: ServerHttp2Session, socket: Duplex, limits: Http2Limits) {
     this.session = session;
@@ -87,7 +93,7 @@ export class Connection {
       const allowed = this.#isGreeted ? keepAliveTimeoutMs : headersTimeoutMs;
       const rest = now - this.#idleSince - allowed;
       if (rest > stallTimeoutMs) this.socket.destroy();
-      else if (rest > 0) this.session.close();
+      else if (rest > 0) this.end();
       return;
     }
     for (const [stream, open] of this.#streams) {
@@ -117,8 +123,26 @@ export class Connection {
     this.#isWaiting = this.session.ping(() => (this.#isWaiting = false));
   }
 
-  /** While the front closes: cuts a connection whose streams are over, and whose peer keeps it open. */
+  /**
+   * Has the connection end with its open streams. The peer is told first, and asked to show that it has
+   * heard: what it had sent until then is served (RFC 9113 section 6.8). Idempotent.
+   */
+  end(): void {
+    if (this.#farewell !== undefined || this.session.destroyed) return;
+    const close = (): void => {
+      if (this.#closedAt < Infinity) return;
+      this.#closedAt = performance.now();
+      clearTimeout(this.#farewell);
+      this.session.close();
+    };
+    this.#farewell = setTimeout(close, FAREWELL_MS).unref();
+    this.session.goaway(constants.NGHTTP2_NO_ERROR, LAST_STREAM);
+    this.session.ping(close);
+  }
+
+  /** After `end`: cuts the connection when its streams are over, and its peer keeps it open. */
   leave(now: number): void {
-    if (this.#streams.size === 0 && now - this.#idleSince > LINGER_MS) this.socket.destroy();
+    const since = Math.max(this.#closedAt, this.#idleSince);
+    if (this.#streams.size === 0 && now - since > LINGER_MS) this.socket.destroy();
   }
 }

@@ -127,7 +127,7 @@ class Front implements Http2Front {
   async close(graceMs: number): Promise<void> {
     this.#isClosing = true;
     const end = performance.now() + graceMs;
-    for (const { session } of this.#connections) session.close();
+    for (const connection of this.#connections) connection.end();
     while (this.#connections.size > 0 && performance.now() < end) {
       for (const connection of this.#connections) connection.leave(performance.now());
       await sleep(Math.max(1, Math.min(CLOSE_CHECK_MS, end - performance.now())));
