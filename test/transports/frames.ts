@@ -15,6 +15,7 @@ export const TYPE = {
 } as const;
 export const CODE = { none: 0, protocol: 1, refused: 7, cancel: 8, calm: 11 } as const;
 export const END_STREAM = 1;
+export const ACK = 1;
 export const END_HEADERS = 4;
 
 export interface Frame {

@@ -22,6 +22,7 @@ import {
 import t from 'tap';
 import { echo, functions, waiting } from './echo.ts';
 import {
+  ACK,
   CODE,
   END_HEADERS,
   END_STREAM,
@@ -424,9 +425,9 @@ await t.test(
         ],
       },
     });
-    let released: (() => void) | undefined;
+    const releases: (() => void)[] = [];
     const exports = {
-      nap: () => new Promise<string>((resolve) => (released = () => resolve('done'))),
+      nap: () => new Promise<string>((resolve) => releases.push(() => resolve('done'))),
       never: () => new Promise<never>(() => undefined),
     };
     const gentle = await startFront();
@@ -436,7 +437,7 @@ await t.test(
     const silent = connect(gentle.port, '127.0.0.1').on('error', () => undefined);
     await once(silent, 'connect');
     const running = send(session, { ':path': '/plugins/works/nap' });
-    await until('the call runs', () => released !== undefined);
+    await until('the call runs', () => releases.length === 1);
     const told = Promise.all([
       once(session, 'goaway'),
       once(idle, 'goaway'),
@@ -445,10 +446,27 @@ await t.test(
     const started = performance.now();
     const closed = gentle.close(20_000);
     await told;
-    released?.();
+    releases[0]?.();
     t.match(await running, { status: 200, text: '"done"' });
     await closed;
     t.ok(performance.now() - started < 15_000, 'it does not wait out its grace');
+
+    const racing = await startFront();
+    await racing.install(works, exports);
+    const begun = releases.length;
+    const raw = new RawHttp2(racing.port);
+    raw.send(request(1, { ...AUTH, ':path': '/plugins/works/nap' }));
+    await until('its call runs', () => releases.length > begun);
+    const ending = racing.close(20_000);
+    await raw.until(() => raw.goaway !== undefined);
+    t.equal(raw.of(TYPE.goaway)[0]?.payload.readUInt32BE(0), 2 ** 31 - 1);
+    raw.send(frame(TYPE.ping, ACK, 0, raw.of(TYPE.ping)[0]?.payload));
+    await raw.until(() => raw.of(TYPE.goaway).length > 1);
+    t.equal(raw.of(TYPE.goaway)[1]?.payload.readUInt32BE(0), 1, 'the last one that is served');
+    releases.at(-1)?.();
+    await raw.closed();
+    t.equal(String(raw.of(TYPE.data, 1)[0]?.payload), '"done"');
+    await ending;
 
     const hard = await startFront();
     await hard.install(works, exports);

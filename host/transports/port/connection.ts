@@ -23,7 +23,7 @@ const RESET_COST = 2;
 /** What a peer has to read the last frames in, once its streams are over. */
 const LINGER_MS = 250;
 /** Longest wait for a peer to have read that no more streams are taken. */
-const FAREWELL_MS = 1000;
+const FAREWELL_MS = 500;
 /** No stream that a peer can name comes after it. */
 const LAST_STREAM = 2 ** 31 - 1;
 
@@ -92,7 +92,7 @@ export class Connection {
     if (this.#streams.size === 0) {
       const allowed = this.#isGreeted ? keepAliveTimeoutMs : headersTimeoutMs;
       const rest = now - this.#idleSince - allowed;
-      if (rest > stallTimeoutMs) this.socket.destroy();
+      if (rest > stallTimeoutMs && this.#farewell !== undefined) this.socket.destroy();
       else if (rest > 0) this.end();
       return;
     }
@@ -124,11 +124,12 @@ export class Connection {
   }
 
   /**
-   * Has the connection end with its open streams. The peer is told first, and asked to show that it has
-   * heard: what it had sent until then is served (RFC 9113 section 6.8). Idempotent.
+   * Has the connection end with its open streams. The peer is told first, with no stream refused that has
+   * come by now; a second GOAWAY names the last one that was served, so that what was still on its way may
+   * be sent again elsewhere (RFC 9113 section 6.8). Idempotent.
    */
   end(): void {
-    if (this.#farewell !== undefined || this.session.destroyed) return;
+    if (this.#farewell !== undefined || this.session.closed) return;
     const close = (): void => {
       if (this.#closedAt < Infinity) return;
       this.#closedAt = performance.now();
