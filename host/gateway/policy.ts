@@ -57,6 +57,8 @@ export class PolicyError extends NoaError {
 const DEFAULT = 'default';
 /** Operations remembered for each principal. */
 const MAX_REMEMBERED = 256;
+/** Addresses whose place in the networks of a rule is remembered. */
+const MAX_ADDRESSES = 1024;
 
 interface Compiled {
   readonly rule: PolicyRule;
@@ -102,7 +104,9 @@ export class Policy {
   check(arrival: Arrival, principal: Principal, operation: string): void {
     if (!this.isEnforced) return;
     const { deny, allow, needsAllow } = this.#verdict(principal, operation);
-    const applies = ({ holds }: Compiled) => holds === undefined || holds(arrival, this.#now());
+    if (deny.length === 0 && !needsAllow) return;
+    const now = this.#now();
+    const applies = ({ holds }: Compiled) => holds === undefined || holds(arrival, now);
     const refusing = deny.find(applies);
     const { subject } = principal;
     if (refusing !== undefined) {
@@ -180,9 +184,20 @@ function networks(list: readonly string[]): (address: string) => boolean {
     if (bits === undefined) blocks.addAddress(address, family);
     else blocks.addSubnet(address, Number(bits), family);
   }
-  return (address) => {
+  const judge = (address: string): boolean => {
     const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)?.[1];
     const plain = mapped ?? address.split('%', 1)[0] ?? ''; // fe80::1%eth0
     return blocks.check(plain, isIPv6(plain) ? 'ipv6' : 'ipv4');
+  };
+  // A connection asks with each of its requests, and the list makes an object for each check.
+  const judged = new Map<string, boolean>();
+  return (address) => {
+    let isInside = judged.get(address);
+    if (isInside === undefined) {
+      isInside = judge(address);
+      if (judged.size >= MAX_ADDRESSES) judged.clear();
+      judged.set(address, isInside);
+    }
+    return isInside;
   };
 }

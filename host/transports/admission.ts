@@ -49,7 +49,7 @@ function go(
 
 /** How policies and metrics name a request: method and pattern. What holds for GET holds for HEAD. */
 function operationOf(request: FastifyRequest): string {
-  const { config, url = 'unmatched' } = request.routeOptions;
+  const { config, url = 'unmatched' } = request.exchange.matched;
   if (config.operation !== undefined) return config.operation(request);
   return `${request.method === 'HEAD' ? 'GET' : request.method} ${url}`;
 }

@@ -7,6 +7,7 @@ import type { ServerResponse } from 'node:http';
 import { Http2ServerResponse } from 'node:http2';
 import type { Span } from '@noa/sdk/host';
 import type { FastifyReply, FastifyRequest } from 'fastify';
+import type { Arrival } from '../gateway/arrival.ts';
 import type { Principal } from '../kernel/chain.ts';
 import type { Serving } from '../kernel/serving.ts';
 import type { Tracer } from '../kernel/tracing.ts';
@@ -47,6 +48,10 @@ export class Exchange {
   readonly response: ServerResponse;
   /** Kept from the start: a stream of HTTP/2 that is over knows its connection no more. */
   readonly remoteAddress: string | undefined;
+  /** What fastify tells of the route: it makes a new object each time it is asked. */
+  readonly matched: FastifyRequest['routeOptions'];
+  /** Set when it is first asked for; see `arrivalOf`. */
+  arrival: Arrival | undefined;
   /** Its place among the open ones. */
   index: number;
   readonly started = performance.now();
@@ -72,6 +77,7 @@ export class Exchange {
     this.trace = trace;
     this.response = reply.raw;
     this.remoteAddress = request.raw.socket.remoteAddress;
+    this.matched = request.routeOptions;
     this.index = index;
   }
 
@@ -165,14 +171,14 @@ export class Exchanges {
     const { method = '', url } = request.raw;
     const entry: AccessEntry = {
       method,
-      route: exchange.route ?? request.routeOptions.url ?? UNMATCHED,
+      route: exchange.route ?? exchange.matched.url ?? UNMATCHED,
       status: isDelivered || exchange.upgraded ? response.statusCode : CLIENT_CLOSED,
       seconds: (performance.now() - exchange.started) / 1000,
       plugin: exchange.serving?.manifest.name,
       requestId: exchange.id,
       traceId: exchange.trace.traceId,
       spanId: exchange.trace.span?.spanId,
-      path: pathOf(url).slice(0, MAX_LOGGED_PATH),
+      path: (exchange.arrival?.path ?? pathOf(url)).slice(0, MAX_LOGGED_PATH),
       subject: exchange.principal?.subject,
       remoteAddress: exchange.remoteAddress,
     };

@@ -209,7 +209,7 @@ function registerPrivate(
   registerSelf(scope);
   scope.register((admin, _none, done) => {
     admin.addHook('preParsing', (request, _reply, _payload, next) => {
-      const { scope: needed = 'admin' } = request.routeOptions.config.contract ?? {};
+      const { scope: needed = 'admin' } = request.exchange.matched.config.contract ?? {};
       gateway.requireScope(arrivalOf(request), principalOf(request), needed);
       next();
     });

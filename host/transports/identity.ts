@@ -6,7 +6,14 @@ import type { Arrival } from '../gateway/arrival.ts';
 import type { Principal } from '../kernel/chain.ts';
 import { pathOf } from './problem.ts';
 
-export function arrivalOf({ raw, exchange }: FastifyRequest): Arrival {
+/** Made once for each request. */
+export function arrivalOf(request: FastifyRequest): Arrival {
+  const { exchange } = request;
+  exchange.arrival ??= readArrival(request);
+  return exchange.arrival;
+}
+
+function readArrival({ raw, exchange }: FastifyRequest): Arrival {
   // Node's word on it; the header alone may come on any request.
   const { upgrade } = raw as typeof raw & { readonly upgrade?: boolean };
   return {
@@ -17,7 +24,7 @@ export function arrivalOf({ raw, exchange }: FastifyRequest): Arrival {
     path: pathOf(raw.url),
     authorization: raw.headers.authorization,
     apiKey: apiKeyOf(raw.headers['x-api-key']),
-    remoteAddress: raw.socket.remoteAddress,
+    remoteAddress: exchange.remoteAddress,
     clientCertificate: (raw.socket as Partial<TLSSocket>).authorized === true,
   };
 }

@@ -24,7 +24,7 @@ export interface Action extends Contract {
   /** The body is a plugin's bundle, in bytes. */
   readonly bundle?: true;
   /** Runs before the body is read; may throw NoaError. */
-  before?(request: FastifyRequest): void;
+  readonly before?: (request: FastifyRequest) => void;
   /** Its value, if any, is answered as JSON. */
   run(request: FastifyRequest, reply: FastifyReply): unknown;
 }
@@ -36,6 +36,7 @@ const NO_BODY: JsonSchema = { ...NOTHING, type: ['object', 'null'] };
 
 export function resource(scope: FastifyInstance, url: string, actions: Actions): void {
   for (const [method, action] of Object.entries(actions)) {
+    const { before } = action;
     const body = method === 'GET' || action.bundle ? {} : { body: action.body ?? NO_BODY };
     scope.route({
       method,
@@ -46,10 +47,12 @@ export function resource(scope: FastifyInstance, url: string, actions: Actions):
         contract: action.undocumented ? null : action,
         ...(action.bundle ? { takes: BUNDLE } : {}),
       },
-      preParsing: (request, _reply, _payload, done) => {
-        action.before?.(request);
-        done();
-      },
+      ...(before && {
+        preParsing: (request, _reply, _payload, done) => {
+          before(request);
+          done();
+        },
+      }),
       handler: (request, reply) => action.run(request, reply),
     });
   }
