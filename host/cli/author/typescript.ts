@@ -39,7 +39,9 @@ function inOurWords(line: string): string {
   const node = /^(.*error TS2\d+: )Cannot find name '([^']+)'.*@types\/node/.exec(line);
   const [, place, name] = node ?? [];
   if (place !== undefined && name !== undefined) return place + noNode(name);
-  const port = /Property '(\w+)' does not exist on type '(Context<|Pick<)/.exec(line);
+  const port = /Property '(\w+)' does not exist on type '(Context<|StreamContext<|Pick<)/.exec(
+    line,
+  );
   const isPort = port?.[2] === 'Pick<' || Object.hasOwn(PORTS, port?.[1] ?? '');
   return isPort ? `${line} Ask for it in plugin.json → capabilities.` : line;
 }

@@ -39,9 +39,10 @@ export type Context<Plugin extends PluginContract> = Plugin['capabilities'] & {
   readonly random: Random;
 };
 
-/** What the handler of a stream has beside it: an export without `stream: true` has no `emit`. */
-export type StreamContext<Export extends PluginContract['exports'][string]> =
-  Parameters<Export> extends [unknown, infer Emit] ? { readonly emit: Emit } : unknown;
+/** With what a stream sends its values by: an export without `stream: true` has no `emit`. */
+export type StreamContext<Plugin extends PluginContract, Emit> = Context<Plugin> & {
+  readonly emit: Emit;
+};
 
 /**
  * One function per export of the manifest, sync or async. What it answers is sent as JSON (undefined
@@ -54,7 +55,9 @@ export type StreamContext<Export extends PluginContract['exports'][string]> =
 export type Handlers<Plugin extends PluginContract> = {
   readonly [Name in keyof Plugin['exports']]: (
     input: Parameters<Plugin['exports'][Name]>[0],
-    context: Context<Plugin> & StreamContext<Plugin['exports'][Name]>,
+    context: Parameters<Plugin['exports'][Name]> extends [unknown, infer Emit]
+      ? StreamContext<Plugin, Emit>
+      : Context<Plugin>,
   ) => ReturnType<Plugin['exports'][Name]> | Promise<ReturnType<Plugin['exports'][Name]>>;
 };
 
