@@ -256,6 +256,19 @@ t.test('every change is in the audit log with who made it, in one transaction', 
   );
 });
 
+t.test('nobody takes hold of an identity that may do more than they', async (t) => {
+  const host = await hosts.host();
+  const clerk = { subject: 'user:clerk', scopes: ['auth:write'] };
+  await host.directory.create('user', 'chief', { scopes: ['admin'] }, ROOT);
+  const denied = { code: 'PERMISSION_DENIED', message: /user:clerk lacks admin/ };
+  const key = { owner: 'user:chief', scopes: [] };
+  await t.rejects(host.apiKeys.create(key, clerk), denied, 'its subject and roles are rights too');
+  const link = { scopes: [], issuer: 'corp', externalSubject: 'mallory' };
+  await t.rejects(host.directory.update('user', 'chief', link, clerk), denied);
+  await host.directory.update('user', 'chief', { disabled: true }, clerk);
+  t.match(await host.directory.show('user', 'chief'), { scopes: ['admin'], disabled: true });
+});
+
 t.test('a database that is away is no refusal, and who was known goes on', async (t) => {
   const host = await hosts.host();
   const secret = await host.client('steady', ['plugins:read']);

@@ -59,7 +59,8 @@ export class ApiKeys {
       if (missing.length > 0) {
         throw new NoaError('INVALID_ARGUMENT', `scopes: ${owner} lacks ${missing.join(', ')}`);
       }
-      changes.assertMayGive(actor, scopes);
+      // Whatever its scopes are, the key speaks with its owner's name and roles.
+      changes.assertMayGive(actor, holder.effective);
       const shown: ApiKeyView = {
         id,
         subject: owner,

@@ -94,13 +94,16 @@ export class Directory {
   ): Promise<IdentityView> {
     return this.#options.changes.make(async (tx, note) => {
       const present = await mustHave(tx, kind, id);
-      const { effective: _, ...before } = present;
+      const { effective, ...before } = present;
       const next: Identity = { ...before, ...input, updatedAt: this.#options.changes.at() };
       assertLinkIsWhole(next);
       // Whoever may write here may also shut anybody out.
       const isOnlyDisabled =
         next.disabled && Object.keys(input).every((name) => name === 'disabled');
-      if (!isOnlyDisabled) this.#options.changes.assertMayGive(actor, await effectiveOf(tx, next));
+      if (!isOnlyDisabled) {
+        const after = await effectiveOf(tx, next);
+        this.#options.changes.assertMayGive(actor, [...new Set([...effective, ...after])]);
+      }
       await tx.putIdentity(next);
       const ended = next.disabled ? await tx.deleteSessions(next.subject) : 0;
       note(event(`auth.${kind}.update`, actor.subject, null, { ...detailsOf(next), ended }));
