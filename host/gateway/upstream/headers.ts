@@ -74,9 +74,12 @@ export function requestHeaders(
   const isTraced = String(given['traceparent']).includes(facts.traceId);
   const headers: RequestHeaders = {};
   for (const [name, value] of Object.entries(given)) {
-    if (value === undefined || HOP_BY_HOP.has(name) || listed.has(name)) continue;
-    if (NOT_FROM_CALLERS.has(name) || /^(:|x-forwarded-|x-noa-)/.test(name)) continue;
-    if (CREDENTIALS.has(name) && !route.forward_authorization) continue;
+    if (value === undefined || listed.has(name)) continue;
+    // CGI (RFC 3875 section 4.1.18) and all that came of it read `_` and `-` as one.
+    const read = name.replaceAll('_', '-');
+    if (HOP_BY_HOP.has(read) || (read !== name && read === 'content-length')) continue;
+    if (NOT_FROM_CALLERS.has(read) || /^(:|x-forwarded-|x-noa-)/.test(read)) continue;
+    if (CREDENTIALS.has(read) && !route.forward_authorization) continue;
     if (name === 'tracestate' && !isTraced) continue;
     headers[name] = value;
   }
