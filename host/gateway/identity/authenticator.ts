@@ -22,6 +22,10 @@ const FAILURES_PER_SECOND = 5;
 const PREFIX = 'Bearer ';
 /** Headers that were found good are kept as text up to this number: one credential can be written in many ways. */
 const MAX_RECOGNISED = 64;
+/** The same of those that were looked up; whoever is forgotten is known by the digest still. */
+const MAX_FAMILIAR = 1024;
+/** Longest header of that kind, in characters. */
+const MAX_FAMILIAR_LENGTH = 2048;
 /** Credentials that are remembered by their digest; the one that was found first goes first. */
 const MAX_VERIFIED = 20_000;
 /** Credentials that are being looked up at one time. */
@@ -72,6 +76,8 @@ export class Authenticator {
    * process: how long a wrong guess takes tells nothing about a right one.
    */
   readonly #recognised = new Map<string, Principal>();
+  /** By the header, as above, of credentials that are among the verified: those of whom much is heard. */
+  readonly #familiar = new Map<string, Verified>();
   /** By SHA-256 of the credential, as a string: a Buffer for each request costs as much as the digest. */
   readonly #verified = new Map<string, Verified>();
   readonly #pending = new Map<string, Promise<Principal | undefined>>();
@@ -95,6 +101,11 @@ export class Authenticator {
     if (authorization !== undefined) {
       const recognised = this.#recognised.get(authorization);
       if (recognised !== undefined) return recognised;
+      const familiar = this.#familiar.get(authorization);
+      if (familiar !== undefined) {
+        if (this.#isFresh(familiar)) return familiar.principal;
+        this.#familiar.delete(authorization);
+      }
     } else if (apiKey === undefined) {
       const text = 'authorization: is required; send "Bearer <token>"';
       throw new NoaError('UNAUTHENTICATED', text);
@@ -102,13 +113,16 @@ export class Authenticator {
     const likely = likelyIn(authorization, apiKey);
     let digest = hash('sha256', likely, 'binary');
     const remembered = this.#remembered(digest);
-    if (remembered !== undefined) return remembered;
+    if (remembered !== undefined) {
+      if (authorization !== undefined) this.#familiarise(authorization, remembered);
+      return remembered.principal;
+    }
     const credential = authorization === undefined ? apiKey : bearerOf(authorization);
     if (credential === undefined) throw this.#refusal(remoteAddress);
     if (credential !== likely) {
       digest = hash('sha256', credential, 'binary');
       const again = this.#remembered(digest);
-      if (again !== undefined) return again;
+      if (again !== undefined) return again.principal;
     }
     const principal = this.#configured(digest, authorization);
     if (principal !== undefined) return principal;
@@ -116,13 +130,21 @@ export class Authenticator {
     return this.#find(this.#lookup, digest, credential, remoteAddress);
   }
 
-  #remembered(digest: string): Principal | undefined {
+  #remembered(digest: string): Verified | undefined {
     const verified = this.#verified.get(digest);
-    if (verified === undefined) return undefined;
-    const isFresh = verified.epoch === this.#lookup?.epoch && verified.expiresAt > this.#now();
-    if (isFresh) return verified.principal;
+    if (verified === undefined || this.#isFresh(verified)) return verified;
     this.#verified.delete(digest);
     return undefined;
+  }
+
+  #isFresh({ epoch, expiresAt }: Verified): boolean {
+    return epoch === this.#lookup?.epoch && expiresAt > this.#now();
+  }
+
+  #familiarise(authorization: string, verified: Verified): void {
+    if (authorization.length > MAX_FAMILIAR_LENGTH) return;
+    if (this.#familiar.size >= MAX_FAMILIAR) this.#familiar.clear();
+    this.#familiar.set(authorization, verified);
   }
 
   #configured(digest: string, authorization: string | undefined): Principal | undefined {
