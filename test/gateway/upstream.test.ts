@@ -243,6 +243,24 @@ void t.test('paths', async (t) => {
     ]) {
       t.equal(await urlOf(`/shop/${tail}`), '400 INVALID_ARGUMENT', tail);
     }
+    for (const path of [
+      '/shop/%61dmin/x',
+      '/shop/%2561dmin/x',
+      '/shop/admin%2fx',
+      '/shop//admin/x',
+      '/shop/admin;a=1/x',
+      '/shop/admin%3bx',
+      '/shop\\admin/x',
+      '/%73hop/admin',
+      '//shop/cart/1',
+      '/%76%31/none',
+    ]) {
+      t.equal(
+        await urlOf(path),
+        '404 NOT_FOUND',
+        `${path} is no way round what the route asks for`,
+      );
+    }
     t.equal(backend.seen.length, seen);
   });
 

@@ -5,6 +5,7 @@
  */
 import type { LiveRoute } from './forward.ts';
 import type { RouteSettings } from './settings.ts';
+import { plainPath } from './target.ts';
 import { Upstream, type UpstreamPowers, type UpstreamStats } from './upstream.ts';
 
 export interface RoutesPowers extends UpstreamPowers {
@@ -43,9 +44,19 @@ export class UpstreamRoutes {
     this.#upstreams = upstreams;
   }
 
-  /** The route with the longest prefix of whole segments; none for paths of this host's own. */
+  /**
+   * The route with the longest prefix of whole segments; none for paths of this host's own, nor for one
+   * that a server would read as one of another route, which may ask for other rights.
+   */
   match(path: string): LiveRoute | undefined {
-    if (this.#routes.size === 0 || this.#powers.isOwnPath(path)) return undefined;
+    if (this.#routes.size === 0) return undefined;
+    const route = this.#find(path);
+    const plain = plainPath(path);
+    return plain === path || this.#find(plain) === route ? route : undefined;
+  }
+
+  #find(path: string): LiveRoute | undefined {
+    if (this.#powers.isOwnPath(path)) return undefined;
     for (let end = path.length; end >= 0; end = path.lastIndexOf('/', end - 1)) {
       const route = this.#routes.get(path.slice(0, end));
       if (route !== undefined) return route;

@@ -31,11 +31,23 @@ function hidesDotSegment(path: string): boolean {
   for (let round = 0; round <= MAX_ENCODINGS; round += 1) {
     if (/(^|[/\\])\.{1,2}([/\\;]|$)/.test(text)) return true;
     if (!text.includes('%')) return false;
-    const decoded = text.replaceAll(/%([0-9a-f]{2})/gi, (_match, hex: string) =>
-      String.fromCharCode(Number.parseInt(hex, 16)),
-    );
+    const decoded = decode(text);
     if (decoded === text) return false;
     text = decoded;
   }
   return true;
+}
+
+/** A path as the most generous of servers reads it: decoded, without parameters and empty segments. */
+export function plainPath(path: string): string {
+  if (!/[%;\\]|\/\//.test(path)) return path;
+  let text = path;
+  for (let round = 0; round <= MAX_ENCODINGS && text.includes('%'); round += 1) text = decode(text);
+  return text.replaceAll(/[;?#][^/\\]*/g, '').replaceAll(/[/\\]+/g, '/');
+}
+
+function decode(text: string): string {
+  return text.replaceAll(/%([0-9a-f]{2})/gi, (_match, hex: string) =>
+    String.fromCharCode(Number.parseInt(hex, 16)),
+  );
 }
