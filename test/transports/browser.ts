@@ -106,6 +106,8 @@ export class Browser {
 
   async open(url: string): Promise<void> {
     await this.send('Page.navigate', { url });
+    // It answers before the page is there.
+    await this.until(`location.href !== 'about:blank' && document.readyState === 'complete'`);
   }
 
   /** The value of an expression in the page. */

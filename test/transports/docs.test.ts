@@ -75,7 +75,9 @@ await t.test('a reader authorises and calls an operation', { skip: noBrowser }, 
   await browser.click('.auth-wrapper .authorize');
   await browser.type('.auth-container input[type=text]', ADMIN);
   await browser.click('.auth-container .auth-btn-wrapper .authorize');
-  await browser.until(`document.querySelector('.auth-container').innerText.includes('Authorized')`);
+  await browser.until(
+    `document.querySelector('.auth-container')?.innerText.includes('Authorized')`,
+  );
   await browser.click('.auth-container .auth-btn-wrapper .btn-done');
 
   const operation = '#operations-Plugin_hello-hello_getPluginsHelloGreeting';
