@@ -265,8 +265,32 @@ t.test('nobody takes hold of an identity that may do more than they', async (t) 
   await t.rejects(host.apiKeys.create(key, clerk), denied, 'its subject and roles are rights too');
   const link = { scopes: [], issuer: 'corp', externalSubject: 'mallory' };
   await t.rejects(host.directory.update('user', 'chief', link, clerk), denied);
+  await t.rejects(host.directory.remove('user', 'chief', clerk), denied, 'to take its name');
   await host.directory.update('user', 'chief', { disabled: true }, clerk);
   t.match(await host.directory.show('user', 'chief'), { scopes: ['admin'], disabled: true });
+});
+
+t.test('roles and levels are rights too, whatever scopes they have', async (t) => {
+  const host = await hosts.host();
+  const clerk = { subject: 'user:clerk', scopes: ['auth:write'], roles: ['clerks'], level: 'L4' };
+  await host.roles.create('clerks', { scopes: ['auth:write'] }, ROOT);
+  await host.roles.create('trusted', { scopes: [] }, ROOT);
+  await host.roles.create('chiefs', { scopes: ['admin'] }, ROOT);
+  await t.rejects(host.directory.create('user', 'one', { roles: ['trusted'] }, clerk), {
+    code: 'PERMISSION_DENIED',
+    message: /user:clerk lacks the role trusted/,
+  });
+  await t.rejects(host.directory.create('user', 'one', { level: 'L1' }, clerk), {
+    code: 'PERMISSION_DENIED',
+    message: /user:clerk lacks the level L1/,
+  });
+  await host.directory.create('user', 'one', { roles: ['clerks'], level: 'L4' }, clerk);
+  await host.directory.update('user', 'one', { level: 'L5' }, clerk);
+  const denied = { code: 'PERMISSION_DENIED' };
+  await t.rejects(host.directory.update('user', 'one', { level: 'L3' }, clerk), denied);
+  await t.rejects(host.roles.update('chiefs', { scopes: [] }, clerk), denied, 'nor emptied');
+  await host.directory.update('user', 'one', { roles: ['trusted'], level: 'L1' }, ROOT);
+  await host.directory.update('user', 'one', { description: 'as it was' }, clerk);
 });
 
 t.test('a database that is away is no refusal, and who was known goes on', async (t) => {

@@ -20,6 +20,16 @@ export interface ChangesOptions {
   readonly now: () => number;
 }
 
+/** What somebody is, beside their scopes. */
+export interface Standing {
+  readonly roles: readonly string[];
+  /** `L1`, the highest, to `L5`, which is that of everyone without one. */
+  readonly level: string | null;
+}
+
+/** Less is higher. */
+const rank = (level: string | null | undefined): number => Number(level?.slice(1) ?? 5);
+
 export class Changes {
   readonly #options: ChangesOptions;
   #made = 0;
@@ -62,6 +72,25 @@ export class Changes {
     const denied = event('auth.denial', actor.subject, null, { missing });
     this.record({ ...denied, outcome: 'denied', code: 'PERMISSION_DENIED' });
     const text = `${actor.subject} lacks ${missing.join(', ')} and so may not hand it out: ask an administrator who has it`;
+    throw new NoaError('PERMISSION_DENIED', text);
+  }
+
+  /**
+   * Throws PERMISSION_DENIED, and notes it, when a change gives a role or a level that `actor` lacks: policies
+   * go by roles too, even by one without scopes, and the rate limit by the level.
+   */
+  assertMayRaise(actor: Principal, before: Standing, after: Standing): void {
+    if (covers(actor.scopes, 'admin')) return;
+    const missing = after.roles
+      .filter((role) => !before.roles.includes(role) && !actor.roles?.includes(role))
+      .map((role) => `the role ${role}`);
+    if (rank(after.level) < Math.min(rank(before.level), rank(actor.level))) {
+      missing.push(`the level ${after.level}`);
+    }
+    if (missing.length === 0) return;
+    const denied = event('auth.denial', actor.subject, null, { missing });
+    this.record({ ...denied, outcome: 'denied', code: 'PERMISSION_DENIED' });
+    const text = `${actor.subject} lacks ${missing.join(', ')} and so may not give it: ask an administrator`;
     throw new NoaError('PERMISSION_DENIED', text);
   }
 

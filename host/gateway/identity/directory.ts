@@ -78,6 +78,7 @@ export class Directory {
       };
       assertLinkIsWhole(fresh);
       this.#options.changes.assertMayGive(actor, await effectiveOf(tx, fresh));
+      this.#options.changes.assertMayRaise(actor, { roles: [], level: null }, fresh);
       await tx.putIdentity(fresh, made?.digest);
       note(event(`auth.${kind}.create`, actor.subject, null, detailsOf(fresh)));
       return fresh;
@@ -103,6 +104,7 @@ export class Directory {
       if (!isOnlyDisabled) {
         const after = await effectiveOf(tx, next);
         this.#options.changes.assertMayGive(actor, [...new Set([...effective, ...after])]);
+        this.#options.changes.assertMayRaise(actor, before, next);
       }
       await tx.putIdentity(next);
       const ended = next.disabled ? await tx.deleteSessions(next.subject) : 0;
@@ -111,10 +113,14 @@ export class Directory {
     });
   }
 
-  /** With its sessions and API keys. Rejects with NOT_FOUND. */
+  /**
+   * With its sessions and API keys. Rejects with NOT_FOUND. Asks for all that the identity may, for whoever
+   * deletes it can take its name, by which policies and plugins know it.
+   */
   async remove(kind: IdentityKind, id: string, actor: Principal): Promise<void> {
     await this.#options.changes.make(async (tx, note) => {
-      const { subject } = await mustHave(tx, kind, id);
+      const { subject, effective } = await mustHave(tx, kind, id);
+      this.#options.changes.assertMayGive(actor, effective);
       await tx.deleteIdentity(subject);
       note(event(`auth.${kind}.delete`, actor.subject, null, { subject }));
     });

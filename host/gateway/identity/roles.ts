@@ -63,8 +63,8 @@ export class Roles {
       const present = await tx.role(name);
       if (present === undefined) throw unknown(name);
       const role: Role = { ...present, ...input, updatedAt: changes.at() };
-      const added = role.scopes.filter((scope) => !present.scopes.includes(scope));
-      changes.assertMayGive(actor, added);
+      // What is taken away counts too, or anybody could empty an administrator's role.
+      changes.assertMayGive(actor, [...new Set([...present.scopes, ...role.scopes])]);
       await tx.putRole(role);
       note(
         event('auth.role.update', actor.subject, null, { role: name, scopes: [...role.scopes] }),
