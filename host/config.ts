@@ -176,7 +176,8 @@ function readSetting(
   const fault = key.fault?.(resolved.value, resolve);
   const given = key.secret === true ? '' : `, not ${display(setting.value)}`;
   const without = key.default === undefined ? '' : `, which gives ${key.default}`;
-  const fix = `Give such a value, or leave it out${without}.`;
+  const verb = fault === undefined ? 'Give such a value' : 'Correct it';
+  const fix = `${verb}, or leave it out${without}.`;
   const message = fault === undefined ? `must be ${key.rule}${given}` : `is wrong: ${fault}`;
   return { finding: { path, message, source, fix } };
 }

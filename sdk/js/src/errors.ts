@@ -88,7 +88,7 @@ export const ERROR_KINDS: { readonly [code in ErrorCode]: ErrorKind } = {
     status: 422,
     grpc: 9,
     retryable: false,
-    title: 'The key was used with another body',
+    title: 'The key was used with another request',
   },
   RATE_LIMITED: { status: 429, grpc: 8, retryable: true, title: 'Too many requests' },
   RESOURCE_EXHAUSTED: { status: 429, grpc: 8, retryable: true, title: 'A bound was reached' },
