@@ -45,6 +45,11 @@ export const CONNECTION_LIMITS: ConnectionLimits = {
 const ALPN = ['h2', 'http/1.1'];
 /** How often requests over their time are looked for. */
 const CHECK_MS = 1000;
+/**
+ * So long after the listener closes a connection without a request may still bring one: it was on its way when
+ * nobody had told its sender.
+ */
+export const PATIENCE_MS = 500;
 /** How often connections without a request are looked for while the listener closes. */
 const CLOSE_CHECK_MS = 50;
 
@@ -228,13 +233,14 @@ export async function closeListener(
 ): Promise<void> {
   if (!server.listening) return;
   const end = performance.now() + graceMs;
+  const patience = performance.now() + Math.min(PATIENCE_MS, graceMs);
   const closed = new Promise<boolean>((resolve) => {
     NetServer.prototype.close.call(server, () => resolve(true));
   });
   const wait = () => sleep(Math.max(1, Math.min(CLOSE_CHECK_MS, end - performance.now())), false);
   do {
     const flushing = [...open()].some((response) => response.writableEnded);
-    if (!flushing) server.closeIdleConnections();
+    if (!flushing && performance.now() >= patience) server.closeIdleConnections();
   } while (!(await Promise.race([closed, wait()])) && performance.now() < end);
   server.closeAllConnections();
   cutRest();

@@ -258,7 +258,13 @@ await t.test('closing finishes what runs, takes nothing new, and is over in time
   await early;
   const started = performance.now();
   const closed = gentle.close(5000);
-  await t.rejects(gentle.get('/health'), 'no new connection is taken');
+  const onItsWay = await gentle.get('/health');
+  t.strictSame(
+    [onItsWay.status, onItsWay.headers.get('connection')],
+    [200, 'close'],
+    'a connection that was there a moment ago is served once more',
+  );
+  await t.rejects(once(connect(gentle.port, '127.0.0.1'), 'connect'), 'no new one is taken');
   const last = await running;
   t.strictSame([last.status, last.text, last.headers.get('connection')], [200, '"done"', 'close']);
   await closed;

@@ -15,6 +15,7 @@ import {
   type Flags,
   listen,
   type Listening,
+  PATIENCE_MS,
 } from '../listener.ts';
 import type { TakeGrpc } from './grpc.ts';
 import { createHttp2Front, type Http2Front } from './http2.ts';
@@ -86,9 +87,14 @@ export class Port {
   async close(graceMs: number): Promise<void> {
     this.#rotation?.stop();
     this.#options.grpc?.drain();
-    for (const socket of this.#sockets) {
-      if (socket.bytesRead === 0) socket.destroy();
-    }
+    const silent = setTimeout(
+      () => {
+        for (const socket of this.#sockets) {
+          if (socket.bytesRead === 0) socket.destroy();
+        }
+      },
+      Math.min(PATIENCE_MS, graceMs),
+    );
     const cutRest = (): void => {
       for (const socket of this.#sockets) socket.destroy();
     };
@@ -96,5 +102,6 @@ export class Port {
       closeListener(this.server, this.#options.open, graceMs, cutRest),
       this.#http2.close(graceMs),
     ]);
+    clearTimeout(silent);
   }
 }

@@ -1,5 +1,7 @@
 /**
- * Everything at once on a host of two workers, for 40 seconds or NOA_TEST_SOAK_SECONDS: REST over HTTP/1.1 and
+ * Not part of the suite, but run by `npm run soak`, for two minutes or NOA_TEST_SOAK_SECONDS.
+ *
+ * Everything at once on a host of two workers: REST over HTTP/1.1 and
  * HTTP/2, gRPC, server-sent events and WebSockets, while workers are replaced and killed, the whole host is
  * killed, and rights come and go. A call may be cut off when a process dies; an answer that comes is never a
  * wrong one, and no event that was acknowledged is lost or comes twice.
@@ -15,7 +17,7 @@ import { SseClient } from '../transports/sse.ts';
 import { Client as SocketClient } from '../transports/websocket-client.ts';
 import { type Answer, bundleOf, eventually, repacked, RunningHost } from './running-host.ts';
 
-const SOAK_MS = Number(process.env['NOA_TEST_SOAK_SECONDS'] ?? 40) * 1000;
+const SOAK_MS = Number(process.env['NOA_TEST_SOAK_SECONDS'] ?? 120) * 1000;
 const INVOKE = 'noa.api.v1.InferenceService/Invoke';
 const STREAM = 'noa.api.v1.InferenceService/Stream';
 const EXECUTE = 'noa.api.v1.OrchestrationService/Execute';
@@ -50,6 +52,9 @@ const isOver = (): boolean => Date.now() > until;
 const wrong: string[] = [];
 const right = new Map<string, number>();
 const cut = new Map<string, number>();
+/** Without an answer for so long: on a connection that was on its way to a worker when that was killed. */
+const HUNG_MS = 30_000;
+const hung = new Map<string, number>();
 const count = (sums: Map<string, number>, name: string): void =>
   void sums.set(name, (sums.get(name) ?? 0) + 1);
 
@@ -61,7 +66,11 @@ function expect(is: boolean, what: string, seen?: unknown): void {
 async function client(name: string, work: (turn: number) => Promise<void>): Promise<void> {
   for (let turn = 0; !isOver(); turn += 1) {
     try {
-      await work(turn);
+      const late = sleep(HUNG_MS, undefined, { ref: false }).then(() => {
+        count(hung, name);
+        throw new Interrupted();
+      });
+      await Promise.race([work(turn), late]);
       count(right, name);
       await sleep(50); // other tests share the machine
     } catch (error) {
@@ -388,5 +397,6 @@ t.test('everything at once, and not one wrong answer', async (t) => {
   for (const [name, times] of right) t.ok(times >= 3, `${name}: ${times} times right`);
   t.equal(right.size, 8);
   t.comment(`cut off: ${JSON.stringify(Object.fromEntries(cut))}`);
+  t.comment(`hung: ${JSON.stringify(Object.fromEntries(hung))}`);
   t.match(await host.post('/v1/audit/verify'), { body: { ok: true } });
 });
