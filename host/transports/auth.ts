@@ -35,7 +35,7 @@ import {
   USERS,
 } from './auth-schemas.ts';
 import { actorOf, nameIn, principalOf } from './identity.ts';
-import { type Page, PAGE_QUERY, pageOf, type PageQuery, placeOf } from './paging.ts';
+import { type Page, PAGE_QUERY, pageOf, type PageQuery, placeOf, wrongCursor } from './paging.ts';
 import { created, resource } from './resource.ts';
 
 const READ = { tag: 'Authentication', scope: 'auth:read' } as const;
@@ -316,6 +316,8 @@ async function pageFrom<T>(
   keyOf: (item: NoInfer<T>) => string,
 ): Promise<Page<T>> {
   const query = request.query as PageQuery;
-  const items = await read({ after: placeOf(query.cursor), limit: query.limit + 1 });
+  const after = placeOf(query.cursor);
+  if (after?.includes('\0')) throw wrongCursor(); // PostgreSQL has no such text
+  const items = await read({ after, limit: query.limit + 1 });
   return pageOf(items, keyOf, query);
 }

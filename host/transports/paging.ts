@@ -21,7 +21,7 @@ export const PAGE_PARAMETERS: { readonly [name: string]: JsonSchema } = {
     type: 'string',
     maxLength: 1024,
     pattern: '^[A-Za-z0-9_-]*$',
-    description: 'The `next` of the page before; the first page without it.',
+    description: 'the `next` of the page before; without it comes the first page',
   },
   limit: {
     type: 'integer',
@@ -66,8 +66,12 @@ const rises = (a: string, b: string): boolean => a < b;
 export function placeOf(cursor: string | undefined): string | undefined {
   if (cursor === undefined) return undefined;
   const bytes = Buffer.from(cursor, 'base64url');
-  // PostgreSQL has no text with a NUL.
-  const isOne = bytes.length > 0 && bytes.toString('base64url') === cursor && !bytes.includes(0);
+  const isOne = bytes.length > 0 && bytes.toString('base64url') === cursor;
   if (isOne) return bytes.toString();
-  throw new NoaError('INVALID_ARGUMENT', 'cursor: take the `next` of the page before as it is');
+  throw wrongCursor();
+}
+
+/** Of a list whose keys are never written so. */
+export function wrongCursor(): NoaError {
+  return new NoaError('INVALID_ARGUMENT', 'cursor: take the `next` of the page before as it is');
 }
