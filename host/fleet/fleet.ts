@@ -11,12 +11,11 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { NoaError } from '@noa/sdk/host';
 import type { Config } from '../config.ts';
-import { type Engines, openEngines } from '../engines.ts';
-import { type Host, openLogs } from '../start.ts';
+import type { Engines } from '../engines.ts';
+import { type Host, openHost } from '../start.ts';
 import { addUp, type MetricSnapshot } from '../telemetry/metrics.ts';
 import type { Logs } from '../telemetry/logs.ts';
 import type { LogLine } from '../telemetry/plugin-logs.ts';
-import { createMetricsListener } from '../transports/metrics.ts';
 import { Peer } from './peer.ts';
 import type { BlobCall, Start } from './worker.ts';
 
@@ -43,43 +42,29 @@ interface Member {
 /** Starts a host of `server.workers` processes. Rejects with NoaError for the operator. */
 export async function startFleet(
   config: Config,
-  onProgress: (step: string) => void = () => undefined,
+  onProgress?: (step: string) => void,
 ): Promise<Host> {
   const { workers } = config.server;
   if (config.database.url === undefined && workers > MAX_EMBEDDED_WORKERS) {
     const rule = `server.workers is ${workers}, and the embedded PostgreSQL serves at most ${MAX_EMBEDDED_WORKERS}`;
     throw new NoaError('INVALID_ARGUMENT', `${rule}: set database.url, or fewer workers`);
   }
-  await using parts = new AsyncDisposableStack();
-  const logs = openLogs(config);
-  parts.defer(() => logs.close());
-  const failure = Promise.withResolvers<Error>();
-  const engines = parts.use(await openEngines(config, logs.logger, onProgress, failure.resolve));
-  const { blob, shareCache, ...shared } = engines;
-  const cache = await shareCache();
-  const fleet = new Fleet({ ...shared, cache }, blob, logs, onProgress);
-  parts.defer(() => fleet.stop());
-  await fleet.start(config);
-  const metricsListener = createMetricsListener({
-    metrics: () => fleet.metrics(),
-    onError: (message, error) => logs.logger('host').error({ error }, message),
+  return openHost(config, onProgress, async (engines, logs, progress) => {
+    const { blob, shareCache, ...shared } = engines;
+    const fleet = new Fleet({ ...shared, cache: await shareCache() }, blob, logs, progress);
+    try {
+      await fleet.start(config);
+    } catch (error) {
+      await fleet.stop();
+      throw error;
+    }
+    return {
+      url: fleet.url,
+      metrics: () => fleet.metrics(),
+      reload: (next) => fleet.reload(next),
+      stop: () => fleet.stop(),
+    };
   });
-  const { metrics_bind: host, metrics_port: port } = config.observability;
-  const { url: metricsUrl } = await metricsListener.listen({ host, port });
-  parts.defer(() => metricsListener.close());
-
-  const running = parts.move();
-  let stopping: Promise<void> | undefined;
-  return {
-    url: fleet.url,
-    metricsUrl,
-    dataPath: engines.path,
-    embedded: engines.embedded,
-    newToken: engines.bootstrap.made ? engines.bootstrap.token : undefined,
-    failed: failure.promise,
-    reload: (next) => fleet.reload(next),
-    stop: () => (stopping ??= running.disposeAsync()),
-  };
 }
 
 class Fleet {
