@@ -85,6 +85,8 @@ const VIOLATIONS: readonly (readonly [file: string, source: string, rule: string
   ['host/telemetry/g1.ts', `export type { X } from '../kernel/grants.ts';`, restricted],
   ['host/telemetry/g2.ts', `export { x } from '../transports/http.ts';`, restricted],
   ['host/config/g3.ts', `export { x } from '../kernel/grants.ts';`, restricted],
+  ['host/config/g5.ts', `export { x } from '../gateway/policy.ts';`, restricted],
+  ['host/config/g6.ts', `export { x } from '../gateway/identity/rights.ts';`, restricted],
   ['host/data-folder/g4.ts', `export { x } from '../store/postgres.ts';`, restricted],
   ['plugins/p/src/h1.ts', `import '@noa/sdk/host';`, restricted],
   ['plugins/p/src/h2.ts', `import 'node:fs';`, restricted],
@@ -146,6 +148,10 @@ const ALLOWED: readonly (readonly [file: string, source: string])[] = [
     `import '../../kernel/z2.ts';\nimport 'undici';\nexport { BlockList } from 'node:net';`,
   ],
   ['host/config.ts', `export const env = { ...process.env };`],
+  [
+    'host/config/z11.ts',
+    `import '../gateway/settings.ts';\nimport '../gateway/upstream/settings.ts';`,
+  ],
   ['plugins/p/src/z6.ts', `import '@noa/sdk';\nimport './z7.ts';`],
   ['plugins/p/src/z7.ts', `export const x = 1;`],
   [

@@ -1,28 +1,7 @@
 /** `auth.issuers`: whose access tokens this host takes beside its own. */
 import type { JsonSchema } from '@noa/sdk/host';
+import type { IssuerSettings } from '../gateway/identity/settings.ts';
 import { tables } from './tables.ts';
-
-/** A claim's value and what it gives; what no entry names gives nothing. */
-export interface IssuerMapping {
-  readonly value: string;
-  readonly scopes: readonly string[];
-  readonly roles: readonly string[];
-}
-
-export interface IssuerConfig {
-  /** Its callers' subjects are `<name>:<sub>`. */
-  readonly name: string;
-  /** Exactly what `iss` says. */
-  readonly issuer: string;
-  readonly audience: string;
-  /** Without it, OpenID Connect Discovery below `issuer` tells. */
-  readonly jwks_url?: string;
-  readonly algorithms: readonly string[];
-  /** The claim with scopes, roles or groups: a list of texts, or one text with spaces between them. */
-  readonly claim: string;
-  readonly map: readonly IssuerMapping[];
-  readonly level: string;
-}
 
 const text = (maxLength: number): JsonSchema => ({ type: 'string', minLength: 1, maxLength });
 const names: JsonSchema = {
@@ -37,6 +16,7 @@ const address: JsonSchema = {
   maxLength: 512,
   pattern:
     '^(https://[^/?#@\\s]+|http://(127\\.0\\.0\\.1|localhost|\\[::1\\])(:[0-9]+)?)(/[^?#\\s]*)?$',
+  description: 'an https URL without user, query and fragment; http for this machine alone',
 };
 /** Asymmetric ones alone: with a shared key whoever checks tokens could make them. */
 const ALGORITHMS = [
@@ -86,7 +66,7 @@ const ISSUER: JsonSchema = {
   },
 };
 
-export const issuers = tables<IssuerConfig>(
+export const issuers = tables<IssuerSettings>(
   ISSUER,
   {
     description:

@@ -57,8 +57,18 @@ const RULES: JsonSchema = {
 };
 const ROUTE: JsonSchema = {
   ...closed({
-    name: { type: 'string', pattern: '^[a-z][a-z0-9-]{0,47}$' },
-    path: { type: 'string', maxLength: 200, pattern: '^(/|(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+)$' },
+    name: {
+      type: 'string',
+      pattern: '^[a-z][a-z0-9-]{0,47}$',
+      description: 'lower-case letters, digits and hyphens, a letter first, at most 48',
+    },
+    path: {
+      type: 'string',
+      maxLength: 200,
+      pattern: '^(/|(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+)$',
+      description:
+        '/ or a path such as /shop/orders: no / at its end, letters, digits and . _ ~ - alone',
+    },
     methods: {
       type: 'array',
       minItems: 1,
@@ -76,6 +86,8 @@ const ROUTE: JsonSchema = {
             type: 'string',
             maxLength: 512,
             pattern: '^https?://[^/?#@\\s\\\\]+(/[^?#\\s\\\\]*)?$',
+            description:
+              'a URL such as http://10.0.0.5:8080/base: http or https, no user, query or fragment',
           },
           weight: whole(1, 1000, 1),
         }),
@@ -83,7 +95,11 @@ const ROUTE: JsonSchema = {
       },
     },
     strip_prefix: { type: 'boolean', default: false },
-    scope: { type: 'string', pattern: '^[a-z][a-z0-9:._-]{0,63}$' },
+    scope: {
+      type: 'string',
+      pattern: '^[a-z][a-z0-9:._-]{0,63}$',
+      description: 'a scope: lower-case letters, digits and : . _ -, a letter first, at most 64',
+    },
     timeout_ms: whole(10, 3_600_000, 30_000),
     connect_timeout_ms: whole(10, 60_000, 2000),
     max_connections: whole(1, 4096, 64),

@@ -22,7 +22,7 @@ export function tables<T extends object>(
   let compiled: CompiledSchema | undefined;
   /** A host that starts without such tables compiles nothing. */
   const judge = (value: unknown, resolve: Resolve = String) => {
-    compiled ??= compileSchema(all, { defaults: true });
+    compiled ??= compileSchema(all, { defaults: true, described: true });
     let read = typeof value === 'string' ? parse(value) : structuredClone(value);
     try {
       if (about.references) read = resolved(read, resolve);

@@ -8,7 +8,8 @@ import type { Arrival } from './arrival.ts';
 import { type Denial, type DenialRecord, Denials } from './denials.ts';
 import type { Authenticator } from './identity/authenticator.ts';
 import type { LevelLimits, Limits, RateState } from './limits.ts';
-import { Policy, PolicyError, type PolicySettings } from './policy.ts';
+import { Policy, PolicyError } from './policy.ts';
+import type { PolicySettings } from './settings.ts';
 
 const MAX_NOTED_PATH = 256;
 /** Has no limit: it is the operator's way back in. */

@@ -7,41 +7,8 @@ import { BlockList, isIPv6 } from 'node:net';
 import { covers, NoaError } from '@noa/sdk/host';
 import type { Principal } from '../kernel/chain.ts';
 import type { Arrival } from './arrival.ts';
-import { isWithin, type Times } from './times.ts';
-
-/** Callers: of any of the subjects (exact or ending in `*`), or with any of the roles or scopes. */
-export interface Callers {
-  readonly subjects?: readonly string[];
-  readonly roles?: readonly string[];
-  readonly scopes?: readonly string[];
-}
-
-/** All of them must hold. */
-export interface Conditions extends Times {
-  /** The caller's address is in one of these networks (CIDR). */
-  readonly addresses?: readonly string[];
-  /** It is in none of these. */
-  readonly not_addresses?: readonly string[];
-  readonly transports?: readonly Arrival['transport'][];
-  /** Whether the connection has shown a client certificate that this host trusts. */
-  readonly client_certificate?: boolean;
-}
-
-export interface PolicyRule extends Callers {
-  readonly name: string;
-  readonly effect: 'allow' | 'deny';
-  /** Exact or ending in `*`; all when absent. */
-  readonly operations?: readonly string[];
-  /** Whom it is not for. */
-  readonly not?: Callers;
-  readonly when?: Conditions;
-}
-
-export interface PolicySettings {
-  readonly policies?: readonly PolicyRule[] | undefined;
-  /** What happens to a call that no rule speaks of. */
-  readonly default_policy: 'allow' | 'deny';
-}
+import type { Callers, PolicyRule, PolicySettings } from './settings.ts';
+import { isWithin } from './times.ts';
 
 /** PERMISSION_DENIED, with the rule that refused. */
 export class PolicyError extends NoaError {

@@ -1,14 +1,6 @@
 /** Whether it is a given time of the day or the week somewhere on earth. */
 
-export interface Times {
-  /** `mon` to `sun`; of the day on which a span over midnight began. */
-  readonly weekdays?: readonly string[];
-  /** `HH:MM`, together with `until`, which is no longer in it; a span over midnight when it is later. */
-  readonly from?: string;
-  readonly until?: string;
-  /** Of the IANA database; UTC when absent. */
-  readonly zone?: string;
-}
+import type { Times } from './settings.ts';
 
 const DAYS = ['sun', 'mon', 'tue', 'wed', 'thu', 'fri', 'sat'];
 const MINUTE_MS = 60_000;

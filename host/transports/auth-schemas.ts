@@ -11,19 +11,28 @@ import { count, flag, list, object, oneOf, orNull, page, text, time } from './an
 import { PAGE_PARAMETERS } from './paging.ts';
 
 const NAME = '[a-z][a-z0-9._-]{0,63}';
-const name: JsonSchema = { type: 'string', pattern: `^${NAME}$` };
+const NAME_RULE = 'lower-case letters, digits and . _ -, a letter first, at most 64';
+const name: JsonSchema = { type: 'string', pattern: `^${NAME}$`, description: NAME_RULE };
 const description: JsonSchema = { type: 'string', maxLength: 500, pattern: PLAIN_TEXT };
 const scopes: JsonSchema = {
   type: 'array',
   maxItems: 64,
   uniqueItems: true,
-  items: { type: 'string', pattern: `^${SCOPE}$` },
+  items: {
+    type: 'string',
+    pattern: `^${SCOPE}$`,
+    description: 'a scope: lower-case letters, digits and : . _ -, a letter first, at most 64',
+  },
 };
 const roles: JsonSchema = { type: 'array', maxItems: 16, uniqueItems: true, items: name };
 const level: JsonSchema = { type: ['string', 'null'], enum: [...LEVELS, null] };
 const disabled: JsonSchema = { type: 'boolean' };
 /** What may be in a subject: printable ASCII. */
-const external: JsonSchema = { type: ['string', 'null'], pattern: '^[\\x21-\\x7e]{1,255}$' };
+const external: JsonSchema = {
+  type: ['string', 'null'],
+  pattern: '^[\\x21-\\x7e]{1,255}$',
+  description: 'printable ASCII without spaces, at most 255',
+};
 
 const body = (properties: { [name: string]: JsonSchema }, required: string[] = []): JsonSchema => ({
   type: 'object',
@@ -41,7 +50,11 @@ export const NEW_USER = body({ id: name, ...ofUser }, ['id']);
 export const USER = body(ofUser);
 export const NEW_ROLE = body({ name, description, scopes }, ['name', 'scopes']);
 export const ROLE = body({ description, scopes });
-const owner: JsonSchema = { type: 'string', pattern: `^(user|client):${NAME}$` };
+const owner: JsonSchema = {
+  type: 'string',
+  pattern: `^(user|client):${NAME}$`,
+  description: 'user:<id> or client:<id>',
+};
 export const NEW_KEY = body(
   {
     owner,
@@ -50,7 +63,7 @@ export const NEW_KEY = body(
     expiresAt: {
       type: 'string',
       pattern: '^[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,3})?Z$',
-      description: 'UTC, such as 2030-01-31T00:00:00Z.',
+      description: 'a time in UTC, such as 2030-01-31T00:00:00Z',
     },
   },
   ['owner'],

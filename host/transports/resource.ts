@@ -93,7 +93,7 @@ export function refuseMethod(
 
 /** The SDK's own check, so that what administrators send and a plugin's input are judged alike. */
 function compileCheck(schema: JsonSchema, part: string | undefined) {
-  const check = compileSchema(schema, { defaults: true });
+  const check = compileSchema(schema, { defaults: true, described: true });
   const isQuery = part === 'querystring';
   const coerce = isQuery ? compileCoercion(schema) : undefined;
   const where = isQuery ? 'the query' : 'the body';

@@ -19,7 +19,7 @@ import { loadConfig } from '../../host/config.ts';
 import { Authenticator, type Lookup } from '../../host/gateway/identity/authenticator.ts';
 import { Gateway } from '../../host/gateway/gateway.ts';
 import { Limits } from '../../host/gateway/limits.ts';
-import type { PolicyRule } from '../../host/gateway/policy.ts';
+import type { PolicyRule } from '../../host/gateway/settings.ts';
 import { startHost } from '../../host/start.ts';
 import { createLogs } from '../../host/telemetry/logs.ts';
 import { createMetrics } from '../../host/telemetry/metrics.ts';

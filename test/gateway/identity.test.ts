@@ -270,6 +270,44 @@ t.test('nobody takes hold of an identity that may do more than they', async (t) 
   t.match(await host.directory.show('user', 'chief'), { scopes: ['admin'], disabled: true });
 });
 
+t.test('what is known of a header holds until it expires, however often it came', async (t) => {
+  let now = 1000;
+  let looked = 0;
+  const find = () => {
+    looked += 1;
+    const principal = { subject: 'client:seen', scopes: [] };
+    return Promise.resolve(now < 2000 ? { principal, expiresAt: 2000 } : undefined);
+  };
+  const seen = new Authenticator({
+    credentials: [],
+    lookup: { epoch: 1, find },
+    now: () => now,
+  });
+  const ask = async () => seen.authenticate(arrival('Bearer of-someone'));
+  for (let times = 0; times < 4; times += 1) t.match(await ask(), { subject: 'client:seen' });
+  t.equal(looked, 1);
+  now = 1999;
+  t.match(await ask(), { subject: 'client:seen' });
+  now = 2000;
+  await t.rejects(ask(), { code: 'UNAUTHENTICATED' });
+  t.equal(looked, 2);
+});
+
+t.test('a scope in an area of the host is one of its own, or a slip of the pen', async (t) => {
+  const host = await hosts.host();
+  const refused = {
+    code: 'INVALID_ARGUMENT',
+    message: 'scopes: plugins:cal is none of this host: of plugins there are read, write, call',
+  };
+  const scopes = ['plugins:read', 'plugins:cal'];
+  await t.rejects(host.roles.create('typo', { scopes }, ROOT), refused);
+  await t.rejects(host.directory.create('client', 'typo', { scopes }, ROOT), refused);
+  await host.roles.create('own', { scopes: ['shop:refund', 'events:read', 'auth:write'] }, ROOT);
+  await t.rejects(host.roles.update('own', { scopes }, ROOT), refused);
+  await host.directory.create('user', 'right', { scopes: ['plugins:call', 'beta'] }, ROOT);
+  await t.rejects(host.directory.update('user', 'right', { scopes }, ROOT), refused);
+});
+
 t.test('roles and levels are rights too, whatever scopes they have', async (t) => {
   const host = await hosts.host();
   const clerk = { subject: 'user:clerk', scopes: ['auth:write'], roles: ['clerks'], level: 'L4' };

@@ -7,7 +7,8 @@ import type { Arrival } from '../../host/gateway/arrival.ts';
 import type { DenialRecord } from '../../host/gateway/denials.ts';
 import { Gateway } from '../../host/gateway/gateway.ts';
 import { Authenticator } from '../../host/gateway/identity/authenticator.ts';
-import { Policy, PolicyError, type PolicyRule } from '../../host/gateway/policy.ts';
+import { Policy, PolicyError } from '../../host/gateway/policy.ts';
+import type { PolicyRule } from '../../host/gateway/settings.ts';
 import type { Principal } from '../../host/kernel/chain.ts';
 import { manifest, startFront } from '../transports/front.ts';
 
@@ -350,13 +351,18 @@ t.test('the configuration takes rules, and says what is wrong with one', async (
     [[{ ...full, operation: 'x' }], /operation/],
     [[{ ...full, operations: [] }], /\/0\/operations/],
     [[{ ...full, operations: ['GET */x'] }], /\/0\/operations\/0/],
+    [[{ ...full, operations: ['GET /x', 'GRAB /x'] }], /operations\/1 GRAB \/x names no operation/],
+    [[{ ...full, operations: ['HEAD /x'] }], /HEAD \/x names no operation.*GET/],
+    [[{ ...full, operations: ['get /x*'] }], /get \/x\* names no operation/],
+    [[{ ...full, operations: ['/v1/plugins'] }], /names no operation/],
+    [[{ ...full, operations: ['noa.api.v1.InferenceService'] }], /names no operation/],
     [[{ ...full, not: {} }], /\/0\/not/],
     [[{ ...full, when: {} }], /\/0\/when/],
     [[{ ...full, when: { addresses: ['10.0.0.0/33'] } }], /addresses 10\.0\.0\.0\/33 is no/],
     [[{ ...full, when: { not_addresses: ['example.org'] } }], /not_addresses example\.org is no/],
     [[{ ...full, when: { zone: 'Mars/Base' } }], /zone Mars\/Base is no time zone/],
     [[{ ...full, when: { from: '08:00' } }], /\/0\/when/],
-    [[{ ...full, when: { from: '8', until: '18:00' } }], /\/0\/when\/from/],
+    [[{ ...full, when: { from: '8', until: '18:00' } }], /\/0\/when\/from must be .*HH:MM/],
     ['deny', /must be array/],
   ];
   for (const [policies, why] of wrong) {

@@ -314,13 +314,13 @@ void t.test('configuration', async (t) => {
     t.ok(isOwnPath(path));
   }
   t.match(fault({ path: '/v1x' }), undefined);
-  t.match(fault({ path: '/a/' }), /path must match/);
-  t.match(fault({ path: '/a/../b' }), /path must match/);
-  t.match(fault({ path: '/%61' }), /path must match/);
+  t.match(fault({ path: '/a/' }), /path must be \/ or a path such as/);
+  t.match(fault({ path: '/a/../b' }), /path must be \/ or a path such as/);
+  t.match(fault({ path: '/%61' }), /path must be \/ or a path such as/);
   t.match(fault({}, { ...route, name: 'b' }), /\/1\/path is that of another table/);
   t.match(fault({ upstreams: [] }), /upstreams must/);
-  t.match(fault({ upstreams: [{ url: 'http://u:p@h/' }] }), /url must match/);
-  t.match(fault({ upstreams: [{ url: 'ftp://h/' }] }), /url must match/);
+  t.match(fault({ upstreams: [{ url: 'http://u:p@h/' }] }), /url must be a URL such as/);
+  t.match(fault({ upstreams: [{ url: 'ftp://h/' }] }), /url must be a URL such as/);
   t.match(fault({ headers: { request: { set: { host: 'x' } } } }), /names host, which the gateway/);
   t.match(
     fault({ headers: { request: { set: { 'x-noa-subject': 'x' } } } }),
@@ -828,7 +828,7 @@ void t.test('a caller that is slow with its request does not make the server lat
       name: 'u',
       path: '/u',
       upstreams: [{ url: backend.url }],
-      timeout_ms: 100,
+      timeout_ms: 2000, // also of a machine with other work
       breaker: { failures: 1 },
     },
   ]);
@@ -838,7 +838,7 @@ void t.test('a caller that is slow with its request does not make the server lat
   });
   const { request, answer } = open(gateway.port, { path: '/u', method: 'POST' });
   request.write('a');
-  await new Promise((resolve) => setTimeout(resolve, 500));
+  await new Promise((resolve) => setTimeout(resolve, 3000));
   request.end('b');
   const response = await answer;
   t.equal(response.statusCode, 200);

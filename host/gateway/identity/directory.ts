@@ -8,6 +8,7 @@ import type { Principal } from '../../kernel/chain.ts';
 import { event } from '../../kernel/records.ts';
 import type { Changes } from './changes.ts';
 import { newClientSecret } from './credentials.ts';
+import { assertScopes } from './rights.ts';
 import type { Holder, Identity, IdentityKind, IdentityStore, IdentityTx, Slice } from './store.ts';
 
 const MAX_IDENTITIES = 10_000;
@@ -52,6 +53,7 @@ export class Directory {
     input: IdentityInput,
     actor: Principal,
   ): Promise<IdentityView & { secret?: string }> {
+    assertScopes(input.scopes);
     const made = kind === 'client' ? newClientSecret() : undefined;
     const identity = await this.#options.changes.make(async (tx, note) => {
       const subject = `${kind}:${id}`;
@@ -93,6 +95,7 @@ export class Directory {
     input: IdentityInput,
     actor: Principal,
   ): Promise<IdentityView> {
+    assertScopes(input.scopes);
     return this.#options.changes.make(async (tx, note) => {
       const present = await mustHave(tx, kind, id);
       const { effective, ...before } = present;

@@ -7,6 +7,7 @@
 import { NoaError } from '@noa/sdk/host';
 import { createRemoteJWKSet, customFetch, errors, jwtVerify } from 'jose';
 import type { JWTPayload } from 'jose';
+import type { IssuerSettings } from './settings.ts';
 
 const FETCH_MS = 3000;
 const MAX_BYTES = 256 << 10;
@@ -20,24 +21,6 @@ const CLOCK_TOLERANCE_SECONDS = 60;
 const SUBJECT = /^[\x21-\x7e]{1,255}$/;
 const MAX_VALUES = 1000;
 
-export interface IssuerMapping {
-  readonly value: string;
-  readonly scopes: readonly string[];
-  readonly roles: readonly string[];
-}
-
-export interface ExternalIssuerOptions {
-  /** Before the colon of its callers' subjects. */
-  readonly name: string;
-  readonly issuer: string;
-  readonly audience: string;
-  readonly jwks_url?: string;
-  readonly algorithms: readonly string[];
-  readonly claim: string;
-  readonly map: readonly IssuerMapping[];
-  readonly level: string;
-}
-
 export interface VerifiedExternal {
   /** What the issuer calls the caller. */
   readonly sub: string;
@@ -48,14 +31,14 @@ export interface VerifiedExternal {
 }
 
 export class ExternalIssuer {
-  readonly options: ExternalIssuerOptions;
+  readonly options: IssuerSettings;
   readonly #now: () => number;
   #keys: Promise<ReturnType<typeof createRemoteJWKSet>> | undefined;
   #failures = 0;
   #retryAt = 0;
 
   /** `now` in milliseconds since the epoch. */
-  constructor(options: ExternalIssuerOptions, now: () => number) {
+  constructor(options: IssuerSettings, now: () => number) {
     this.options = options;
     this.#now = now;
   }

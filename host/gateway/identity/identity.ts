@@ -8,12 +8,13 @@ import { Authenticator } from './authenticator.ts';
 import { Changes } from './changes.ts';
 import { RefreshTokens } from './credentials.ts';
 import { Directory } from './directory.ts';
-import { ExternalIssuer, type ExternalIssuerOptions } from './external.ts';
+import { ExternalIssuer } from './external.ts';
 import { IdentityLookup } from './lookup.ts';
 import { Roles } from './roles.ts';
 import { SigningKeys } from './signing-keys.ts';
 import type { IdentityStore } from './store.ts';
 import { TokenEndpoint } from './token-endpoint.ts';
+import type { IssuerSettings } from './settings.ts';
 
 const SWEEP_MS = 600_000;
 const ISSUER = 'urn:noa';
@@ -29,7 +30,7 @@ export interface IdentityOptions {
     readonly issuer: string | undefined;
     readonly access_token_life_seconds: number;
     readonly refresh_token_life_seconds: number;
-    readonly issuers: readonly ExternalIssuerOptions[] | undefined;
+    readonly issuers: readonly IssuerSettings[] | undefined;
   };
   /** Of the state that this host follows. */
   readonly revision: () => number;

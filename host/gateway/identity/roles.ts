@@ -3,6 +3,7 @@ import { NoaError } from '@noa/sdk/host';
 import type { Principal } from '../../kernel/chain.ts';
 import { event } from '../../kernel/records.ts';
 import type { DirectoryOptions } from './directory.ts';
+import { assertScopes } from './rights.ts';
 import type { Role, Slice } from './store.ts';
 
 const MAX_ROLES = 500;
@@ -29,6 +30,7 @@ export class Roles {
   }
 
   async create(name: string, input: RoleInput, actor: Principal): Promise<Role> {
+    assertScopes(input.scopes);
     const { changes } = this.#options;
     return changes.make(async (tx, note) => {
       if ((await tx.role(name)) !== undefined) {
@@ -58,6 +60,7 @@ export class Roles {
 
   /** What it gives, whoever has the role has from now on. Rejects with NOT_FOUND. */
   async update(name: string, input: RoleInput, actor: Principal): Promise<Role> {
+    assertScopes(input.scopes);
     const { changes } = this.#options;
     return changes.make(async (tx, note) => {
       const present = await tx.role(name);

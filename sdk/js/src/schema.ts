@@ -93,15 +93,17 @@ const NONE: readonly SchemaViolation[] = [];
 /**
  * Compiles one schema, which must already have passed `parseManifest` (or be the host's own).
  * With `defaults` the check fills absent properties from the schema's `default`s in the value itself:
- * for inputs and configuration, not for outputs.
+ * for inputs and configuration, not for outputs. With `described` a text that breaks a pattern is told by the
+ * `description` of its schema what it must be: for the host's own schemas, whose descriptions are such rules.
  * Throws Error when the schema does not compile strictly.
  */
 export function compileSchema(
   schema: JsonSchema,
-  options: { defaults?: boolean } = {},
+  options: { defaults?: boolean; described?: boolean } = {},
 ): CompiledSchema {
   const meter = new Meter();
-  const ajv = strictAjv({ useDefaults: options.defaults === true }, meter);
+  const { defaults = false, described = false } = options;
+  const ajv = strictAjv({ useDefaults: defaults, verbose: described }, meter);
   attach(meter, ajv);
   const check = ajv.compile(metered(schema));
   return (value) => {
@@ -148,7 +150,10 @@ export function violation(error: ErrorObject): SchemaViolation {
     }
     default: {
       const path = error.propertyName === undefined ? clip(instancePath) : at(error.propertyName);
-      return { path, rule: keyword, message: clip(error.message ?? 'breaks the schema') };
+      // Told only where a schema was compiled as `described`.
+      const rule: unknown = keyword === 'pattern' ? error.parentSchema?.['description'] : undefined;
+      const message = typeof rule === 'string' ? `must be ${rule}` : error.message;
+      return { path, rule: keyword, message: clip(message ?? 'breaks the schema') };
     }
   }
 }
