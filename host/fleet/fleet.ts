@@ -88,6 +88,9 @@ class Fleet {
     this.#blob = blob;
     this.#logs = logs;
     this.#onProgress = onProgress;
+    // Workers accept by themselves. A connection that Node hands to a worker which is killed just then is
+    // never answered nor closed, and handing over halves what the host serves.
+    cluster.schedulingPolicy = cluster.SCHED_NONE;
     cluster.setupPrimary({
       exec: join(import.meta.dirname, 'worker.ts'),
       args: [],

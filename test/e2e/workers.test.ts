@@ -1,5 +1,6 @@
 /** A host of several processes on one port: they are one host to callers, and one of them may die. */
 import { readFile } from 'node:fs/promises';
+import { get } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
 import { type Answer, bundleOf, eventually, RunningHost } from './running-host.ts';
@@ -36,16 +37,19 @@ const answeredBy = (id: string): number | undefined =>
 async function everywhere(what: string, path: string, good: (answer: Answer) => boolean) {
   const seen = new Set<number>();
   await eventually(what, async () => {
-    const answer = await ask('GET', path);
-    if (!good(answer)) {
+    // Several at once, so that no worker is idle enough to take them all.
+    const answers = await Promise.all(Array.from({ length: 4 }, () => ask('GET', path)));
+    if (!answers.every(good)) {
       seen.clear();
       return false;
     }
-    const id = String(answer.headers.get('x-request-id'));
-    await eventually('the access log tells of it', () =>
-      Promise.resolve(answeredBy(id) !== undefined),
-    );
-    seen.add(Number(answeredBy(id)));
+    for (const { headers } of answers) {
+      const id = String(headers.get('x-request-id'));
+      await eventually('the access log tells of it', () =>
+        Promise.resolve(answeredBy(id) !== undefined),
+      );
+      seen.add(Number(answeredBy(id)));
+    }
     return seen.size === WORKERS;
   });
 }
@@ -105,6 +109,46 @@ t.test('one that is killed is replaced, and its audit chain goes on', async (t) 
   t.equal(launched().at(-1)?.worker, first.worker, 'under its number');
   await everywhere('both serve', '/plugins/notes/notes', ({ status }) => status === 200);
   t.match(await host.post('/v1/audit/verify'), { body: { ok: true } });
+});
+
+t.test('no caller waits for ever for one that was killed', async (t) => {
+  let over = false;
+  const ended = { answered: 0, cut: 0, waiting: 0 };
+  // Its own agent for each call, so that a new connection is always on its way to a worker.
+  const call = () =>
+    new Promise<void>((done) => {
+      const headers = { authorization: `Bearer ${host.token}` };
+      const url = new URL('/health', host.url);
+      const request = get(url, { agent: false, headers, timeout: 10_000 }, (response) => {
+        response.resume().on('end', () => (ended.answered += 1));
+        response.on('error', () => (ended.cut += 1)).on('close', done);
+      });
+      let isLate = false;
+      request.on('timeout', () => {
+        isLate = true;
+        ended.waiting += 1;
+        request.destroy();
+      });
+      request.on('error', () => {
+        if (!isLate) ended.cut += 1;
+        done();
+      });
+    });
+  const client = async (): Promise<void> => {
+    while (!over) await call();
+  };
+  const clients = Array.from({ length: 16 }, client);
+  for (let kills = 0; kills < 4; kills += 1) {
+    const known = launched().length;
+    const victim = launched().at(-1);
+    if (victim === undefined) throw new Error('no worker said that it serves');
+    process.kill(victim.pid, 'SIGKILL');
+    await eventually('another serves', () => Promise.resolve(launched().length > known));
+  }
+  over = true;
+  await Promise.all(clients);
+  t.equal(ended.waiting, 0, JSON.stringify(ended));
+  t.ok(ended.answered > 100, JSON.stringify(ended));
 });
 
 t.test('a reload replaces them one by one, and no request fails', async (t) => {
