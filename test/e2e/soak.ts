@@ -52,7 +52,7 @@ const isOver = (): boolean => Date.now() > until;
 const wrong: string[] = [];
 const right = new Map<string, number>();
 const cut = new Map<string, number>();
-/** Without an answer for so long: on a connection that was on its way to a worker when that was killed. */
+/** Whoever has neither an answer nor the end of its connection after so long waits for ever. */
 const HUNG_MS = 30_000;
 const hung = new Map<string, number>();
 const count = (sums: Map<string, number>, name: string): void =>
@@ -397,6 +397,6 @@ t.test('everything at once, and not one wrong answer', async (t) => {
   for (const [name, times] of right) t.ok(times >= 3, `${name}: ${times} times right`);
   t.equal(right.size, 8);
   t.comment(`cut off: ${JSON.stringify(Object.fromEntries(cut))}`);
-  t.comment(`hung: ${JSON.stringify(Object.fromEntries(hung))}`);
+  t.strictSame([...hung], [], 'nobody waits for ever');
   t.match(await host.post('/v1/audit/verify'), { body: { ok: true } });
 });
