@@ -1,12 +1,8 @@
 /** A plugin reaches other servers through the whole host: as far as it was granted, and no further. */
-import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
-import { tmpdir } from 'node:os';
-import { join, relative, resolve } from 'node:path';
 import t from 'tap';
-import { bundleOf, eventually, RunningHost } from './running-host.ts';
+import { bundleAt, eventually, RunningHost } from './running-host.ts';
 
-const ROOT = resolve(import.meta.dirname, '../..');
 const SECRET = 'Bearer of-the-plugin';
 
 const seen: string[] = [];
@@ -36,15 +32,7 @@ const { port } = address;
 const url = `http://127.0.0.1:${port}`;
 
 /** The fixture, whose manifest names the port of this run. */
-async function bundle(): Promise<Uint8Array> {
-  const folder = await mkdtemp(join(tmpdir(), 'noa-courier-'));
-  t.teardown(() => rm(folder, { recursive: true, force: true }));
-  await cp(join(ROOT, 'test/fixtures/plugins/courier'), folder, { recursive: true });
-  const manifest = join(folder, 'plugin.json');
-  const text = await readFile(manifest, 'utf8');
-  await writeFile(manifest, text.replaceAll('PORT', String(port)));
-  return bundleOf(relative(ROOT, folder));
-}
+const bundle = (): Promise<Uint8Array> => bundleAt('test/fixtures/plugins/courier', port);
 
 const courier = await bundle();
 

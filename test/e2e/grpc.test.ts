@@ -1,15 +1,11 @@
 /** gRPC through a whole host: a WASM plugin behind the methods, on the one port, by grpc-js and `buf curl`. */
 import { once } from 'node:events';
-import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer, type IncomingMessage } from 'node:http';
-import { tmpdir } from 'node:os';
-import { join, relative, resolve } from 'node:path';
 import { type ServiceError, status } from '@grpc/grpc-js';
 import t from 'tap';
 import { buf, GrpcClient, headers } from '../transports/grpc-front.ts';
-import { bundleOf, eventually, RunningHost } from './running-host.ts';
+import { bundleAt, eventually, RunningHost } from './running-host.ts';
 
-const ROOT = resolve(import.meta.dirname, '../..');
 const INVOKE = 'noa.api.v1.InferenceService/Invoke';
 const STREAM = 'noa.api.v1.InferenceService/Stream';
 const EXECUTE = 'noa.api.v1.OrchestrationService/Execute';
@@ -30,15 +26,7 @@ if (typeof address !== 'object' || address === null) throw new Error('the server
 const { port: known } = address;
 const url = `http://127.0.0.1:${known}`;
 
-async function oracle(): Promise<Uint8Array> {
-  const folder = await mkdtemp(join(tmpdir(), 'noa-oracle-'));
-  t.teardown(() => rm(folder, { recursive: true, force: true }));
-  await cp(join(ROOT, 'test/fixtures/plugins/oracle'), folder, { recursive: true });
-  const manifest = join(folder, 'plugin.json');
-  const text = await readFile(manifest, 'utf8');
-  await writeFile(manifest, text.replaceAll('PORT', String(known)));
-  return bundleOf(relative(ROOT, folder));
-}
+const oracle = (): Promise<Uint8Array> => bundleAt('test/fixtures/plugins/oracle', known);
 
 t.test('a plugin answers gRPC calls of a host', async (t) => {
   const host = await RunningHost.start({ env: { NOA_PLUGINS__HTTP_PRIVATE_HOSTS: '127.0.0.1' } });

@@ -2,9 +2,9 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
+import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { join, relative, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { packPlugin, writeBundle } from '@noa/sdk/author';
 import { buildPlugin } from '@noa/sdk/build';
@@ -213,6 +213,20 @@ export async function bundleOf(folder: string): Promise<Uint8Array> {
     outFile: manifest.runtime.file,
   });
   return (await packPlugin(dir)).bytes;
+}
+
+/** As `bundleOf`, of a folder whose manifest says PORT where a port of this run is meant. */
+export async function bundleAt(folder: string, port: number): Promise<Uint8Array> {
+  const copy = await mkdtemp(join(tmpdir(), 'noa-plugin-'));
+  try {
+    await cp(join(ROOT, folder), copy, { recursive: true });
+    const manifest = join(copy, 'plugin.json');
+    const text = await readFile(manifest, 'utf8');
+    await writeFile(manifest, text.replaceAll('PORT', String(port)));
+    return await bundleOf(relative(ROOT, copy));
+  } finally {
+    await rm(copy, { recursive: true });
+  }
 }
 
 /** The bundle with other members in its manifest. */

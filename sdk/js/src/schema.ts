@@ -117,12 +117,15 @@ export function compileSchema(
       if (!(error instanceof RangeError)) throw error;
       return [{ path: '', rule: 'depth', message: 'is nested too deeply' }];
     }
-    return (check.errors ?? []).slice(0, 1).map(violation);
+    return (check.errors ?? []).slice(0, 1).map((error) => violation(error, described));
   };
 }
 
-/** Our form of an ajv error: the path leads to the very value, also when it is missing or too much. */
-export function violation(error: ErrorObject): SchemaViolation {
+/**
+ * Our form of an ajv error: the path leads to the very value, also when it is missing or too much. For
+ * `described` see `compileSchema`.
+ */
+export function violation(error: ErrorObject, described = false): SchemaViolation {
   const { instancePath, keyword } = error;
   const params: Record<string, unknown> = error.params;
   const at = (key: unknown): string => clip(`${instancePath}/${pointerToken(String(key))}`);
@@ -150,8 +153,8 @@ export function violation(error: ErrorObject): SchemaViolation {
     }
     default: {
       const path = error.propertyName === undefined ? clip(instancePath) : at(error.propertyName);
-      // Told only where a schema was compiled as `described`.
-      const rule: unknown = keyword === 'pattern' ? error.parentSchema?.['description'] : undefined;
+      const isTold = described && keyword === 'pattern';
+      const rule: unknown = isTold ? error.parentSchema?.['description'] : undefined;
       const message = typeof rule === 'string' ? `must be ${rule}` : error.message;
       return { path, rule: keyword, message: clip(message ?? 'breaks the schema') };
     }
