@@ -24,6 +24,12 @@ export interface Operation {
   /** True when the call may be repeated without a second effect. */
   readonly idempotent: boolean;
   /**
+   * Schema of one item, of an operation whose driver may answer an `AsyncIterable` of items instead of a
+   * value. Its caller gets `{stream}` and takes the items by `stream.next`; `usage` is asked for each item
+   * in place of the value.
+   */
+  readonly items?: JsonSchema;
+  /**
    * The resources that these arguments touch. The broker requires a grant for each. Absent when only
    * the driver can tell (SQL text): then the driver enforces `DriverCall.resources` itself.
    */
