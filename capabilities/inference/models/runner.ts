@@ -18,6 +18,8 @@ export interface ModelFiles {
   }[];
   /** Name of the ONNX file. */
   readonly graph: string;
+  /** Name of the SafeTensors file that the graph takes its external data from. */
+  readonly weights?: string;
   readonly tokenizer?: { readonly kind: 'unigram' | 'huggingface'; readonly file: string };
   readonly pooling?: 'none' | 'mean' | 'cls';
   readonly normalize: boolean;
