@@ -75,6 +75,8 @@ export type FinishReason = 'stop' | 'length' | 'tool_calls' | 'content_filter';
 export interface TokenUsage {
   readonly promptTokens: number;
   readonly completionTokens: number;
+  /** The upstream did not tell: counted from the length of the texts. */
+  readonly estimated?: true;
 }
 
 /** The last item has a `finishReason`; `usage` comes with it or after it. */

@@ -36,7 +36,10 @@ const texts: JsonSchema = { type: 'array', items: text, minItems: 1, maxItems: M
 const model: JsonSchema = { type: 'string', minLength: 1, maxLength: MAX_ID_LENGTH };
 const version: JsonSchema = { type: 'string', minLength: 1, maxLength: 64 };
 const open: JsonSchema = { type: 'object' };
-const usage = object({ promptTokens: count, completionTokens: count });
+const usage = object(
+  { promptTokens: count, completionTokens: count },
+  { estimated: { const: true, description: 'An upstream did not tell.' } },
+);
 const finishReason: JsonSchema = { enum: ['stop', 'length', 'tool_calls', 'content_filter'] };
 
 const tensor = (maxBytes: number): JsonSchema =>

@@ -6,6 +6,7 @@ import { issuers } from './issuers.ts';
 import { policies } from './policies.ts';
 import { observability } from './observability.ts';
 import { routes } from './routes.ts';
+import { upstreams } from './upstreams.ts';
 import {
   boolean,
   choice,
@@ -130,6 +131,7 @@ export const KEYS = {
     timeout_ms: integer(1, 600_000, 5000, {
       description: `Deadline of one inference request. ${later}`,
     }),
+    upstreams,
   },
   plugins: {
     max_bundle_bytes: integer(1024, 256 * MiB, 32 * MiB, {
