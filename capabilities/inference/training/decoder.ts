@@ -3,8 +3,8 @@
  * input_ids [batch, seq], past_kv [2 × layers, batch, heads, past, width] → logits [batch, pieces] of what
  * follows the last token, present_kv.
  */
-import { Graph } from './onnx.ts';
-import type { StoredTensor } from './safetensors.ts';
+import { Graph } from '../models/onnx.ts';
+import type { StoredTensor } from '../models/safetensors.ts';
 
 const HEADS = 4;
 
