@@ -2,14 +2,7 @@
  * One loaded model, inside a worker: texts or tensors in, numbers or text out. Whoever calls it decides
  * what runs together and when; a runner does one thing at a time and knows nothing of queues.
  */
-import { NoaError } from '@noa/sdk/host';
-import type { InferenceSession, Tensor as RuntimeTensor } from 'onnxruntime-node';
 import type { FinishReason, Task, Tensor, TensorForm } from '../backend.ts';
-import { generatorOf } from './generator.ts';
-import { openSession, reason, runtime, verifyFiles } from './session.ts';
-import { formsOf, fromRuntime, toRuntime } from './tensors.ts';
-import { TextModel } from './text-model.ts';
-import { type Tokenizer, openTokenizer } from './tokenizer.ts';
 
 /** Where the parts of a model lie and what they are; every path was judged to be inside its folder. */
 export interface ModelFiles {
@@ -88,101 +81,4 @@ export interface Runner {
   ): AsyncIterable<GeneratedPart>;
   run?(inputs: readonly Tensor[], outputs?: readonly string[]): Promise<Tensor[]>;
   close(): Promise<void>;
-}
-
-/** A session holds its weights and, while it runs, about as much again of the graph's own. */
-const OVERHEAD_BYTES = 16 << 20;
-
-/**
- * Rejects with NoaError INVALID_ARGUMENT when the files are not what the manifest says or do not fit together,
- * UNAVAILABLE when this machine lacks the device. Blocks its thread while the model runs: for worker threads.
- */
-export async function openRunner(model: ModelFiles, device: Device): Promise<Runner> {
-  await verifyFiles(model);
-  const tokenizer = model.tokenizer === undefined ? undefined : await openTokenizer(model);
-  const session = await openSession(model, device);
-  try {
-    const runner: Runner = {
-      memoryBytes: model.files.reduce((sum, { bytes }) => sum + bytes, OVERHEAD_BYTES),
-      device,
-      ...(tokenizer !== undefined && {
-        tokenize: (text) => tokenizer.encode(text),
-        textOf: (id) => tokenizer.textOf(id),
-      }),
-      ...(await abilities(model, session, tokenizer)),
-      close: async () => session.release(),
-    };
-    await warmUp(runner);
-    return runner;
-  } catch (error) {
-    await session.release();
-    if (error instanceof NoaError) throw error;
-    const why = reason(error, model.folder);
-    throw new NoaError('INVALID_ARGUMENT', `Model ${model.id} does not run: ${why}`, {
-      cause: error,
-    });
-  }
-}
-
-async function abilities(
-  model: ModelFiles,
-  session: InferenceSession,
-  tokenizer: Tokenizer | undefined,
-): Promise<Partial<Runner>> {
-  const { Tensor } = await runtime();
-  const run = rawRun(model, session, Tensor);
-  if (tokenizer === undefined || model.task === 'tensor') return { run };
-  if (model.task === 'generation') return generatorOf(model, session, tokenizer, Tensor);
-  const texts = new TextModel(model, session, tokenizer, Tensor);
-  switch (model.task) {
-    case 'embedding':
-      return { run, embed: async (batch) => texts.embed(batch) };
-    case 'classification':
-      return { run, classify: async (batch) => texts.classify(batch) };
-    case 'rerank':
-      return { run, rerank: async (query, all) => texts.rerank(query, all) };
-  }
-}
-
-function rawRun(
-  model: ModelFiles,
-  session: InferenceSession,
-  Tensor: typeof RuntimeTensor,
-): NonNullable<Runner['run']> {
-  const forms = formsOf(session.inputMetadata);
-  return async (inputs, wanted) => {
-    const names = wanted === undefined || wanted.length === 0 ? session.outputNames : wanted;
-    const unknown = names.find((name) => !session.outputNames.includes(name));
-    if (unknown !== undefined) {
-      throw new NoaError(
-        'INVALID_ARGUMENT',
-        `Model ${model.id} has no output ${JSON.stringify(unknown.slice(0, 100))}; it has ${session.outputNames.join(', ')}.`,
-      );
-    }
-    const feeds = toRuntime(inputs, forms, Tensor);
-    let results;
-    try {
-      results = await session.run(feeds, [...names]);
-    } catch (error) {
-      const why = reason(error, model.folder);
-      throw new NoaError('INVALID_ARGUMENT', `Model ${model.id} cannot take these inputs: ${why}`, {
-        cause: error,
-      });
-    }
-    return names.map((name) => {
-      const tensor = results[name];
-      if (tensor === undefined) throw new Error(`the runtime gave no output ${name}`);
-      return fromRuntime(name, tensor);
-    });
-  };
-}
-
-async function warmUp(runner: Runner): Promise<void> {
-  const ids = runner.tokenize?.('a').ids ?? new Int32Array();
-  await runner.embed?.([ids]);
-  await runner.classify?.([ids]);
-  await runner.rerank?.('a', ['a']);
-  const parameters = { maxTokens: 1, temperature: 0, topP: 1, stop: [] };
-  const parts = runner.generate?.(ids, parameters, new AbortController().signal) ?? [];
-  for await (const _part of parts);
 }

@@ -4,7 +4,6 @@
  */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Tokenizer as HuggingFace } from '@huggingface/tokenizers';
 import { NoaError } from '@noa/sdk/host';
 import type { ModelFiles, Tokens } from './runner.ts';
 import { MAX_TEXT, Unigram, parseVocabulary } from './unigram.ts';
@@ -50,18 +49,40 @@ function unigram(model: Unigram): Tokenizer {
   };
 }
 
+/** What is used of the library, whose own declarations do not resolve in ECMAScript modules. */
+interface HuggingFace {
+  encode(
+    text: string,
+    options?: { text_pair?: string; add_special_tokens?: boolean; return_token_type_ids?: boolean },
+  ): {
+    ids: (number | undefined)[];
+    tokens: string[];
+    token_type_ids?: number[];
+  };
+  decode(
+    ids: number[],
+    options: { skip_special_tokens: boolean; clean_up_tokenization_spaces: boolean },
+  ): string;
+  token_to_id(token: string): number | undefined;
+  get_added_tokens_decoder(): Map<number, { special: boolean }>;
+}
+interface HuggingFaceModule {
+  readonly Tokenizer: new (tokenizer: object, config: object) => HuggingFace;
+}
+
+const UNKNOWN_TOKENS = ['[UNK]', '<unk>', '<|unk|>'];
 const END_TOKENS = ['</s>', '<|endoftext|>', '<|im_end|>', '<eos>', '<|eot_id|>', '<|end|>'];
 
 async function huggingFace(file: string, value: unknown): Promise<Tokenizer> {
-  const { Tokenizer: Library } = await import('@huggingface/tokenizers');
+  const { Tokenizer: Library }: HuggingFaceModule = await import('@huggingface/tokenizers');
   let library: HuggingFace;
   let inner: readonly number[];
   let whole: readonly number[];
   try {
     if (typeof value !== 'object' || value === null) throw new Error('it is not an object');
     library = new Library(value, {});
-    inner = library.encode('a', { add_special_tokens: false }).ids;
-    whole = library.encode('a').ids;
+    inner = known(library, library.encode('a', { add_special_tokens: false }).ids);
+    whole = known(library, library.encode('a').ids);
   } catch (error) {
     const why = error instanceof Error ? error.message.slice(0, 300) : 'unknown';
     throw new NoaError('INVALID_ARGUMENT', `The tokenizer ${file} cannot be used: ${why}`, {
@@ -72,6 +93,7 @@ async function huggingFace(file: string, value: unknown): Promise<Tokenizer> {
   const before =
     [...whole.keys()].find((at) => inner.every((id, by) => whole[at + by] === id)) ?? 0;
   const suffix = added > before ? whole.slice(before + inner.length) : [];
+  const prefix = whole.slice(0, before);
   const special = new Set(
     [...library.get_added_tokens_decoder()].filter(([, token]) => token.special).map(([id]) => id),
   );
@@ -87,20 +109,27 @@ async function huggingFace(file: string, value: unknown): Promise<Tokenizer> {
   return {
     encode: (text) => {
       const sound = bounded(text);
-      const { ids, tokens } = library.encode(sound);
+      if (sound === '') return place('', [...prefix, ...suffix], () => '');
+      const { ids: found, tokens } = library.encode(sound);
+      const ids = known(library, found);
       return place(sound, ids, (id, at) =>
         special.has(id) ? '' : pieceText(tokens[at] ?? '', textOf(id)),
       );
     },
     decode: (ids) =>
-      library.decode([...ids], { skip_special_tokens: true, clean_up_tokenization_spaces: false }),
+      ids.length === 0
+        ? ''
+        : library.decode([...ids], {
+            skip_special_tokens: true,
+            clean_up_tokenization_spaces: false,
+          }),
     textOf,
     pair: (first, second) => {
       const encoded = library.encode(bounded(first), {
         text_pair: bounded(second),
         return_token_type_ids: true,
       });
-      return { ids: encoded.ids, parts: encoded.token_type_ids };
+      return { ids: known(library, encoded.ids), parts: encoded.token_type_ids ?? [] };
     },
     suffix,
     begin: undefined, // its own template sets it
@@ -108,6 +137,18 @@ async function huggingFace(file: string, value: unknown): Promise<Tokenizer> {
       END_TOKENS.map((token) => library.token_to_id(token)).filter((id) => id !== undefined),
     ),
   };
+}
+
+/** The library leaves words unknown to some kinds of model without an id. */
+function known(library: HuggingFace, ids: readonly (number | undefined)[]): number[] {
+  return ids.map((id) => {
+    if (id !== undefined) return id;
+    for (const token of UNKNOWN_TOKENS) {
+      const unknown = library.token_to_id(token);
+      if (unknown !== undefined) return unknown;
+    }
+    throw new NoaError('INVALID_ARGUMENT', 'The tokenizer has no id for a word of this text.');
+  });
 }
 
 /** A piece as it reads within a text: without the marks that WordPiece and SentencePiece put before it. */
