@@ -1,0 +1,322 @@
+/**
+ * Workers of one kind and the work that waits for them. Invariants: what waits is bounded, in number and in
+ * characters; a request is settled once; work that a worker took with it is done once more when it may be.
+ */
+import { NoaError, stopped } from '@noa/sdk/host';
+import type { BackendCall, Embedded } from '../backend.ts';
+import { EmbeddingQueue, type Piece } from './embedding-queue.ts';
+import type { OpenLane } from './lane.ts';
+import type { EmbedAnswer, Key, Work } from './protocol.ts';
+import { Station, WorkerLostError } from './station.ts';
+
+const MAX_CHARS = 32 << 20;
+/** Pieces of work of other kinds, and generations, that wait. */
+const MAX_JOBS = 256;
+/** At one worker; other work goes on between their tokens. */
+const MAX_GENERATIONS = 4;
+/** Of what a worker does in a second, the part of the past. */
+const MEMORY = 0.8;
+const MAX_RETRY_MS = 30_000;
+
+export interface CrewOptions {
+  readonly open: OpenLane;
+  readonly workers: number;
+  /** Texts in one run. */
+  readonly maxBatch: number;
+  /** Texts that may wait. */
+  readonly maxQueued: number;
+  /** Longest time that one run may take before its worker is ended. */
+  readonly limitMs: number;
+  /** Has the model loaded there. Rejects with NoaError. */
+  readonly prepare: (station: Station, key: Key) => Promise<void>;
+  readonly observeBatch: (texts: number) => void;
+  readonly onLost: (reason: string) => void;
+  readonly now: () => number;
+}
+
+interface EmbeddingJob {
+  readonly key: Key;
+  readonly plugin: string;
+  readonly texts: readonly string[];
+  readonly truncate: boolean;
+  readonly fail: (error: unknown) => void;
+  readonly done: (embedded: Embedded) => void;
+  vectors: Float32Array | undefined;
+  tokens: number;
+  left: number;
+  again: boolean;
+  over: boolean;
+}
+
+interface Job {
+  readonly key: Key;
+  readonly plugin: string;
+  readonly isGeneration: boolean;
+  /** Takes the place at this worker until it resolves. */
+  readonly run: (station: Station) => Promise<void>;
+}
+
+export class Crew {
+  readonly stations: readonly Station[];
+  readonly #options: CrewOptions;
+  readonly #embeddings = new EmbeddingQueue<EmbeddingJob>();
+  /** Chosen, and not yet asked for anything: its model is being prepared. */
+  readonly #held = new Set<Station>();
+  /** Generations at each. */
+  readonly #places = new Map<Station, number>();
+  #jobs: Job[] = [];
+  #jobsFirst = false;
+  /** Texts a second, of all workers. */
+  #rate = 50;
+
+  constructor(options: CrewOptions) {
+    this.#options = options;
+    const { open, workers, onLost } = options;
+    this.stations = Array.from(
+      { length: workers },
+      () => new Station(open, { free: () => this.#pump(), lost: (reason) => onLost(reason) }),
+    );
+  }
+
+  /** What waits. */
+  get queued(): number {
+    return this.#embeddings.size + this.#jobs.length;
+  }
+
+  embed(
+    key: Key,
+    texts: readonly string[],
+    truncate: boolean,
+    call: BackendCall,
+  ): Promise<Embedded> {
+    const { size, chars } = this.#embeddings;
+    const more = texts.reduce((sum, { length }) => sum + length, 0);
+    const { maxQueued } = this.#options;
+    if (size > 0 && (size + texts.length > maxQueued || chars + more > MAX_CHARS)) {
+      throw this.#full(size / this.#rate);
+    }
+    const queue = this.#embeddings;
+    return this.#settled<Embedded>(call, (done, fail) => {
+      const { plugin } = call;
+      const left = texts.length;
+      const request = { key, plugin, texts, truncate, left };
+      const job = {
+        ...request,
+        fail,
+        done,
+        vectors: undefined,
+        tokens: 0,
+        again: false,
+        over: false,
+      };
+      queue.add(job);
+      return () => {
+        job.over = true;
+        queue.remove(job);
+      };
+    });
+  }
+
+  /** Runs at a worker that has nothing else to do but generations. */
+  run<Answer>(key: Key, work: Work, call: BackendCall): Promise<Answer> {
+    let isAgain = false;
+    return this.#job<Answer>(key, false, call, (station, done, fail) =>
+      station.run<Answer>(key, work, this.#options.limitMs).then(done, (error: unknown) => {
+        // Nothing that is run here leaves anything behind, so it may be run twice.
+        if (!(error instanceof WorkerLostError) || isAgain) return fail(error);
+        isAgain = true;
+        return 'again';
+      }),
+    );
+  }
+
+  /** A worker that has a place for a generation; `release` gives it back. */
+  place(key: Key, call: BackendCall): Promise<{ station: Station; release: () => void }> {
+    return this.#job(key, true, call, (station, done) => {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      this.#places.set(station, this.#placesAt(station) + 1);
+      const release = (): void => {
+        this.#places.set(station, this.#placesAt(station) - 1);
+        resolve();
+      };
+      done({ station, release });
+      return promise;
+    });
+  }
+
+  close(): void {
+    for (const station of this.stations) station.close();
+  }
+
+  #placesAt(station: Station): number {
+    return this.#places.get(station) ?? 0;
+  }
+
+  #job<Answer>(
+    key: Key,
+    isGeneration: boolean,
+    call: BackendCall,
+    work: (
+      station: Station,
+      done: (answer: Answer) => void,
+      fail: (error: unknown) => void,
+    ) => Promise<void | 'again'>,
+  ): Promise<Answer> {
+    if (this.#jobs.length >= MAX_JOBS) throw this.#full(1);
+    return this.#settled<Answer>(call, (done, fail) => {
+      const job: Job = {
+        key,
+        plugin: call.plugin,
+        isGeneration,
+        run: async (station) => {
+          try {
+            await this.#options.prepare(station, key);
+            const working = work(station, done, fail);
+            this.#held.delete(station);
+            if ((await working) === 'again') this.#jobs.unshift(job);
+          } catch (error) {
+            fail(error);
+          } finally {
+            this.#held.delete(station);
+          }
+        },
+      };
+      this.#jobs.push(job);
+      return () => {
+        this.#jobs = this.#jobs.filter((one) => one !== job);
+      };
+    });
+  }
+
+  /** `enter` puts something into a queue and answers how to take it out again. */
+  #settled<Answer>(
+    call: BackendCall,
+    enter: (done: (answer: Answer) => void, fail: (error: unknown) => void) => () => void,
+  ): Promise<Answer> {
+    const { signal } = call;
+    if (signal.aborted) throw stopped('inference', call);
+    return new Promise<Answer>((resolve, reject) => {
+      const leave = (): void => {
+        withdraw();
+        reject(stopped('inference', call));
+      };
+      const over = (): void => signal.removeEventListener('abort', leave);
+      signal.addEventListener('abort', leave, { once: true });
+      const withdraw = enter(
+        (answer) => {
+          over();
+          resolve(answer);
+        },
+        (error) => {
+          over();
+          reject(error as NoaError);
+        },
+      );
+      this.#pump();
+    });
+  }
+
+  #full(seconds: number): NoaError {
+    const retryAfterMs = Math.ceil(Math.min(MAX_RETRY_MS, Math.max(250, seconds * 1000)));
+    const text = 'as much waits for the models of this host as may wait: try again';
+    return new NoaError('RESOURCE_EXHAUSTED', text, { retryAfterMs });
+  }
+
+  /** Gives work to whoever is free; whoever has the model first. */
+  #pump(): void {
+    for (;;) {
+      const started = this.#jobsFirst
+        ? this.#startJob() || this.#startEmbedding()
+        : this.#startEmbedding() || this.#startJob();
+      if (!started) return;
+      this.#jobsFirst = !this.#jobsFirst;
+    }
+  }
+
+  #startJob(): boolean {
+    for (const [at, job] of this.#jobs.entries()) {
+      const station = this.#pick(job.key, (one) =>
+        job.isGeneration ? one.isUp && this.#placesAt(one) < MAX_GENERATIONS : one.isFree,
+      );
+      if (station === undefined) continue;
+      this.#jobs.splice(at, 1);
+      this.#held.add(station);
+      void job.run(station).then(() => this.#pump());
+      return true;
+    }
+    return false;
+  }
+
+  #startEmbedding(): boolean {
+    const next = this.#embeddings.next();
+    const station = next && this.#pick(next.key, ({ isFree }) => isFree);
+    if (next === undefined || station === undefined) return false;
+    const { key, truncate } = next;
+    void this.#embedAt(station, key, this.#embeddings.take(key, truncate, this.#options.maxBatch));
+    return true;
+  }
+
+  #pick(key: Key, can: (station: Station) => boolean): Station | undefined {
+    const able = this.stations.filter((station) => !this.#held.has(station) && can(station));
+    return able.find(({ loaded }) => loaded.has(key)) ?? able[0];
+  }
+
+  async #embedAt(station: Station, key: Key, pieces: Piece<EmbeddingJob>[]): Promise<void> {
+    const texts = pieces.flatMap(({ request, from, to }) => request.texts.slice(from, to));
+    const truncate = pieces[0]?.request.truncate ?? true;
+    this.#held.add(station);
+    try {
+      await this.#options.prepare(station, key);
+      const started = this.#options.now();
+      const work: Work = { kind: 'embed', texts, truncate };
+      const answering = station.run<EmbedAnswer>(key, work, this.#options.limitMs);
+      this.#held.delete(station);
+      const answer = await answering;
+      const seconds = Math.max(1, this.#options.now() - started) / 1000;
+      const rate = (texts.length / seconds) * this.stations.length;
+      this.#rate = MEMORY * this.#rate + (1 - MEMORY) * rate;
+      this.#options.observeBatch(texts.length);
+      handOut(answer, pieces, texts.length);
+    } catch (error) {
+      for (const piece of pieces) {
+        const { request } = piece;
+        if (request.over) continue;
+        if (error instanceof WorkerLostError && !request.again) {
+          request.again = true;
+          this.#embeddings.putBack(piece);
+        } else {
+          request.over = true;
+          this.#embeddings.remove(request);
+          request.fail(error);
+        }
+      }
+    } finally {
+      this.#held.delete(station);
+      this.#pump();
+    }
+  }
+}
+
+function handOut(
+  { vectors, tokens }: EmbedAnswer,
+  pieces: Piece<EmbeddingJob>[],
+  rows: number,
+): void {
+  const dimensions = vectors.length / rows;
+  let at = 0;
+  for (const { request, from, to } of pieces) {
+    const count = to - from;
+    if (!request.over) {
+      request.vectors ??= new Float32Array(request.texts.length * dimensions);
+      const part = vectors.subarray(at * dimensions, (at + count) * dimensions);
+      request.vectors.set(part, from * dimensions);
+      request.tokens += tokens.slice(at, at + count).reduce((sum, one) => sum + one, 0);
+      request.left -= count;
+      if (request.left === 0) {
+        request.over = true;
+        request.done({ dimensions, vectors: request.vectors, tokens: request.tokens });
+      }
+    }
+    at += count;
+  }
+}
