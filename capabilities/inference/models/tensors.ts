@@ -73,7 +73,10 @@ function checked(tensor: Tensor, form: TensorForm, Runtime: TensorClass): Runtim
     shape.length === form.shape.length &&
     shape.every((size, at) => form.shape[at] === -1 || form.shape[at] === size);
   if (!fits)
-    throw invalid(name, `has the shape [${shape}] and must have [${form.shape}] (-1: any)`);
+    throw invalid(
+      name,
+      `has the shape [${shape.join()}] and must have [${form.shape.join()}] (-1: any)`,
+    );
   if (!shape.every((size) => Number.isSafeInteger(size) && size >= 0)) {
     throw invalid(name, 'has a dimension that is no count');
   }
@@ -86,7 +89,7 @@ function checked(tensor: Tensor, form: TensorForm, Runtime: TensorClass): Runtim
   if (data.byteLength !== count * known.bytes) {
     throw invalid(
       name,
-      `has ${data.byteLength} bytes where [${shape}] needs ${count * known.bytes}`,
+      `has ${data.byteLength} bytes where [${shape.join()}] needs ${count * known.bytes}`,
     );
   }
   const elements = elementsOf(known.type, data);

@@ -114,12 +114,16 @@ export class TextModel {
 
   #pair(query: string, text: string): { ids: number[]; parts: number[] } {
     const { maxTokens } = this.#model;
-    const { suffix, pair } = this.#tokenizer;
-    if (pair === undefined) throw new Error('a cross-encoder has a tokenizer for pairs');
-    const both = pair(query, text);
+    const { suffix } = this.#tokenizer;
+    const pair = (second: string): { ids: number[]; parts: number[] } => {
+      const both = this.#tokenizer.pair?.(query, second);
+      if (both === undefined) throw new Error('a cross-encoder has a tokenizer for pairs');
+      return both;
+    };
+    const both = pair(text);
     if (both.ids.length <= maxTokens) return both;
     const kept = maxTokens - suffix.length;
-    if (pair(query, '').ids.length >= kept) {
+    if (pair('').ids.length >= kept) {
       throw new NoaError(
         'INVALID_ARGUMENT',
         `The query leaves no room for a text within ${maxTokens} tokens; shorten it.`,
@@ -177,7 +181,7 @@ export class TextModel {
   #unlike(wanted: string, { dims }: Result): NoaError {
     return new NoaError(
       'INVALID_ARGUMENT',
-      `Model ${this.#model.id} answers [${dims}] and must answer ${wanted}; correct its manifest.`,
+      `Model ${this.#model.id} answers [${dims.join()}] and must answer ${wanted}; correct its manifest.`,
     );
   }
 }

@@ -74,13 +74,13 @@ const UNKNOWN_TOKENS = ['[UNK]', '<unk>', '<|unk|>'];
 const END_TOKENS = ['</s>', '<|endoftext|>', '<|im_end|>', '<eos>', '<|eot_id|>', '<|end|>'];
 
 async function huggingFace(file: string, value: unknown): Promise<Tokenizer> {
-  const { Tokenizer: Library }: HuggingFaceModule = await import('@huggingface/tokenizers');
+  const module: HuggingFaceModule = await import('@huggingface/tokenizers');
   let library: HuggingFace;
   let inner: readonly number[];
   let whole: readonly number[];
   try {
     if (typeof value !== 'object' || value === null) throw new Error('it is not an object');
-    library = new Library(value, {});
+    library = new module.Tokenizer(value, {});
     inner = known(library, library.encode('a', { add_special_tokens: false }).ids);
     whole = known(library, library.encode('a').ids);
   } catch (error) {
