@@ -29,7 +29,7 @@ async function serve(t: Test, behaviour: Behaviour) {
   const seen: { path: string; headers: IncomingMessage['headers']; body: { [n: string]: Json } }[] =
     [];
   const state = { closed: 0 };
-  const server = createServer(async (request, response) => {
+  const handle = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
     response.on('close', () => {
       if (!response.writableFinished) state.closed += 1;
     });
@@ -38,7 +38,8 @@ async function serve(t: Test, behaviour: Behaviour) {
     const body = (text === '' ? {} : JSON.parse(text)) as { [name: string]: Json };
     seen.push({ path: request.url ?? '', headers: request.headers, body });
     await behaviour(request, response, body);
-  });
+  };
+  const server = createServer((request, response) => void handle(request, response));
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
   t.teardown(() => {
@@ -81,7 +82,7 @@ function generate(
 async function collect(items: AsyncIterator<GenerateItem>) {
   const all: GenerateItem[] = [];
   for (let next = await items.next(); !next.done; next = await items.next()) all.push(next.value);
-  const text = all.map(({ delta }) => delta?.['content'] ?? '').join('');
+  const text = all.map(({ delta }) => (delta?.['content'] ?? '') as string).join('');
   return { text, last: all.at(-1), all };
 }
 

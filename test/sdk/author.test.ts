@@ -382,7 +382,7 @@ void t.test('types say what a schema says', async (t) => {
     const request = { capability, operations: [operation], resources: ['*'], reason: 'r' };
     return () => typesOf({}, { capabilities: [request] });
   };
-  t.throws(asks('vector', 'search'), {
+  t.throws(asks('graph', 'search'), {
     message:
       /\/capabilities\/0\/capability.*no port.*db, cache, blob, secrets, http, events, plugin/,
   });

@@ -10,6 +10,19 @@ export {
 export type { CloudEvent } from './cloud-event.ts';
 export type { Json } from './json.ts';
 export type {
+  CollectionInfo,
+  Filter,
+  Generated,
+  Inference,
+  ModelInfo,
+  Point,
+  SparseVector,
+  TensorData,
+  TokenUsage,
+  VectorForm,
+  VectorPort,
+} from './model-ports.ts';
+export type {
   BlobEntry,
   BlobPort,
   Cache,

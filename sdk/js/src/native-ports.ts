@@ -2,6 +2,7 @@
  * The ports of handlers that run natively, in a test or as a native plugin, over an asynchronous door.
  * They write the same requests as the ports inside the sandbox (guest/context.ts), whose door is not.
  */
+import { type InvokeParts, inferencePort, vectorPort } from './inference-port.ts';
 import type { Cache, CallBudget, Capabilities, Db, Emit, PluginPort } from './ports.ts';
 import { blobPort, eventsPort, httpPort, type InvokeBytes, secretsPort } from './storage-ports.ts';
 
@@ -26,6 +27,17 @@ export function makePorts(door: InvokeDoor): Capabilities & { readonly emit: Emi
     const held: unknown = Reflect.get(value, member);
     if (typeof held !== 'string') return { value };
     return { value, bytes: new Uint8Array(Buffer.from(held, 'base64')) };
+  };
+  const invokeParts: InvokeParts = async <Value>(
+    capability: string,
+    operation: string,
+    args: Parameters<InvokeParts>[2],
+  ) => {
+    const place = (bytes: Uint8Array): string =>
+      Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('base64');
+    const bytesOf = (member: unknown) =>
+      new Uint8Array(Buffer.from(typeof member === 'string' ? member : '', 'base64'));
+    return { value: await invoke<Value>(capability, operation, args({ place })), bytesOf };
   };
   const db: Db = {
     query: async <Row>(sql: string, params: readonly unknown[] = []) =>
@@ -75,6 +87,8 @@ export function makePorts(door: InvokeDoor): Capabilities & { readonly emit: Emi
     http: httpPort(invokeBytes),
     events: eventsPort(invoke),
     plugin,
+    inference: inferencePort(invokeParts),
+    vector: vectorPort(invokeParts),
     emit: async (value) => {
       await invoke('stream', 'emit', { value: value ?? null });
     },

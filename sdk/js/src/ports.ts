@@ -11,6 +11,7 @@
  */
 import type { CloudEvent } from './cloud-event.ts';
 import type { Json } from './json.ts';
+import type { Inference, VectorPort } from './model-ports.ts';
 
 /** A value bound to `$1`, `$2` … of a statement. */
 export type SqlParameter = Json | undefined;
@@ -187,6 +188,8 @@ export interface Capabilities {
   http: Http;
   events: EventsPort;
   plugin: PluginPort;
+  inference: Inference;
+  vector: VectorPort;
 }
 
 /**

@@ -7,7 +7,7 @@ import { TypeWriter } from './schema-types.ts';
 /** The operations that each port has a method for. */
 /** The ports that a plugin may ask for, with their operations. */
 export const PORTS: {
-  readonly [Port in keyof Capabilities]: readonly (keyof Capabilities[Port])[];
+  readonly [Port in keyof Capabilities]: readonly string[];
 } = {
   db: ['query', 'execute', 'transaction'],
   cache: ['get', 'set', 'delete', 'increment', 'lock'],
@@ -16,10 +16,14 @@ export const PORTS: {
   http: ['request'],
   events: ['publish', 'subscribe'],
   plugin: ['call'],
+  inference: ['embed', 'rerank', 'classify', 'generate', 'run', 'tokenize', 'models', 'manage'],
+  vector: ['manage', 'upsert', 'search', 'scroll', 'delete'],
 };
-/** Methods beside the one that has the operation's name. */
-const MORE_METHODS: { readonly [operation: string]: readonly string[] } = {
-  'blob.read': ['readText'],
+/** Of operations whose method does not simply have their name. */
+const METHODS: { readonly [operation: string]: readonly string[] } = {
+  'blob.read': ['read', 'readText'],
+  'vector.manage': ['create', 'delete', 'list', 'describe', 'alias', 'unalias'],
+  'vector.delete': ['deletePoints'],
 };
 const INTERFACES: { readonly [Port in keyof Capabilities]: string } = {
   db: 'Db',
@@ -29,6 +33,8 @@ const INTERFACES: { readonly [Port in keyof Capabilities]: string } = {
   http: 'Http',
   events: 'EventsPort',
   plugin: 'PluginPort',
+  inference: 'Inference',
+  vector: 'VectorPort',
 };
 
 /**
@@ -50,10 +56,9 @@ export function generateTypes(manifest: Manifest): string {
     manifest.config === undefined ? '{}' : types.declare('Config', manifest.config, 'Json', true);
   const ports = requestedPorts(manifest.capabilities ?? []);
   const capabilities = ports.map(({ port, operations }) => {
-    const methods = operations.flatMap((operation) => [
-      operation,
-      ...(MORE_METHODS[`${port}.${operation}`] ?? []),
-    ]);
+    const methods = operations.flatMap(
+      (operation) => METHODS[`${port}.${operation}`] ?? [operation],
+    );
     const union = methods.map((method) => `'${method}'`).join(' | ');
     return `    ${port}: Pick<${INTERFACES[port]}, ${union}>;`;
   });
@@ -106,14 +111,12 @@ function requestedPorts(requests: readonly CapabilityRequest[]): RequestedPort[]
     const missing = operations.find((operation) => !known.includes(operation));
     if (missing !== undefined) throw noPort(`/capabilities/${i}/operations`, missing, known);
   }
-  return (['db', 'cache', 'blob', 'secrets', 'http', 'events', 'plugin'] as const).flatMap(
-    (port) => {
-      const asked = requests.filter(({ capability }) => capability === port);
-      const wanted = new Set(asked.flatMap(({ operations }) => operations));
-      const operations = PORTS[port].filter((operation) => wanted.has(operation));
-      return operations.length === 0 ? [] : [{ port, operations }];
-    },
-  );
+  return (Object.keys(PORTS) as (keyof Capabilities)[]).flatMap((port) => {
+    const asked = requests.filter(({ capability }) => capability === port);
+    const wanted = new Set(asked.flatMap(({ operations }) => operations));
+    const operations = PORTS[port].filter((operation) => wanted.has(operation));
+    return operations.length === 0 ? [] : [{ port, operations }];
+  });
 }
 
 function noPort(path: string, name: string, known: readonly string[]): NoaError {

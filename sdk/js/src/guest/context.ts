@@ -14,6 +14,7 @@ import type {
   PluginPort,
   Random,
 } from '../ports.ts';
+import { type InvokeParts, type Whole, inferencePort, vectorPort } from '../inference-port.ts';
 import { type Answered, blobPort, eventsPort, httpPort, secretsPort } from '../storage-ports.ts';
 import { randomUUID } from './crypto.ts';
 import * as engine from './engine.ts';
@@ -46,6 +47,38 @@ function invokeBytes<Value>(
   if (offset === undefined || length === undefined) return { value };
   const whole = offset === 0 && length === bytes.length;
   return { value, bytes: whole ? bytes : bytes.slice(offset, offset + length) };
+}
+
+/** The same for any number of members, whose bytes follow one another. */
+function invokeParts<Value>(
+  capability: string,
+  operation: string,
+  args: Parameters<InvokeParts>[2],
+): Whole<Value> {
+  const pieces: Uint8Array[] = [];
+  let end = 0;
+  const place = (piece: Uint8Array): unknown => {
+    pieces.push(piece);
+    end += piece.length;
+    return { $bytes: [end - piece.length, piece.length] };
+  };
+  const request = JSON.stringify({ capability, operation, arguments: args({ place }) });
+  const content = new Uint8Array(end);
+  let at = 0;
+  for (const piece of pieces) {
+    content.set(piece, at);
+    at += piece.length;
+  }
+  const { reply, bytes } = engine.callBytes(request, content);
+  return whole(valueOf<Value>(reply), bytes);
+}
+
+function whole<Value>(value: Value, bytes: Uint8Array<ArrayBuffer>): Whole<Value> {
+  const bytesOf = (member: unknown): Uint8Array<ArrayBuffer> => {
+    const { $bytes: [offset, length] = [0, 0] } = (member ?? {}) as { $bytes?: [number, number] };
+    return bytes.subarray(offset, offset + length);
+  };
+  return { value, bytesOf };
 }
 
 const db: Db = {
@@ -156,6 +189,8 @@ export const context: Capabilities & {
   http: httpPort(invokeBytes),
   events: eventsPort(invoke),
   plugin,
+  inference: inferencePort(invokeParts),
+  vector: vectorPort(invokeParts),
   log,
   clock,
   random,
