@@ -29,7 +29,7 @@ import { Gateway } from './gateway/gateway.ts';
 import { createIdentity } from './gateway/identity/identity.ts';
 import { openLimits } from './gateway/shared-counters.ts';
 import { isChain } from './kernel/chain.ts';
-import { emitOf } from './kernel/emission.ts';
+import { emitOf, streamsOf } from './kernel/emission.ts';
 import { Kernel, type PluginCall } from './kernel/kernel.ts';
 import { RateLimiter } from './kernel/rate.ts';
 import { Seal } from './kernel/seal.ts';
@@ -197,7 +197,7 @@ export async function startFront(
         }),
         clock: createClockDriver(),
         random: createRandomDriver(),
-        stream: createStreamDriver({ consumer: emitOf }),
+        stream: createStreamDriver({ consumer: emitOf, streams: streamsOf }),
       }),
     readBundle: (bytes) => takeApart(bytes, config.plugins.max_bundle_bytes),
     rootKey,

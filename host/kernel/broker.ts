@@ -9,11 +9,13 @@ import {
   compileSchema,
   covers,
   type Driver,
+  type DriverCall,
   errorType,
   type Json,
   NoaError,
   type Operation,
   type Span,
+  type Usage,
 } from '@noa/sdk/host';
 import type { AuditEvent } from './audit.ts';
 import type { Budgets } from './budgets.ts';
@@ -143,7 +145,9 @@ export class Broker {
         throw new NoaError('DEADLINE_EXCEEDED', 'the call has no time left');
       }
       this.#options.budgets.begin(claims);
-      const output = await entry.driver.invoke(operation, input, {
+      const { driver, spec } = entry;
+      const usageOf = spec.usage as ((input: Json, output: unknown) => Usage) | undefined;
+      const call: DriverCall = {
         plugin,
         resources: allowed,
         also: async (resource) => {
@@ -156,11 +160,21 @@ export class Broker {
         deadline: frame.deadline,
         chain: frame satisfies Chain,
         span,
-      });
-      const usage = entry.spec.usage as ((input: Json, output: unknown) => object) | undefined;
+      };
+      const output =
+        spec.items === undefined
+          ? await driver.invoke(operation, input, call)
+          : await frame.streams.hold(
+              (ended) =>
+                driver.invoke(operation, input, {
+                  ...call,
+                  signal: AbortSignal.any([signal, ended]),
+                }),
+              (item) => this.#options.budgets.end(claims, usageOf?.(input, item) ?? {}, 0),
+            );
       this.#options.budgets.end(
         claims,
-        usage?.(input, output) ?? {},
+        usageOf?.(input, output) ?? {},
         this.#options.now() - started,
       );
       this.#finish(frame, capability, operation, resources, started, undefined, entry, admitted);

@@ -1,6 +1,7 @@
 /** The calls that led to a call: carried beside a token, never inside the guest. */
 import type { Span } from '@noa/sdk/host';
 import type { Emit } from './emission.ts';
+import type { HeldStreams } from './held-streams.ts';
 import type { Token } from './tokens.ts';
 
 /** Whoever stands behind a request. Never taken from a client's own header. */
@@ -31,6 +32,8 @@ export interface Chain {
   readonly span?: Span | undefined;
   /** Takes what the one that calls now emits; nothing of this goes on to what it calls. */
   readonly emit?: Emit | undefined;
+  /** What drivers answer to the one that calls now, bit by bit. */
+  readonly streams: HeldStreams;
 }
 
 /** The type of what the broker put beside a driver's call. */

@@ -18,6 +18,7 @@ import { Emission } from './emission.ts';
 import type { Invocation, Outcome } from './invocation.ts';
 import type { CallCost, RuntimeCall } from './loader.ts';
 import type { ServedExport, Serving } from './serving.ts';
+import { HeldStreams } from './held-streams.ts';
 import { Spending } from './spending.ts';
 import type { Budget, Token } from './tokens.ts';
 
@@ -54,6 +55,7 @@ export interface DispatcherOptions {
   /** Told of calls that ended by the plugin's own fault. */
   readonly onFailure: (invocation: Invocation, error: NoaError) => void;
   readonly now: () => number;
+  readonly newId: () => string;
 }
 
 export class Dispatcher {
@@ -133,6 +135,7 @@ export class Dispatcher {
     const emission = stream
       ? new Emission(invocation.emit, serving.limits.maxOutputBytes)
       : undefined;
+    const streams = new HeldStreams(this.#options.newId);
     const spending = new Spending((more) =>
       this.#options.observeCost({ plugin: invocation.plugin, ...more }),
     );
@@ -149,6 +152,7 @@ export class Dispatcher {
         deadline,
         span,
         emit: emission?.emit,
+        streams,
       };
       const call: RuntimeCall = {
         export: invocation.export,
@@ -172,6 +176,7 @@ export class Dispatcher {
       return emission?.answer({ value, text }) ?? { value, text };
     } finally {
       emission?.end();
+      streams.end();
       token?.end();
       serving.gate.leave();
       const { fuel, executionMs } = spending;

@@ -5,6 +5,7 @@
  */
 import { type Json, NoaError } from '@noa/sdk/host';
 import { isChain } from './chain.ts';
+import type { HeldStreams } from './held-streams.ts';
 import type { Outcome } from './invocation.ts';
 
 /** Resolves when the consumer has room for the next value. Rejects with CANCELLED when it left. */
@@ -57,6 +58,12 @@ export class Emission {
   end(): void {
     this.#over = true;
   }
+}
+
+/** The streams of the call that the broker put beside a driver's call. */
+export function streamsOf(chain: unknown): HeldStreams {
+  if (!isChain(chain)) throw new TypeError('the call carries no chain');
+  return chain.streams;
 }
 
 /** Of the call that the broker put beside a driver's call. */

@@ -153,6 +153,7 @@ export class Kernel {
       observeCost: powers.observeCost,
       onFailure: (invocation, error) => this.#noteFailure(invocation, error),
       now,
+      newId,
     });
     const judge = new Judge({ capabilities: this.capabilities, loader, readBundle, now });
     this.administration = new Administration({

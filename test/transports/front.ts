@@ -18,7 +18,7 @@ import { Hooks } from '../../host/gateway/hooks.ts';
 import { UpstreamRoutes } from '../../host/gateway/upstream/routes.ts';
 import type { CapabilityEntry } from '../../host/kernel/broker.ts';
 import { DeadLetters } from '../../host/kernel/dead-letters.ts';
-import { emitOf } from '../../host/kernel/emission.ts';
+import { emitOf, streamsOf } from '../../host/kernel/emission.ts';
 import type { DeliveryStore } from '../../host/kernel/events.ts';
 import { Kernel } from '../../host/kernel/kernel.ts';
 import type { Loader, Runtime, RuntimeCall } from '../../host/kernel/loader.ts';
@@ -136,7 +136,7 @@ export async function startFront(
     loader: loaderOf(exports),
     capabilities: () => [
       storage,
-      { capability: stream, driver: createStreamDriver({ consumer: emitOf }) },
+      { capability: stream, driver: createStreamDriver({ consumer: emitOf, streams: streamsOf }) },
       { capability: gatewayCapability, driver: createGatewayDriver() },
     ],
     readBundle: (bytes) =>
