@@ -258,8 +258,10 @@ t.test('a broken folder is listed with its reason and hinders no other', async (
   await symlink('../outside', join(root, 'escape', 'model.onnx'));
   await folderOf(root, 'impostor', contents, { ...manifest, id: 'use-lite', version: '1.0.0' });
 
-  const registry = new ModelRegistry({ cache: join(root, '.cache'), paths: [root] });
+  const paths = [join(root, 'nowhere'), root];
+  const registry = new ModelRegistry({ cache: join(root, '.cache'), paths });
   await registry.rescan();
+  t.match(registry.find('nowhere')?.reason, /inference\.model_path/);
   t.equal(registry.find('scores')?.version, '1.10.0');
   t.equal(registry.find('scores', '1.9.0')?.version, '1.9.0');
   t.equal(registry.find('scores', '2.0.0'), undefined);

@@ -3,7 +3,7 @@
  * Invariant: a model that cannot be read is listed as failed with its reason and hinders no other.
  */
 import { readdir } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import { NoaError } from '@noa/sdk/host';
@@ -173,9 +173,12 @@ async function scan(path: string): Promise<Known[]> {
     const entries = await readdir(path, { withFileTypes: true });
     names = entries.filter((each) => each.isDirectory()).map((each) => each.name);
   } catch (error) {
-    throw new NoaError('INVALID_ARGUMENT', 'inference.model_path cannot be read; name a folder.', {
-      cause: error,
-    });
+    const refusal = new NoaError(
+      'INVALID_ARGUMENT',
+      'inference.model_path names a folder that cannot be read; create it or correct the path.',
+      { cause: error },
+    );
+    return [failed(basename(path), refusal)];
   }
   const sound = names.filter((name) => !name.startsWith('.')).toSorted();
   return Promise.all(
