@@ -41,8 +41,8 @@ export class Exchange {
   readonly #line: Line;
   readonly #signal: AbortSignal;
   readonly #patience: AbortController;
-  readonly #chunks: AsyncIterator<Buffer>;
-  #first: IteratorResult<Buffer> | undefined;
+  readonly #chunks: AsyncIterator<Buffer, undefined>;
+  #first: IteratorResult<Buffer, undefined> | undefined;
   #size = 0;
 
   /**
@@ -88,7 +88,7 @@ export class Exchange {
     this.#line = line;
     this.#signal = signal;
     this.#patience = patience;
-    this.#chunks = answer.body[Symbol.asyncIterator]() as AsyncIterator<Buffer>;
+    this.#chunks = answer.body[Symbol.asyncIterator]() as AsyncIterator<Buffer, undefined>;
     this.isStream = /^text\/event-stream\b/i.test(typeOf(answer));
     this.isJson = /^application\/([\w.+-]+\+)?json\b/i.test(typeOf(answer));
   }

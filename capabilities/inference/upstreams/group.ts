@@ -4,14 +4,7 @@
  * member that does not rest; a wait is never longer than the caller's deadline.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import {
-  type Json,
-  NoaError,
-  type SpanAttributes,
-  errorType,
-  parseJson,
-  stopped,
-} from '@noa/sdk/host';
+import { type Json, type SpanAttributes, errorType, parseJson, stopped } from '@noa/sdk/host';
 import type {
   BackendCall,
   EmbedRequest,
@@ -26,6 +19,7 @@ import { Exchange, MAX_STREAM_BYTES, type Question, toCaller } from './exchange.
 import { Failed, said, unusable } from './failure.ts';
 import { Member, inTurn } from './member.ts';
 import type { GroupSettings } from './settings.ts';
+import { lengthOf, questionOf } from './question.ts';
 import { SseDecoder } from './sse.ts';
 
 /** Longest wait for a member that rests. */
@@ -317,34 +311,6 @@ async function traced<T>(
     span.end(errorType(toCaller(error)));
     throw error;
   }
-}
-
-/** What the host itself says of a request; a caller's parameters say the rest. */
-function questionOf(
-  { prompt, messages, parameters }: GenerateRequest,
-  { stream, stream_usage: usage }: GroupSettings,
-): [operation: string, path: string, body: { readonly [name: string]: Json }] {
-  for (const name of ['model', 'prompt', 'messages', 'stream', 'stream_options']) {
-    if (Object.hasOwn(parameters, name)) {
-      const rule = `parameters.${name} is not a parameter: leave it out`;
-      throw new NoaError('INVALID_ARGUMENT', `inference: ${rule}`);
-    }
-  }
-  for (const name of ['n', 'best_of']) {
-    if ((parameters[name] ?? 1) !== 1) {
-      const rule = `parameters.${name} must be 1: one call has one answer`;
-      throw new NoaError('INVALID_ARGUMENT', `inference: ${rule}`);
-    }
-  }
-  const streamed = { stream: true, ...(usage && { stream_options: { include_usage: true } }) };
-  const rest = { ...parameters, ...(stream ? streamed : { stream: false }) };
-  return messages === undefined
-    ? ['text_completion', '/completions', { ...rest, prompt: prompt ?? '' }]
-    : ['chat', '/chat/completions', { ...rest, messages: [...messages] }];
-}
-
-function lengthOf({ prompt, messages }: GenerateRequest): number {
-  return prompt?.length ?? JSON.stringify(messages ?? []).length;
 }
 
 function none(): Embedded {
