@@ -5,6 +5,7 @@
 import { NoaError } from '@noa/sdk/host';
 import type { InferenceSession, Tensor as RuntimeTensor } from 'onnxruntime-node';
 import type { ModelFiles } from './runner.ts';
+import { reason } from './session.ts';
 import type { Tokenizer } from './tokenizer.ts';
 
 type TensorClass = typeof RuntimeTensor;
@@ -168,7 +169,15 @@ export class TextModel {
       }
     }
     const name = this.#model.outputs?.[0]?.name ?? this.#session.outputNames[0] ?? '';
-    const result = (await this.#session.run(feeds, [name]))[name];
+    let result;
+    try {
+      result = (await this.#session.run(feeds, [name]))[name];
+    } catch (error) {
+      const why = reason(error, this.#model.folder);
+      throw new NoaError('INVALID_ARGUMENT', `Model ${this.#model.id} cannot take this: ${why}`, {
+        cause: error,
+      });
+    }
     if (!(result?.data instanceof Float32Array)) {
       throw new NoaError(
         'INVALID_ARGUMENT',
