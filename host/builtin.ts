@@ -6,6 +6,7 @@ import { clock } from '../capabilities/clock/capability.ts';
 import { db } from '../capabilities/db/capability.ts';
 import { gateway } from '../capabilities/gateway/capability.ts';
 import { events } from '../capabilities/events/capability.ts';
+import { inference } from '../capabilities/inference/capability.ts';
 import { http } from '../capabilities/http/capability.ts';
 import { log } from '../capabilities/log/capability.ts';
 import { plugin } from '../capabilities/plugin/capability.ts';
@@ -22,6 +23,7 @@ const CAPABILITIES = {
   secrets,
   http,
   events,
+  inference,
   gateway,
   plugin,
   log,
@@ -47,6 +49,7 @@ export function builtinCapabilities(drivers: Drivers): readonly CapabilityEntry[
     { capability: secrets, driver: drivers.secrets },
     { capability: http, driver: drivers.http },
     { capability: events, driver: drivers.events },
+    { capability: inference, driver: drivers.inference },
     { capability: gateway, driver: drivers.gateway },
     { capability: plugin, driver: drivers.plugin },
     { capability: log, driver: drivers.log },

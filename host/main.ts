@@ -14,6 +14,7 @@ import { createEventsDriver } from '../capabilities/events/log.ts';
 import { readAuthorities } from '../capabilities/http/authorities.ts';
 import { createGatewayDriver } from '../capabilities/gateway/host.ts';
 import { createHttpDriver } from '../capabilities/http/fetch.ts';
+import { createInferenceDriver } from '../capabilities/inference/driver.ts';
 import { createLogDriver } from '../capabilities/log/host.ts';
 import { createLocalDriver } from '../capabilities/plugin/local.ts';
 import { createRandomDriver } from '../capabilities/random/system.ts';
@@ -53,6 +54,7 @@ import { createHttpServer } from './transports/http.ts';
 import type { Metrics as Exposition } from './transports/metrics.ts';
 import { openHooks } from './hooks.ts';
 import { openTls } from './tls.ts';
+import { openModels } from './models.ts';
 import { openUpstreams } from './upstreams.ts';
 import { VERSION } from './version.ts';
 
@@ -174,6 +176,18 @@ export async function startFront(
     log: logs.logger('traces'),
   });
   parts.defer(() => tracer?.close());
+  const models = openModels(config.inference, {
+    dataPath: engines.path,
+    authorities: config.plugins.http_ca_path,
+    metrics,
+    warn: onNotice,
+  });
+  const inference = createInferenceDriver({
+    backends: models,
+    timeoutMs: config.inference.timeout_ms,
+    observe: metrics.inference,
+  });
+  parts.defer(() => inference.close());
   const eventRate = new RateLimiter(config.events.max_per_second, Date.now);
   const kernel: Kernel = new Kernel({
     store: new PostgresStore(pool),
@@ -189,6 +203,7 @@ export async function startFront(
           log: events,
           admit: (plugin, count) => eventRate.take(plugin, 'events.publish of a plugin', count),
         }),
+        inference,
         gateway: createGatewayDriver(),
         plugin: pluginDriver(call),
         log: createLogDriver({
@@ -304,6 +319,7 @@ export async function startFront(
       database: () => db.check(),
       cache: () => cache.check(),
       blob: () => engines.blob.check(),
+      inference: () => inference.check(),
     },
     metrics: base.exposeAll ?? metrics.expose,
     maxBodyBytes: config.server.max_body_bytes,

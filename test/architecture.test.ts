@@ -15,6 +15,8 @@ const ROOT = join(import.meta.dirname, '..');
 const LAYERS = [
   '.ci/*',
   'capabilities/*/*',
+  'capabilities/*/*/*',
+  'capabilities/*/*/*/*',
   'host/*',
   'host/cli/**',
   'host/config/*',
@@ -53,6 +55,8 @@ const VIOLATIONS: readonly (readonly [file: string, source: string, rule: string
   ['capabilities/db/b1.ts', `export { x } from '../cache/x.ts';`, restricted],
   ['capabilities/db/b2.ts', `export { x } from '../../host/kernel/grants.ts';`, restricted],
   ['capabilities/db/b3.ts', `import '@noa/sdk';`, restricted],
+  ['capabilities/inference/engine/b4.ts', `export { x } from '../../db/x.ts';`, restricted],
+  ['capabilities/inference/engine/b5.ts', `import '@noa/sdk';`, restricted],
   ['capabilities/db/b4.ts', `import '@noa/sdk/build';`, restricted],
   ['capabilities/db/b5.ts', `export type { X } from '../../sdk/js/src/errors.ts';`, restricted],
   ['host/kernel/c1.ts', `import 'node:fs';`, restricted],

@@ -92,6 +92,7 @@ t.test('every key can be set by a file, and by a variable of its name', async (t
     'plugins.native': [`/srv/tool.mjs@sha256:${'0a'.repeat(32)}`],
     'plugins.http_private_hosts': ['billing.internal', '10.0.0.1', '::1'],
     'plugins.untrusted': ['my-notes', 'digest'],
+    'inference.untrusted': ['mine', 'group-*'],
     'server.host': '::1',
     'database.url': 'postgres://u:p@localhost/noa',
     'cache.url': 'rediss://localhost:6380/1',

@@ -194,13 +194,10 @@ const OPERATIONS: { readonly [operation: string]: Run } = {
     return { tokens: await backend.tokenize(model, texts, call) };
   },
   manage: (backend, view, { model, version, action }, call) => {
-    const { load, unload } = backend;
-    if (load === undefined || unload === undefined) {
+    if (backend.load === undefined || backend.unload === undefined) {
       throw cannot(view, 'be loaded and unloaded: it runs on another server');
     }
-    return action === 'load'
-      ? Reflect.apply(load, backend, [model, version, call])
-      : Reflect.apply(unload, backend, [model, version]);
+    return action === 'load' ? backend.load(model, version, call) : backend.unload(model, version);
   },
 };
 
@@ -276,7 +273,8 @@ function addToolCall(calls: { [name: string]: Json }[], piece: Json): void {
   const isWhole = typeof whole === 'object' && whole !== null && !Array.isArray(whole);
   if (!isPart || !isWhole) return;
   for (const [name, value] of Object.entries(part)) {
-    whole[name] = typeof value === 'string' ? `${String(whole[name] ?? '')}${value}` : value;
+    const before = whole[name];
+    whole[name] = typeof value === 'string' && typeof before === 'string' ? before + value : value;
   }
 }
 

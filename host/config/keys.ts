@@ -14,6 +14,7 @@ import {
   hostname,
   hosts,
   integer,
+  modelIds,
   type Key,
   origins,
   path,
@@ -122,14 +123,34 @@ export const KEYS = {
   },
   inference: {
     device: choice(['auto', 'cpu', 'cuda'], 'auto', {
-      description: `Where models run; auto tries each. ${later}`,
+      description: 'Where models of this host run; auto tries the accelerator first.',
     }),
-    model_path: path(undefined, { description: `Folder of the models. ${later}` }),
+    model_path: path(undefined, {
+      description:
+        'Folder whose sub-folders are models, each with a `model.json`, beside those that come with the host.',
+    }),
+    workers: integer(0, 256, 0, {
+      description:
+        'Threads that run models, each with its own copy of those that it uses; 0 means one for each processor core.',
+    }),
     max_batch_size: integer(1, 1024, 32, {
-      description: `Inputs that one model run takes at most. ${later}`,
+      description: 'Texts that one run of a model takes at most.',
+    }),
+    max_queued: integer(1, 1_000_000, 4096, {
+      description:
+        'Texts that may wait for a model; more are refused with RESOURCE_EXHAUSTED (429) and Retry-After.',
     }),
     timeout_ms: integer(1, 600_000, 5000, {
-      description: `Deadline of one inference request. ${later}`,
+      description:
+        'Longest time of a request, its wait included; generations go on for as long as the call that asked.',
+    }),
+    memory_mib: integer(16, 1 << 20, 1024, {
+      description:
+        'What loaded models take together, in all threads; for another one, those go that were unused longest.',
+    }),
+    untrusted: modelIds({
+      description:
+        'Models that run in a process of their own, by id or as a beginning and `*`: those whose files you do not trust.',
     }),
     upstreams,
   },

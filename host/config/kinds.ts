@@ -157,6 +157,22 @@ export function plugins(about: About): Key<readonly string[] | undefined> {
   };
 }
 
+/** Ids of models, or beginnings and `*`: a list, or one text with commas between them. */
+export function modelIds(about: About): Key<readonly string[] | undefined> {
+  const id = /^[A-Za-z0-9._:/@-]*[A-Za-z0-9._:/@*-]$/;
+  return {
+    ...about,
+    rule: 'ids of models, or beginnings and *, with commas between them',
+    default: undefined,
+    read: (value) => {
+      const given: unknown = typeof value === 'string' ? value.split(/\s*,\s*/) : value;
+      if (!Array.isArray(given)) return undefined;
+      const read = given.filter((each) => typeof each === 'string' && id.test(each)) as string[];
+      return read.length === given.length ? Object.freeze(read) : undefined;
+    },
+  };
+}
+
 /** Files with their digests, PATH@sha256:HEX, paths in absolute form: a list, or one text with commas. */
 export function digests(about: About): Key<readonly string[] | undefined> {
   const form = /^([^\0,]+)(@sha256:[0-9a-f]{64})$/;

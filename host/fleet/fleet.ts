@@ -270,12 +270,18 @@ class Fleet {
 function share(config: Config): Config {
   const { workers } = config.server;
   const part = (whole: number, least = 1): number => Math.max(least, Math.ceil(whole / workers));
-  const { plugins, database, events } = config;
+  const { plugins, database, events, inference } = config;
   const threads = plugins.threads === 0 ? availableParallelism() - 1 : plugins.threads;
   return {
     ...config,
     database: { ...database, max_connections: part(database.max_connections, 4) },
     events: { ...events, max_per_second: part(events.max_per_second) },
+    inference: {
+      ...inference,
+      workers: part(inference.workers === 0 ? availableParallelism() : inference.workers),
+      memory_mib: part(inference.memory_mib, 16),
+      max_queued: part(inference.max_queued),
+    },
     plugins: {
       ...plugins,
       threads: part(threads),

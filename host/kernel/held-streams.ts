@@ -81,7 +81,7 @@ export class HeldStreams {
 }
 
 class HeldStream {
-  readonly #iterator: AsyncIterator<unknown>;
+  readonly #iterator: AsyncIterator<unknown, unknown>;
   readonly #end: AbortController;
   readonly #items: { item: unknown; bytes: number }[] = [];
   #bytes = 0;
@@ -102,9 +102,10 @@ class HeldStream {
   async #read(observe: (item: unknown) => void): Promise<void> {
     try {
       for (;;) {
-        const { value, done } = await this.#iterator.next();
+        const step: IteratorResult<unknown, unknown> = await this.#iterator.next();
         if (this.#state !== 'open') return;
-        if (done === true) break;
+        if (step.done === true) break;
+        const { value } = step;
         observe(value);
         const bytes = JSON.stringify(value).length;
         this.#items.push({ item: value, bytes });

@@ -3,7 +3,7 @@
  * labels come from configuration, manifests and fixed lists, never from text that a caller or a guest
  * chose, and the number of series is bounded.
  */
-import { AggregatorRegistry, Counter, Gauge, Registry } from 'prom-client';
+import { AggregatorRegistry, Counter, Gauge, Histogram, Registry } from 'prom-client';
 import { measureProcess } from './process.ts';
 import { Timings } from './timings.ts';
 
@@ -54,6 +54,17 @@ export interface Metrics {
     readonly outcome: 'ok' | 'denied' | 'failed';
     readonly seconds: number;
   }) => void;
+  readonly inference: (observation: {
+    /** One that there is. */
+    readonly model: string;
+    readonly operation: string;
+    readonly outcome: 'ok' | 'failed';
+    readonly seconds: number;
+  }) => void;
+  /** Texts of one run of a model. */
+  readonly inferenceBatch: (texts: number) => void;
+  /** Of a model engine that was opened. */
+  readonly inferenceQueue: (source: { queued(): number; memoryBytes(): number }) => void;
   /** Of the code of a plugin's calls. */
   readonly cost: (observation: {
     readonly plugin: string;
@@ -78,7 +89,6 @@ export interface Metrics {
 }
 
 /** Whichever plugin answers it. */
-const INFERENCE = 'noa.api.v1.InferenceService';
 const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'];
 
 export function createMetrics(sources: MetricSources): Metrics {
@@ -128,7 +138,7 @@ export function createMetrics(sources: MetricSources): Metrics {
   });
   const inference = new Timings({
     registry,
-    labels: ['operation', 'outcome'],
+    labels: ['model', 'operation', 'outcome'],
     counter: {
       name: 'inference_requests_total',
       help: 'Requests for inference that were answered, by outcome (ok, failed).',
@@ -182,6 +192,29 @@ export function createMetrics(sources: MetricSources): Metrics {
     ['outcome'],
   );
   gauges(registry, sources);
+  const batches = new Histogram({
+    name: 'noa_inference_batch_texts',
+    help: 'Texts that one run of a model took.',
+    buckets: [1, 2, 4, 8, 16, 32, 64, 128],
+    registers: [registry],
+  });
+  const models: { source?: { queued(): number; memoryBytes(): number } } = {};
+  new Gauge({
+    name: 'noa_inference_queue_depth',
+    help: 'Texts and other work that wait for a model.',
+    registers: [registry],
+    collect() {
+      this.set(models.source?.queued() ?? 0);
+    },
+  });
+  new Gauge({
+    name: 'noa_inference_memory_bytes',
+    help: 'What the loaded models take.',
+    registers: [registry],
+    collect() {
+      this.set(models.source?.memoryBytes() ?? 0);
+    },
+  });
   const closeProcess = measureProcess(registry);
   const denied = new Map<string, Set<string>>();
 
@@ -192,8 +225,12 @@ export function createMetrics(sources: MetricSources): Metrics {
     },
     grpc: ({ service, method, code, seconds }) => {
       grpc.record([service, method, code], seconds);
-      if (service !== INFERENCE) return;
-      inference.record([`${service}/${method}`, code === 'OK' ? 'ok' : 'failed'], seconds);
+    },
+    inference: ({ model, operation, outcome, seconds }) =>
+      inference.record([model, operation, outcome], seconds),
+    inferenceBatch: (texts) => batches.observe(texts),
+    inferenceQueue: (source) => {
+      models.source = source;
     },
     call: (call) => calls.record([call.plugin, call.export, call.code], call.seconds),
     capability: ({ plugin, capability, operation, outcome, seconds }) => {

@@ -165,10 +165,11 @@ t.test('what is observed is exposed', async (t) => {
   m.http({ method: 'GET', route: '/a/:b', status: 200, seconds: 30 });
   m.http({ method: 'BREW', route: '/a/:b', status: 400, seconds: 0.001 });
   m.call({ plugin: 'p', export: 'e', code: 'OK', seconds: 0.1 });
-  const inferred = { service: 'noa.api.v1.InferenceService', method: 'Invoke', seconds: 0.2 };
-  m.grpc({ ...inferred, code: 'OK' });
-  m.grpc({ ...inferred, code: 'UNIMPLEMENTED' });
-  m.grpc({ ...inferred, service: 'noa.api.v1.RetrievalService', code: 'OK' });
+  const inferred = { model: 'm', operation: 'embed', seconds: 0.2 };
+  m.inference({ ...inferred, outcome: 'ok' });
+  m.inference({ ...inferred, outcome: 'failed' });
+  m.inferenceBatch(7);
+  m.inferenceQueue({ queued: () => 3, memoryBytes: () => 4096 });
   m.spans('dropped', 7);
   const denied = {
     plugin: 'p',
@@ -197,9 +198,12 @@ t.test('what is observed is exposed', async (t) => {
     'http_request_duration_seconds_sum{method="GET",route="/a/:b",status="200"} 30.003',
     'http_request_duration_seconds_count{method="GET",route="/a/:b",status="200"} 2',
     'noa_plugin_calls_total{plugin="p",export="e",code="OK"} 1',
-    'inference_requests_total{operation="noa.api.v1.InferenceService/Invoke",outcome="ok"} 1',
-    'inference_requests_total{operation="noa.api.v1.InferenceService/Invoke",outcome="failed"} 1',
-    'inference_duration_seconds_sum{operation="noa.api.v1.InferenceService/Invoke",outcome="ok"} 0.2',
+    'inference_requests_total{model="m",operation="embed",outcome="ok"} 1',
+    'inference_requests_total{model="m",operation="embed",outcome="failed"} 1',
+    'inference_duration_seconds_sum{model="m",operation="embed",outcome="ok"} 0.2',
+    'noa_inference_batch_texts_sum 7',
+    'noa_inference_queue_depth 3',
+    'noa_inference_memory_bytes 4096',
     'noa_trace_spans_total{outcome="dropped"} 7',
     'noa_plugin_denials_total{plugin="p",capability="db"} 1',
     'noa_capability_calls_total{plugin="p",capability="db",operation="query",outcome="ok"} 1',

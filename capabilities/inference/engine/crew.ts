@@ -39,7 +39,7 @@ interface EmbeddingJob {
   readonly plugin: string;
   readonly texts: readonly string[];
   readonly truncate: boolean;
-  readonly fail: (error: unknown) => void;
+  readonly fail: (error: Error) => void;
   readonly done: (embedded: Embedded) => void;
   vectors: Float32Array | undefined;
   tokens: number;
@@ -120,24 +120,27 @@ export class Crew {
   /** Runs at a worker that has nothing else to do but generations. */
   run<Answer>(key: Key, work: Work, call: BackendCall): Promise<Answer> {
     let isAgain = false;
-    return this.#job<Answer>(key, false, call, (station, done, fail) =>
-      station.run<Answer>(key, work, this.#options.limitMs).then(done, (error: unknown) => {
+    return this.#job<Answer>(key, false, call, async (station, done) => {
+      try {
+        done(await station.run<Answer>(key, work, this.#options.limitMs));
+      } catch (error) {
         // Nothing that is run here leaves anything behind, so it may be run twice.
-        if (!(error instanceof WorkerLostError) || isAgain) return fail(error);
+        if (!(error instanceof WorkerLostError) || isAgain) throw error;
         isAgain = true;
         return 'again';
-      }),
-    );
+      }
+      return undefined;
+    });
   }
 
   /** A worker that has a place for a generation; `release` gives it back. */
   place(key: Key, call: BackendCall): Promise<{ station: Station; release: () => void }> {
     return this.#job(key, true, call, (station, done) => {
-      const { promise, resolve } = Promise.withResolvers<void>();
+      const { promise, resolve } = Promise.withResolvers<undefined>();
       this.#places.set(station, this.#placesAt(station) + 1);
       const release = (): void => {
         this.#places.set(station, this.#placesAt(station) - 1);
-        resolve();
+        resolve(undefined);
       };
       done({ station, release });
       return promise;
@@ -156,11 +159,7 @@ export class Crew {
     key: Key,
     isGeneration: boolean,
     call: BackendCall,
-    work: (
-      station: Station,
-      done: (answer: Answer) => void,
-      fail: (error: unknown) => void,
-    ) => Promise<void | 'again'>,
+    work: (station: Station, done: (answer: Answer) => void) => Promise<'again' | undefined>,
   ): Promise<Answer> {
     if (this.#jobs.length >= MAX_JOBS) throw this.#full(1);
     return this.#settled<Answer>(call, (done, fail) => {
@@ -171,11 +170,11 @@ export class Crew {
         run: async (station) => {
           try {
             await this.#options.prepare(station, key);
-            const working = work(station, done, fail);
+            const working = work(station, done);
             this.#held.delete(station);
             if ((await working) === 'again') this.#jobs.unshift(job);
           } catch (error) {
-            fail(error);
+            fail(asError(error));
           } finally {
             this.#held.delete(station);
           }
@@ -191,7 +190,7 @@ export class Crew {
   /** `enter` puts something into a queue and answers how to take it out again. */
   #settled<Answer>(
     call: BackendCall,
-    enter: (done: (answer: Answer) => void, fail: (error: unknown) => void) => () => void,
+    enter: (done: (answer: Answer) => void, fail: (error: Error) => void) => () => void,
   ): Promise<Answer> {
     const { signal } = call;
     if (signal.aborted) throw stopped('inference', call);
@@ -209,7 +208,7 @@ export class Crew {
         },
         (error) => {
           over();
-          reject(error as NoaError);
+          reject(error);
         },
       );
       this.#pump();
@@ -287,7 +286,7 @@ export class Crew {
         } else {
           request.over = true;
           this.#embeddings.remove(request);
-          request.fail(error);
+          request.fail(asError(error));
         }
       }
     } finally {
@@ -319,4 +318,8 @@ function handOut(
     }
     at += count;
   }
+}
+
+function asError(error: unknown): Error {
+  return error instanceof Error ? error : new Error(String(error));
 }

@@ -80,7 +80,7 @@ export class EmbeddingQueue<R extends Request> {
   take(key: Key, truncate: boolean, most: number): Piece<R>[] {
     const pieces: Piece<R>[] = [];
     let room = most;
-    for (const [plugin, line] of [...this.#lines]) {
+    for (const [plugin, line] of Array.from(this.#lines)) {
       if (room === 0) break;
       let served = false;
       for (let at = 0; at < line.length && room > 0;) {

@@ -137,7 +137,7 @@ export class Engine implements Backend {
     const { signal } = call;
     const parts: GeneratedPart[] = [];
     let usage: TokenUsage | undefined;
-    let failure: unknown;
+    let failure: Error | undefined;
     let wake = (): void => undefined;
     const generation = station.generate<TokenUsage>(key, work, (part) => {
       parts.push(part as GeneratedPart); // by the protocol
@@ -146,7 +146,7 @@ export class Engine implements Backend {
     generation.answer
       .then(
         (told) => (usage = told),
-        (error: unknown) => (failure = error),
+        (error: Error) => (failure = error),
       )
       .finally(() => {
         release();
@@ -382,7 +382,7 @@ export class Engine implements Backend {
   #unloadUnused(): void {
     const now = this.#options.now();
     for (const station of this.#stations()) {
-      for (const key of [...station.loaded.keys()]) {
+      for (const key of Array.from(station.loaded.keys())) {
         const at = key.lastIndexOf('@');
         const entry = this.#options.registry.find(key.slice(0, at), key.slice(at + 1));
         const keepMs = entry?.manifest?.keepAliveMs ?? Infinity;

@@ -33,7 +33,9 @@ export function openThread({ received, ended }: LaneEvents): Lane {
   });
   let reason: string | undefined;
   worker.on('message', received);
-  worker.on('error', (error) => (reason = error.message));
+  worker.on('error', (error: Error) => {
+    reason = error.message;
+  });
   worker.on('exit', (code) => ended(reason ?? `the thread ended with ${code}`));
   worker.unref();
   return {
