@@ -13,6 +13,7 @@ export type {
   CollectionInfo,
   Filter,
   Generated,
+  GeneratedItem,
   Inference,
   ModelInfo,
   Point,

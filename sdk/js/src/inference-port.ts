@@ -2,7 +2,7 @@
  * The ports `inference` and `vector` over any way of calling a capability. Invariant: vectors and tensors
  * cross as bytes (32-bit floats are little-endian there as in every JavaScript engine that NOA runs on).
  */
-import type { Inference, VectorPort } from './model-ports.ts';
+import type { GeneratedItem, Inference, VectorPort } from './model-ports.ts';
 
 export interface Parts {
   /** What stands for these bytes in the arguments. */
@@ -38,6 +38,12 @@ export function inferencePort(invoke: InvokeParts): Inference {
     rerank: (model, query, texts) => plain('rerank', { model, query, texts }),
     classify: (model, texts, options = {}) => plain('classify', { model, texts, ...options }),
     generate: (model, request) => plain('generate', { model, ...request }),
+    stream: (model, request) => ({
+      [Symbol.asyncIterator]: () =>
+        read<GeneratedItem>(invoke, () =>
+          plain<{ stream: string }>('generate', { model, ...request, stream: true }),
+        ),
+    }),
     async run(model, inputs, options = {}) {
       const { value, bytesOf } = await invoke<{
         version: string;
@@ -62,6 +68,30 @@ export function inferencePort(invoke: InvokeParts): Inference {
     },
     manage: (model, action, options = {}) => plain('manage', { model, action, ...options }),
   };
+}
+
+/** The items of what a capability answers as a stream, as it is asked for them. */
+async function* read<Item>(
+  invoke: InvokeParts,
+  open: () => Promise<{ stream: string }>,
+): AsyncGenerator<Item, undefined> {
+  const { stream } = await open();
+  let isOpen = true;
+  try {
+    while (isOpen) {
+      const { value } = await invoke<{ items: Item[]; done: boolean }>('stream', 'next', () => ({
+        stream,
+      }));
+      isOpen = !value.done;
+      yield* value.items;
+    }
+  } catch (error) {
+    isOpen = false;
+    throw error;
+  } finally {
+    if (isOpen) await invoke('stream', 'close', () => ({ stream }));
+  }
+  return undefined;
 }
 
 export function vectorPort(invoke: InvokeParts): VectorPort {

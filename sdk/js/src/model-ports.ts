@@ -17,6 +17,13 @@ export interface Generated {
   usage?: TokenUsage;
 }
 
+export interface GeneratedItem {
+  /** What is new: `content`, `role`, `tool_calls`. */
+  delta?: { [name: string]: Json };
+  finishReason?: Generated['finishReason'];
+  usage?: TokenUsage;
+}
+
 export interface TensorData {
   name: string;
   shape: number[];
@@ -64,6 +71,13 @@ export interface Inference {
       readonly parameters?: { readonly [name: string]: Json };
     },
   ): Promise<Generated>;
+  /** The same bit by bit, at the pace of the loop; leaving the loop ends the generation. */
+  stream(
+    model: string,
+    request: ({ readonly prompt: string } | { readonly messages: readonly object[] }) & {
+      readonly parameters?: { readonly [name: string]: Json };
+    },
+  ): AsyncIterable<GeneratedItem>;
   /** The outputs of a model for input tensors. */
   run(
     model: string,

@@ -4,7 +4,6 @@ import type { CapabilityRequest, Manifest } from '../manifest.ts';
 import type { Capabilities } from '../ports.ts';
 import { TypeWriter } from './schema-types.ts';
 
-/** The operations that each port has a method for. */
 /** The ports that a plugin may ask for, with their operations. */
 export const PORTS: {
   readonly [Port in keyof Capabilities]: readonly string[];
@@ -22,6 +21,7 @@ export const PORTS: {
 /** Of operations whose method does not simply have their name. */
 const METHODS: { readonly [operation: string]: readonly string[] } = {
   'blob.read': ['read', 'readText'],
+  'inference.generate': ['generate', 'stream'],
   'vector.manage': ['create', 'delete', 'list', 'describe', 'alias', 'unalias'],
   'vector.delete': ['deletePoints'],
 };

@@ -7,6 +7,7 @@ import { NoaError } from '../errors.ts';
 import type { Json } from '../json.ts';
 import type { CapabilityRequest, Manifest } from '../manifest.ts';
 import { FakeEvents } from './fake-events.ts';
+import { FakeModels } from './fake-models.ts';
 import { FakeHttp, httpResource } from './fake-http.ts';
 import { FakeBlob, FakeSecrets, prefixOf } from './fake-storage.ts';
 import { FakeCache, FakeDb, FakePlugins, copy, isObject, text } from './fakes.ts';
@@ -31,6 +32,7 @@ export class FakeDoor {
   readonly secrets: FakeSecrets = new FakeSecrets();
   readonly http: FakeHttp = new FakeHttp();
   readonly events: FakeEvents;
+  readonly models: FakeModels;
   readonly plugin: FakePlugins = new FakePlugins();
   readonly calls: CapabilityCall[] = [];
   readonly lines: LogLine[] = [];
@@ -42,6 +44,7 @@ export class FakeDoor {
     this.cache = new FakeCache(now);
     this.blob = new FakeBlob(now);
     this.events = new FakeEvents(manifest.name, now);
+    this.models = new FakeModels();
     this.#requests = manifest.capabilities ?? [];
   }
 
@@ -63,6 +66,9 @@ export class FakeDoor {
       this.write(fields['fields'] === undefined ? line : { ...line, fields: fields['fields'] });
       return {};
     }
+    if (capability === 'stream' && operation !== 'emit') {
+      return this.models.read(operation, text(fields, 'stream'));
+    }
     if (capability === 'stream' && operation === 'emit') {
       this.emitted.push(fields['value'] ?? null);
       return {};
@@ -76,6 +82,7 @@ export class FakeDoor {
     if (capability === 'http') return this.http.invoke(operation, fields);
     if (capability === 'events') return this.events.invoke(operation, fields);
     if (capability === 'plugin') return this.plugin.invoke(operation, fields);
+    if (capability === 'inference') return copy(this.models.invoke(operation, fields));
     throw new NoaError(
       'INVALID_ARGUMENT',
       `the test host has no capability ${JSON.stringify(capability)}`,
@@ -121,5 +128,6 @@ function resourceOf(
   if (capability === 'http') return httpResource(`${text(args, 'method')} ${text(args, 'url')}`);
   if (capability === 'cache') return text(args, 'key');
   if (capability === 'events') return text(args, 'subject');
+  if (capability === 'inference') return operation === 'models' ? undefined : text(args, 'model');
   return capability === 'plugin' ? `${text(args, 'plugin')}/${text(args, 'export')}` : undefined;
 }
