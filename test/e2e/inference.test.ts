@@ -241,6 +241,17 @@ t.test('models are loaded, listed and unloaded; the host is ready and counts', a
   t.notMatch(String(body['text']), /use-none/, 'unknown models are no labels');
 });
 
+t.test('the example sorts messages and finds answers', async (t) => {
+  await host.install(await bundleOf('plugins/examples/triage'));
+  await host.approve('triage');
+  await eventually('it serves', async () => {
+    const sorted = await host.call('triage', 'sort', { text: 'My card was charged twice.' });
+    return sorted.status === 200 && sorted.body['about'] === 'billing and payment';
+  });
+  const path = '/plugins/triage/answer?question=How%20long%20does%20delivery%20take%3F';
+  t.match(await host.get(path), { body: { answer: 'Within three days.' } });
+});
+
 t.test('a grant that is revoked holds no more, and all is in the audit', async (t) => {
   await host.request('DELETE', `/v1/grants/${grants.get('inference')}`);
   const { status } = await host.call('thinker', 'alike', { texts: ['a'] });
