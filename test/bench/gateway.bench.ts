@@ -28,7 +28,7 @@ import { HTTP_FLAGS } from '../../host/transports/http.ts';
 import { CONNECTION_LIMITS } from '../../host/transports/listener.ts';
 import { Port } from '../../host/transports/port/port.ts';
 import { ADMIN, startFront } from '../transports/front.ts';
-import { Client, median, report, ServerProcess, type Shot } from './load.ts';
+import { Client, median, report, ServerProcess, type Shot, stayAwake } from './load.ts';
 
 /** In the order in which they are put on: each has what the ones before it have. */
 const LAYERS = [
@@ -47,8 +47,8 @@ type Layer = (typeof LAYERS)[number][0];
 const AIM = 1.75;
 const AIMED_AT = 'traced-1';
 const CONNECTIONS = 32;
-const WARM_UP = 16_000;
-const REQUESTS = 4000;
+const WARM_UP = 64_000;
+const REQUESTS = 12_000;
 const ROUNDS = 9;
 const LOAD_MS = 8000;
 const PATH = '/v1/hosts';
@@ -191,6 +191,7 @@ async function load(port: number, { request, answerEnd }: Shot): Promise<void> {
   );
   const until = async (end: number): Promise<number[]> => {
     const times: number[] = [];
+    using _awake = stayAwake();
     const drive = async (client: Client): Promise<void> => {
       for (let at = performance.now(); at < end;) {
         await client.one();
