@@ -16,8 +16,8 @@ const FIELDS = ['calls', 'rows', 'tokens', 'bytes', 'ms'] as const;
 export class Budgets {
   readonly #accounts = new Map<string, Account>();
 
-  /** Opens the token's account at its first use. */
-  #open(claims: Claims): void {
+  /** Opens the token's account, which else is done at its first use. */
+  open(claims: Claims): void {
     if (this.#accounts.has(claims.id)) return;
     const left = {
       calls: Infinity,
@@ -33,7 +33,7 @@ export class Budgets {
   /** Takes one call. Throws RESOURCE_EXHAUSTED, naming the field, when the token or an ancestor is spent. */
   begin(claims: Claims): void {
     if (claims.budget === undefined && claims.parent === undefined) return;
-    this.#open(claims);
+    this.open(claims);
     for (const account of this.#line(claims.id)) {
       const spent = FIELDS.find((field) => account.left[field] <= 0);
       if (spent !== undefined) {

@@ -27,7 +27,7 @@ import { createHttpServer, type HttpServerOptions } from '../../host/transports/
 import { openApi } from '../../host/transports/openapi/document.ts';
 import { Conformance, type OpenApiDocument } from './conformance.ts';
 import { MemoryEvents } from './memory-events.ts';
-import { MemoryStore } from './memory-store.ts';
+import { MemoryCallerTokens, MemoryStore } from './memory-store.ts';
 
 export const ADMIN = 'admin-token-of-at-least-32-characters';
 export const READER = 'reader-token-of-at-least-32-character';
@@ -133,6 +133,7 @@ export async function startFront(
   const exports = new Map<string, Exports>();
   const kernel = new Kernel({
     store: new MemoryStore(),
+    callerTokens: new MemoryCallerTokens(),
     loader: loaderOf(exports),
     capabilities: () => [
       storage,
@@ -171,6 +172,7 @@ export async function startFront(
   const server = createHttpServer({
     version: '9.9.9',
     administration: kernel.administration,
+    callers: kernel.callers,
     secrets: kernel.secrets,
     hosts: {
       list: () =>
