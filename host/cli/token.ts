@@ -103,12 +103,12 @@ function withInput(command: Command): Command {
     .option(
       '--allow <right>',
       'the plugins may use only what is listed, such as db.query:notes.*; again for more',
-      (text: string, before: Reach[] = []) => [...before, readReach(text)],
+      (text: string, before?: Reach[]) => [...(before ?? []), readReach(text)],
     )
     .option(
       '--budget <amount>',
       'such as calls=100, or rows, tokens, bytes, ms; again for more',
-      (text: string, before: [string, number][] = []) => [...before, readAmount(text)],
+      (text: string, before?: [string, number][]) => [...(before ?? []), readAmount(text)],
     )
     .option('--ttl <seconds>', '60 to 300; 300 when absent', Number);
 }

@@ -8,7 +8,7 @@ import type {
   CallerTokenView,
   Reach,
 } from '../kernel/caller-tokens.ts';
-import { count, list, object, oneOf, orNull, page, text, time } from './answer-schema.ts';
+import { list, object, oneOf, orNull, page, text, time } from './answer-schema.ts';
 import { actorOf, nameIn, principalOf } from './identity.ts';
 import { PAGE_QUERY, pageOf, type PageQuery, placeOf } from './paging.ts';
 import { created, resource } from './resource.ts';
@@ -91,12 +91,7 @@ const VIEW = {
   rights: orNull(
     list(object<Reach>({ capability: text(), operations: list(text()), resources: list(text()) })),
   ),
-  budget: orNull(
-    object<NonNullable<Required<CallerTokenView['budget']>>>(
-      { calls: count(), rows: count(), tokens: count(), bytes: count(), ms: count() },
-      { optional: ['calls', 'rows', 'tokens', 'bytes', 'ms'] as never },
-    ),
-  ),
+  budget: orNull(budget),
   level: orNull(oneOf(LEVELS, 'Of its rate limit; null counts as L5.')),
   createdBy: text(),
   createdAt: time(),

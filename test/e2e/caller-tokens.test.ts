@@ -30,7 +30,8 @@ async function mint(input: object, by = one.token, path = '/v1/tokens'): Promise
   const authorization = `Bearer ${by}`;
   const { status, body } = await one.request('POST', path, input, { authorization });
   if (status !== 201) throw new Error(JSON.stringify(body));
-  const made = body as unknown as Made;
+  const { id, token, expiresAt } = body;
+  const made: Made = { id: String(id), token: String(token), expiresAt: String(expiresAt) };
   given.push(made.token);
   return made;
 }
