@@ -29,7 +29,8 @@ const ISSUER = 'noa';
 const AUDIENCE = 'noa';
 const MAX_DEPTH = 8;
 const MAX_TOKENS = 10_000;
-const MAX_CHILDREN = 100;
+/** That descend from one that was minted, itself included. */
+const MAX_FAMILY = 1000;
 const BUDGET_FIELDS = ['calls', 'rows', 'tokens', 'bytes', 'ms'] as const;
 
 /** Operations on resources, without the grants that allow them: those are the plugins' own. */
@@ -73,8 +74,8 @@ export interface CallerTokenTx {
 /** What is kept of them. */
 export interface CallerTokenStore {
   in(tx: StoreTx): CallerTokenTx;
-  /** A child. False when its parent is gone or has `most` children. */
-  putChild(token: CallerTokenView, most: number): Promise<boolean>;
+  /** A child. False when its parent is gone, or `root`, which all of them descend from, has a family of `most`. */
+  putChild(token: CallerTokenView, root: string, most: number): Promise<boolean>;
   /** The token and its ancestors, itself first; none when it is gone. */
   line(id: string, now: string): Promise<readonly CallerTokenView[]>;
   /** Which of these are there. */
@@ -149,11 +150,13 @@ export class CallerTokens {
     const view = this.#view(input, subject, level, subject, parent);
     assertNarrower(view, parent);
     const at = this.#at();
-    if ((await this.#options.store.line(parent.id, at)).length >= MAX_DEPTH) {
+    const line = await this.#options.store.line(parent.id, at);
+    if (line.length >= MAX_DEPTH) {
       throw new NoaError('RESOURCE_EXHAUSTED', `tokens descend ${MAX_DEPTH} deep at most`);
     }
-    if (!(await this.#options.store.putChild(view, MAX_CHILDREN))) {
-      const text = `the token was revoked, or ${MAX_CHILDREN} tokens descend from it already`;
+    const root = line.at(-1)?.id ?? parent.id;
+    if (!(await this.#options.store.putChild(view, root, MAX_FAMILY))) {
+      const text = `the token was revoked, or it and those that descend from the same are ${MAX_FAMILY} already`;
       throw new NoaError('RESOURCE_EXHAUSTED', text);
     }
     this.#options.audit.record(event('token.attenuate', subject, null, describe(view)));

@@ -20,6 +20,11 @@ interface Row {
 
 const COLUMNS =
   'id, parent, subject, calls, rights, budget, level, created_by, created_at, expires_at';
+const FAMILY_SIZE = `with recursive family as (
+    select id from noa.caller_tokens where id = $1
+    union all
+    select below.id from noa.caller_tokens below join family on below.parent = family.id)
+  select count(*) from family`;
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 export class PostgresCallerTokens implements CallerTokenStore {
@@ -47,15 +52,16 @@ export class PostgresCallerTokens implements CallerTokenStore {
     };
   }
 
-  putChild(token: CallerTokenView, most: number): Promise<boolean> {
+  putChild(token: CallerTokenView, root: string, most: number): Promise<boolean> {
     return connected(this.#pool, async (client) => {
       await client.query('begin');
       try {
-        // Held to the end, so that of many at once each counts the others, and none outlives its parent.
+        // Held to the end, so that of many at once each counts the others, and none outlives its parent. The
+        // root goes first, as it does when the family is deleted.
         const lock = 'select id from noa.caller_tokens where id = $1 for update';
+        await client.query(lock, [root]);
         const parents = await client.query(lock, [token.parent]);
-        const sql = 'select count(*) from noa.caller_tokens where parent = $1';
-        const { rows } = await client.query<{ count: string }>(sql, [token.parent]);
+        const { rows } = await client.query<{ count: string }>(FAMILY_SIZE, [root]);
         const hasRoom = parents.rowCount === 1 && Number(rows[0]?.count) < most;
         if (hasRoom) await insert(client, token);
         await client.query('commit');

@@ -38,10 +38,15 @@ export class MemoryCallerTokens implements CallerTokenStore {
     return this.#tokens.delete(id);
   }
 
-  putChild(token: CallerTokenView, most: number): Promise<boolean> {
+  #familySize(id: string): number {
+    const children = [...this.#tokens.values()].filter(({ parent }) => parent === id);
+    return children.reduce((size, child) => size + this.#familySize(child.id), 1);
+  }
+
+  putChild(token: CallerTokenView, root: string, most: number): Promise<boolean> {
     const { parent } = token;
-    const children = [...this.#tokens.values()].filter((each) => each.parent === parent);
-    const hasRoom = parent !== null && this.#tokens.has(parent) && children.length < most;
+    const hasParent = parent !== null && this.#tokens.has(parent);
+    const hasRoom = hasParent && this.#familySize(root) < most;
     if (hasRoom) this.#tokens.set(token.id, token);
     return Promise.resolve(hasRoom);
   }
