@@ -42,7 +42,7 @@ export interface CallerTokenInput {
   readonly calls: readonly string[];
   /** What the called plugins may use, as far as they have it; all that they have when absent. */
   readonly rights?: readonly Reach[];
-  /** Of all calls together, counted by each host for itself. */
+  /** Of all calls together; what other hosts spend of it counts a second later. */
   readonly budget?: Budget;
   /** Seconds, 60 to 300; 300 when absent. */
   readonly lifeSeconds?: number;
@@ -71,6 +71,12 @@ export interface CallerTokenTx {
   delete(id: string): Promise<boolean>;
 }
 
+/** What was spent of one token's budget. */
+export interface Spending {
+  readonly id: string;
+  readonly spent: Budget;
+}
+
 /** What is kept of them. */
 export interface CallerTokenStore {
   in(tx: StoreTx): CallerTokenTx;
@@ -80,6 +86,8 @@ export interface CallerTokenStore {
   line(id: string, now: string): Promise<readonly CallerTokenView[]>;
   /** Which of these are there. */
   present(ids: readonly string[]): Promise<readonly string[]>;
+  /** Adds what was spent of these budgets, and tells what all hosts have. Of those that are gone, nothing. */
+  spend(spent: readonly Spending[]): Promise<readonly Spending[]>;
   /** In order of id. */
   list(after: string | undefined, limit: number, now: string): Promise<readonly CallerTokenView[]>;
   sweep(now: string): Promise<void>;
@@ -97,7 +105,7 @@ export interface CallerTokensOptions {
   readonly audit: Pick<Audit<StoreTx>, 'change' | 'record'>;
   readonly rootKey: Uint8Array;
   readonly tokens: Pick<TokenService, 'adopt' | 'revoke'>;
-  readonly budgets: Pick<Budgets, 'open' | 'begin' | 'end'>;
+  readonly budgets: Pick<Budgets, 'open' | 'begin' | 'end' | 'take' | 'keep' | 'settle'>;
   /** Has this host take over what was changed. */
   readonly sync: () => Promise<void>;
   /** Throws INVALID_ARGUMENT for what no capability of this host has; answers the canonical form. */
@@ -111,7 +119,7 @@ export class CallerTokens {
   readonly #options: CallerTokensOptions;
   readonly #keys: KeyRing;
   /** Tokens whose children live here, until they expire. */
-  readonly #adopted = new Map<string, number>();
+  readonly #adopted = new Map<string, { readonly expiresAt: number; readonly budget: Budget | null }>();
 
   constructor(options: CallerTokensOptions) {
     this.#options = options;
@@ -189,7 +197,9 @@ export class CallerTokens {
     const line = await this.#lineOf(text);
     const [view] = line;
     if (view === undefined) return undefined;
+    const isNew = line.some(({ id, budget }) => budget !== null && !this.#adopted.has(id));
     for (const each of line.toReversed()) this.#adopt(each);
+    if (isNew) await this.shareBudgets();
     const { subject, level } = view;
     const rights = view.rights?.map((reach) => ({ ...reach, grants: [] }));
     const principal: Principal = {
@@ -251,10 +261,26 @@ export class CallerTokens {
     }
   }
 
+  /** Tells other hosts what was spent here, and hears what was spent there. */
+  async shareBudgets(): Promise<void> {
+    const { budgets, store } = this.#options;
+    const shared = [...this.#adopted].filter(([, { budget }]) => budget !== null);
+    if (shared.length === 0) return;
+    const spent = shared.map(([id]) => ({ id, spent: budgets.take(id) }));
+    try {
+      for (const { id, spent: told } of await store.spend(spent)) {
+        budgets.settle(id, this.#adopted.get(id)?.budget ?? {}, told);
+      }
+    } catch (error) {
+      for (const { id, spent: taken } of spent) budgets.keep(id, taken);
+      throw error;
+    }
+  }
+
   /** Forgets what has expired, here and in the store. */
   async sweep(): Promise<void> {
     const now = this.#options.now();
-    for (const [id, expiresAt] of this.#adopted) if (expiresAt < now) this.#adopted.delete(id);
+    for (const [id, { expiresAt }] of this.#adopted) if (expiresAt < now) this.#adopted.delete(id);
     await this.#options.store.sweep(this.#at());
   }
 
@@ -262,8 +288,8 @@ export class CallerTokens {
     if (this.#adopted.has(view.id)) return;
     const claims = claimsOf(view);
     this.#options.tokens.adopt(claims);
-    this.#options.budgets.open(claims);
-    this.#adopted.set(view.id, claims.expiresAt * 1000);
+    this.#options.budgets.open(claims, view.budget !== null);
+    this.#adopted.set(view.id, { expiresAt: claims.expiresAt * 1000, budget: view.budget });
   }
 
   async #lineOf(text: string): Promise<readonly CallerTokenView[]> {

@@ -273,6 +273,7 @@ export class Kernel {
       if (following) return;
       following = true;
       follow()
+        .then(() => this.callers.shareBudgets())
         .then(() => (away = false))
         .catch((error: unknown) => {
           // Said once for each time that the database goes away, not every second.

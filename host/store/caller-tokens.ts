@@ -1,6 +1,6 @@
 /** The capability tokens of machine callers in PostgreSQL: a token is good while its row is there. */
 import type { Pool, PoolClient } from 'pg';
-import type { CallerTokenStore, CallerTokenTx, CallerTokenView } from '../kernel/caller-tokens.ts';
+import type { CallerTokenStore, CallerTokenTx, CallerTokenView, Spending } from '../kernel/caller-tokens.ts';
 import type { StoreTx } from '../kernel/store.ts';
 import { connected } from './connected.ts';
 import { clientOf } from './postgres.ts';
@@ -25,6 +25,18 @@ const FAMILY_SIZE = `with recursive family as (
     union all
     select below.id from noa.caller_tokens below join family on below.parent = family.id)
   select count(*) from family`;
+const added = (field: string): string =>
+  `'${field}', coalesce((token.spent->>'${field}')::float8, 0) + more."${field}"`;
+/** Hosts that spend of the same tokens lock them in one order. */
+const SPEND = `with more as (
+    select * from jsonb_to_recordset($1) as
+      one(id uuid, calls float8, "rows" float8, tokens float8, bytes float8, ms float8)),
+  locked as (
+    select id from noa.caller_tokens where id in (select id from more) order by id for update)
+  update noa.caller_tokens token
+  set spent = jsonb_build_object(${['calls', 'rows', 'tokens', 'bytes', 'ms'].map(added).join(', ')})
+  from more join locked on locked.id = more.id
+  where token.id = more.id`;
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 export class PostgresCallerTokens implements CallerTokenStore {
@@ -92,6 +104,16 @@ export class PostgresCallerTokens implements CallerTokenStore {
   async present(ids: readonly string[]): Promise<readonly string[]> {
     const sql = 'select id from noa.caller_tokens where id = any ($1)';
     return (await this.#rows<{ id: string }>(sql, [ids])).map(({ id }) => id);
+  }
+
+  async spend(spent: readonly Spending[]): Promise<readonly Spending[]> {
+    const more = spent.filter((one) => Object.values(one.spent).some((amount) => amount > 0));
+    if (more.length > 0) {
+      const flat = more.map(({ id, spent: amounts }) => ({ id, ...amounts }));
+      await this.#rows(SPEND, [JSON.stringify(flat)]);
+    }
+    const sql = 'select id, spent from noa.caller_tokens where id = any ($1)';
+    return this.#rows<Spending>(sql, [spent.map(({ id }) => id)]);
   }
 
   async list(after: string | undefined, limit: number, now: string) {

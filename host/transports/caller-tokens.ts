@@ -26,7 +26,7 @@ const budget: JsonSchema = {
       { type: 'number', minimum: 0 },
     ]),
   ),
-  description: 'What all calls together may use; each host counts for itself.',
+  description: 'What all calls together may use; what other hosts spend of it counts a second later.',
 };
 const pattern: JsonSchema = { type: 'string', minLength: 1, maxLength: 256 };
 const patterns: JsonSchema = { type: 'array', items: pattern, minItems: 1, maxItems: 64 };

@@ -1,6 +1,7 @@
 /** Capability tokens of machine callers: what they let their bearers do, on two hosts, from the command line and over REST. */
 import { createHmac, hkdfSync } from 'node:crypto';
 import { SignJWT, UnsecuredJWT } from 'jose';
+import { Pool } from 'pg';
 import t from 'tap';
 import { WebSocket } from 'ws';
 import { bundleOf, eventually, type RunningHost } from './running-host.ts';
@@ -14,7 +15,9 @@ interface Made {
   readonly expiresAt: string;
 }
 
-const { one, two } = await twoHosts(t);
+const { one, two, url } = await twoHosts(t);
+const database = new Pool({ connectionString: url });
+t.teardown(() => database.end());
 await one.install(await bundleOf('plugins/examples/notes'));
 await one.install(await bundleOf('plugins/examples/orders'));
 await one.approve('notes');
@@ -183,6 +186,25 @@ t.test('a budget ends, whoever of the family spends it', async (t) => {
   }
   t.match(answer, { status: 429, body: { code: 'RESOURCE_EXHAUSTED' } });
   t.match(await call(one, parent.token, 'notes/create', note), { status: 429 });
+  await eventually('the other host has heard of it', async () => {
+    const { rows } = await database.query(
+      `select from noa.caller_tokens where id = $1 and (spent->>'calls')::float8 >= 7`,
+      [parent.id],
+    );
+    return rows.length === 1;
+  });
+  t.match(await call(two, parent.token, 'notes/create', note), { status: 429 });
+  t.match(await call(two, child.token, 'notes/create', note), { status: 429 });
+
+  // Far more than this test could spend itself, as a third host would tell of it.
+  const busy = await mint({ caller: 'billing', calls: ['notes/*'], budget: { calls: 100_000 } });
+  t.match(await call(two, busy.token, 'notes/create', note), { status: 200 });
+  const told = `update noa.caller_tokens set spent = '{"calls": 100000}' where id = $1`;
+  await database.query(told, [busy.id]);
+  await eventually(
+    'a host that knows the token hears of it',
+    async () => (await call(two, busy.token, 'notes/create', note)).status === 429,
+  );
 });
 
 t.test(

@@ -5,6 +5,7 @@ import type {
   CallerTokenStore,
   CallerTokenTx,
   CallerTokenView,
+  Spending,
 } from '../../host/kernel/caller-tokens.ts';
 import type { Grant } from '../../host/kernel/grants.ts';
 import type {
@@ -19,10 +20,12 @@ import type {
   StoreTx,
 } from '../../host/kernel/store.ts';
 import type { TokenKey } from '../../host/kernel/key-ring.ts';
+import type { Budget } from '../../host/kernel/tokens.ts';
 
 /** Capability tokens of callers in memory. */
 export class MemoryCallerTokens implements CallerTokenStore {
   readonly #tokens = new Map<string, CallerTokenView>();
+  readonly #spent = new Map<string, Budget>();
 
   in(): CallerTokenTx {
     return {
@@ -60,6 +63,16 @@ export class MemoryCallerTokens implements CallerTokenStore {
       next = token.parent;
     }
     return Promise.resolve(line);
+  }
+
+  /** One host alone: it knows what it has spent. */
+  spend(spent: readonly Spending[]): Promise<Spending[]> {
+    for (const { id, spent: more } of spent) {
+      const sum: Record<string, number> = { ...this.#spent.get(id) };
+      for (const [field, amount] of Object.entries(more)) sum[field] = (sum[field] ?? 0) + amount;
+      this.#spent.set(id, sum);
+    }
+    return Promise.resolve(spent.map(({ id }) => ({ id, spent: { ...this.#spent.get(id) } })));
   }
 
   present(ids: readonly string[]): Promise<string[]> {
