@@ -1,7 +1,7 @@
 /** `noa token …`: capability tokens of machine callers, and the keys that sign capability tokens. */
 import { type Command, InvalidArgumentError } from 'commander';
 import type { Json } from '@noa/sdk/host';
-import type { CallerTokenView } from '../kernel/caller-tokens.ts';
+import type { CallerTokenView } from '../kernel/caller-token-records.ts';
 import type { TokenKey } from '../kernel/key-ring.ts';
 import { segment } from './auth-path.ts';
 import type { Session } from './session.ts';

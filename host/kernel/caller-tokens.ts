@@ -8,90 +8,31 @@ import { covers, NoaError } from '@noa/sdk/host';
 import { errors, jwtVerify, SignJWT } from 'jose';
 import type { Audit } from './audit.ts';
 import type { Budgets } from './budgets.ts';
+import {
+  assertNarrower,
+  AUDIENCE,
+  BUDGET_FIELDS,
+  type CallerTokenInput,
+  type CallerTokenStore,
+  type CallerTokenView,
+  claimsOf,
+  describe,
+  type Reach,
+} from './caller-token-records.ts';
 import type { Principal } from './chain.ts';
-import { overlap, type Right } from './grants.ts';
+import type { Right } from './grants.ts';
 import { KeyRing, MAX_LIFE, type TokenKey } from './key-ring.ts';
 import { event } from './records.ts';
 import type { StoreTx } from './store.ts';
-import {
-  type Budget,
-  type Claims,
-  isBudget,
-  MIN_LIFE,
-  type Token,
-  type TokenService,
-} from './tokens.ts';
+import { type Budget, isBudget, MIN_LIFE, type Token, type TokenService } from './tokens.ts';
 
 /** Of the header `typ`, by which a token is known for what it is before it is verified. */
 export const CALLER_TOKEN_TYPE = 'noa-caller+jwt';
 const ISSUER = 'noa';
-/** Any host of these. */
-const AUDIENCE = 'noa';
 const MAX_DEPTH = 8;
 const MAX_TOKENS = 10_000;
 /** That descend from one that was minted, itself included. */
 const MAX_FAMILY = 1000;
-const BUDGET_FIELDS = ['calls', 'rows', 'tokens', 'bytes', 'ms'] as const;
-
-/** Operations on resources, without the grants that allow them: those are the plugins' own. */
-export type Reach = Omit<Right, 'grants'>;
-
-/** What a token is to hold. */
-export interface CallerTokenInput {
-  /** Exports that its bearer may call: `plugin/export`, or a prefix that ends in `*`. */
-  readonly calls: readonly string[];
-  /** What the called plugins may use, as far as they have it; all that they have when absent. */
-  readonly rights?: readonly Reach[];
-  /** Of all calls together; what other hosts spend of it counts a second later. */
-  readonly budget?: Budget;
-  /** Seconds, 60 to 300; 300 when absent. */
-  readonly lifeSeconds?: number;
-}
-
-/** As it is kept and shown; its text is shown once. */
-export interface CallerTokenView {
-  readonly id: string;
-  readonly parent: string | null;
-  /** `caller:<name>`: who it speaks for in logs, limits and the audit. */
-  readonly subject: string;
-  readonly calls: readonly string[];
-  readonly rights: readonly Reach[] | null;
-  readonly budget: Budget | null;
-  /** Of its rate limit. */
-  readonly level: string | null;
-  readonly createdBy: string;
-  readonly createdAt: string;
-  readonly expiresAt: string;
-}
-
-export interface CallerTokenTx {
-  put(token: CallerTokenView): Promise<void>;
-  count(now: string): Promise<number>;
-  /** With all that descend from it; false when there is none. */
-  delete(id: string): Promise<boolean>;
-}
-
-/** What was spent of one token's budget. */
-export interface Spending {
-  readonly id: string;
-  readonly spent: Budget;
-}
-
-/** What is kept of them. */
-export interface CallerTokenStore {
-  in(tx: StoreTx): CallerTokenTx;
-  /** A child. False when its parent is gone, or `root`, which all of them descend from, has a family of `most`. */
-  putChild(token: CallerTokenView, root: string, most: number): Promise<boolean>;
-  /** The token and its ancestors, itself first; none when it is gone. */
-  line(id: string, now: string): Promise<readonly CallerTokenView[]>;
-  /** Which of these are there. */
-  present(ids: readonly string[]): Promise<readonly string[]>;
-  /** Adds what was spent of these budgets, and tells what all hosts have. Of those that are gone, nothing. */
-  spend(spent: readonly Spending[]): Promise<readonly Spending[]>;
-  /** In order of id. */
-  list(after: string | undefined, limit: number, now: string): Promise<readonly CallerTokenView[]>;
-  sweep(now: string): Promise<void>;
-}
 
 /** A token whose bearer was let in, as a part of their Principal. */
 export interface CallerToken {
@@ -119,7 +60,10 @@ export class CallerTokens {
   readonly #options: CallerTokensOptions;
   readonly #keys: KeyRing;
   /** Tokens whose children live here, until they expire. */
-  readonly #adopted = new Map<string, { readonly expiresAt: number; readonly budget: Budget | null }>();
+  readonly #adopted = new Map<
+    string,
+    { readonly expiresAt: number; readonly budget: Budget | null }
+  >();
 
   constructor(options: CallerTokensOptions) {
     this.#options = options;
@@ -385,66 +329,4 @@ export class CallerTokens {
   #at(): string {
     return new Date(this.#options.now()).toISOString();
   }
-}
-
-/** As the tokens of plugins are told of it, for it stands above theirs. */
-function claimsOf(view: CallerTokenView): Claims {
-  const { id, parent, subject, budget, createdAt, expiresAt } = view;
-  return {
-    id,
-    parent: parent ?? undefined,
-    kid: '',
-    plugin: subject,
-    instance: AUDIENCE,
-    generation: 0,
-    issuedAt: Date.parse(createdAt) / 1000,
-    expiresAt: Date.parse(expiresAt) / 1000,
-    rights: [],
-    budget: budget ?? undefined,
-  };
-}
-
-/** Throws PERMISSION_DENIED with what of a token its parent does not hold. */
-function assertNarrower(view: CallerTokenView, parent: CallerTokenView): void {
-  const isIn = (patterns: readonly string[]) => (resource: string) =>
-    patterns.some((pattern) => overlap(pattern, resource) === resource);
-  const call = view.calls.find((resource) => !isIn(parent.calls)(resource));
-  if (call !== undefined) throw wider(`calls: ${call}`);
-  if (parent.rights !== null) {
-    if (view.rights === null) throw wider('rights: all that the plugins have');
-    for (const { capability, operations, resources } of view.rights) {
-      for (const operation of operations) {
-        const held = parent.rights
-          .filter(
-            (right) => right.capability === capability && right.operations.includes(operation),
-          )
-          .flatMap((right) => right.resources);
-        const lacking = resources.find((resource) => !isIn(held)(resource));
-        if (lacking !== undefined) throw wider(`rights: ${capability}.${operation} on ${lacking}`);
-      }
-    }
-  }
-  for (const field of BUDGET_FIELDS) {
-    const most = parent.budget?.[field] ?? Infinity;
-    const wanted = view.budget?.[field];
-    if (wanted !== undefined && wanted > most) throw wider(`budget: ${field} over ${most}`);
-  }
-}
-
-function wider(what: string): NoaError {
-  return new NoaError(
-    'PERMISSION_DENIED',
-    `${what} is more than the token holds that makes this one`,
-  );
-}
-
-function describe({ id, parent, calls, rights, budget, expiresAt }: CallerTokenView) {
-  return {
-    token: id,
-    ...(parent === null ? {} : { parent }),
-    calls: calls.slice(0, 16),
-    rights: (rights ?? []).slice(0, 16).map(({ capability }) => capability),
-    ...(budget === null ? {} : { budget: { ...budget } }),
-    expiresAt,
-  };
 }

@@ -1,6 +1,11 @@
 /** The capability tokens of machine callers in PostgreSQL: a token is good while its row is there. */
 import type { Pool, PoolClient } from 'pg';
-import type { CallerTokenStore, CallerTokenTx, CallerTokenView, Spending } from '../kernel/caller-tokens.ts';
+import type {
+  CallerTokenStore,
+  CallerTokenTx,
+  CallerTokenView,
+  Spending,
+} from '../kernel/caller-token-records.ts';
 import type { StoreTx } from '../kernel/store.ts';
 import { connected } from './connected.ts';
 import { clientOf } from './postgres.ts';

@@ -2,12 +2,8 @@
 import { type JsonSchema, NoaError } from '@noa/sdk/host';
 import type { FastifyInstance, FastifyReply } from 'fastify';
 import type { Principal } from '../kernel/chain.ts';
-import type {
-  CallerTokenInput,
-  CallerTokens,
-  CallerTokenView,
-  Reach,
-} from '../kernel/caller-tokens.ts';
+import type { CallerTokenInput, CallerTokenView, Reach } from '../kernel/caller-token-records.ts';
+import type { CallerTokens } from '../kernel/caller-tokens.ts';
 import { list, object, oneOf, orNull, page, text, time } from './answer-schema.ts';
 import { actorOf, nameIn, principalOf } from './identity.ts';
 import { PAGE_QUERY, pageOf, type PageQuery, placeOf } from './paging.ts';
@@ -26,7 +22,8 @@ const budget: JsonSchema = {
       { type: 'number', minimum: 0 },
     ]),
   ),
-  description: 'What all calls together may use; what other hosts spend of it counts a second later.',
+  description:
+    'What all calls together may use; what other hosts spend of it counts a second later.',
 };
 const pattern: JsonSchema = { type: 'string', minLength: 1, maxLength: 256 };
 const patterns: JsonSchema = { type: 'array', items: pattern, minItems: 1, maxItems: 64 };

@@ -6,7 +6,7 @@ import type {
   CallerTokenTx,
   CallerTokenView,
   Spending,
-} from '../../host/kernel/caller-tokens.ts';
+} from '../../host/kernel/caller-token-records.ts';
 import type { Grant } from '../../host/kernel/grants.ts';
 import type {
   AuditPage,
@@ -69,7 +69,8 @@ export class MemoryCallerTokens implements CallerTokenStore {
   spend(spent: readonly Spending[]): Promise<Spending[]> {
     for (const { id, spent: more } of spent) {
       const sum: Record<string, number> = { ...this.#spent.get(id) };
-      for (const [field, amount] of Object.entries(more)) sum[field] = (sum[field] ?? 0) + amount;
+      for (const [field, amount] of Object.entries<number>({ ...more }))
+        sum[field] = (sum[field] ?? 0) + amount;
       this.#spent.set(id, sum);
     }
     return Promise.resolve(spent.map(({ id }) => ({ id, spent: { ...this.#spent.get(id) } })));
