@@ -2,9 +2,11 @@
  * Capability tokens of machine callers over gRPC, and what of a host is not their bearers' to allow: hooks, and the
  * number of tokens.
  */
+import { createHash, randomUUID } from 'node:crypto';
 import { status } from '@grpc/grpc-js';
 import t, { type Test } from 'tap';
 import { Authenticator, type Lookup } from '../../host/gateway/identity/authenticator.ts';
+import { TokenService } from '../../host/kernel/tokens.ts';
 import { manifest } from './front.ts';
 import { headers, startGrpc } from './grpc-front.ts';
 
@@ -123,3 +125,24 @@ void t.test(
     await t.resolves(callers.mint({ caller: 'job', ...input }, operator), 'another is not of them');
   },
 );
+
+void t.test('no token of a plugin passes for a caller’s, nor the other way round', async (t) => {
+  const { callers, kernel, invoke } = await start(t);
+  const tokens = new TokenService({
+    issuer: 'noa',
+    rootKey: createHash('sha256').update('root').digest(),
+    lifeSeconds: 60,
+    now: Date.now,
+    newId: randomUUID,
+  });
+  tokens.useKeys(kernel.supervisor.snapshot.keys);
+  const right = { capability: 'plugin', operations: ['call'], resources: ['*'], grants: [] };
+  const audience = { plugin: 'caller:job', instance: 'noa', generation: 0 };
+  const plugins = await tokens.mint(audience, [right]);
+  t.match(await tokens.verify(plugins.text, audience), { rights: [right] }, 'it is genuine');
+  t.equal(await callers.inspect(plugins.text), undefined);
+  await t.rejects(invoke(plugins.text), { code: status.UNAUTHENTICATED });
+  const { token, view } = await callers.mint({ caller: 'job', calls: ['model/*'] }, operator);
+  t.match(await callers.inspect(token), { id: view.id });
+  await t.rejects(tokens.verify(token, audience), { code: 'UNAUTHENTICATED' });
+});
