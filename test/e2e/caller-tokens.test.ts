@@ -1,9 +1,11 @@
 /** Capability tokens of machine callers: what they let their bearers do, on two hosts, from the command line and over REST. */
 import { createHmac, hkdfSync } from 'node:crypto';
+import { tmpdir } from 'node:os';
 import { SignJWT, UnsecuredJWT } from 'jose';
 import { Pool } from 'pg';
 import t from 'tap';
 import { WebSocket } from 'ws';
+import { noa } from '../cli/noa.ts';
 import { bundleOf, eventually, type RunningHost } from './running-host.ts';
 import { twoHosts } from './two-hosts.ts';
 
@@ -321,6 +323,14 @@ t.test('tokens by the command line', async (t) => {
     code: 0,
     stdout: new RegExp(`${made.id} +caller:cli`),
   });
+  const inspect = (text: string) =>
+    noa(['token', 'inspect', '--json'], {
+      cwd: tmpdir(),
+      input: `${text}\n`,
+      env: { NOA_URL: one.url, NOA_TOKEN: one.token },
+    });
+  t.match(await inspect(made.token), { code: 0, stdout: new RegExp(made.id) });
+  t.match(await inspect(`${made.token}x`), { code: 1, stdout: /"active": ?false/ });
   const child = await one.cli(
     '--token',
     made.token,
