@@ -40,6 +40,7 @@ import { createNativeLoader, type NativeLoad } from './loaders/native/loader.ts'
 import { createProcessLoader } from './loaders/process/loader.ts';
 import { createTieredLoader } from './loaders/select.ts';
 import { createWasmLoader } from './loaders/wasm/loader.ts';
+import { PostgresCallerTokens } from './store/caller-tokens.ts';
 import { openIdempotency } from './store/idempotency.ts';
 import { PostgresIdentities } from './store/identities.ts';
 import { HostRegister } from './store/hosts.ts';
@@ -191,6 +192,7 @@ export async function startFront(
   const eventRate = new RateLimiter(config.events.max_per_second, Date.now);
   const kernel: Kernel = new Kernel({
     store: new PostgresStore(pool),
+    callerTokens: new PostgresCallerTokens(pool),
     loader,
     capabilities: (call) =>
       builtinCapabilities({
@@ -262,6 +264,7 @@ export async function startFront(
     createIdentity({
       store: new PostgresIdentities(pool),
       audit: kernel.audit,
+      callers: kernel.callers,
       rootKey,
       bootstrapToken: engines.bootstrap.token,
       auth: config.auth,
@@ -303,6 +306,7 @@ export async function startFront(
     },
     allowedOrigins: config.server.allowed_origins,
     administration: kernel.administration,
+    callers: kernel.callers,
     secrets: kernel.secrets,
     hosts,
     configuration: kernel.configuration,

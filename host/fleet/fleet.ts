@@ -15,6 +15,7 @@ import type { Engines } from '../engines.ts';
 import { type Host, openHost } from '../start.ts';
 import { addUp, type MetricSnapshot } from '../telemetry/metrics.ts';
 import type { Logs } from '../telemetry/logs.ts';
+import { PastCounters } from '../telemetry/past-counters.ts';
 import type { LogLine } from '../telemetry/plugin-logs.ts';
 import { Peer } from './peer.ts';
 import type { BlobCall, Start } from './worker.ts';
@@ -37,6 +38,8 @@ interface Member {
   url: string;
   /** It was told to end. */
   leaving: boolean;
+  /** As far as they were last asked for. */
+  metrics: MetricSnapshot;
 }
 
 /** Starts a host of `server.workers` processes. Rejects with NoaError for the operator. */
@@ -73,6 +76,7 @@ class Fleet {
   readonly #logs: Logs;
   readonly #onProgress: (step: string) => void;
   readonly #members = new Map<number, Member>();
+  readonly #past = new PastCounters();
   #config: Config | undefined;
   #reloading: Promise<void> = Promise.resolve();
   #failures = 0;
@@ -131,12 +135,19 @@ class Fleet {
     });
   }
 
+  /** Of those that have ended too: no counter that was ever told goes down. */
   async metrics(): ReturnType<typeof addUp> {
-    const asked = [...this.#members.values()].map(({ peer }) =>
-      // Who ends just now has no say.
-      peer.ask<MetricSnapshot>('metrics', {}).catch((): MetricSnapshot => []),
-    );
-    return addUp(await Promise.all(asked));
+    const asked = [...this.#members.values()].map((member) => this.#measure(member, 'metrics'));
+    await Promise.all(asked);
+    const live = Array.from(this.#members.values(), ({ metrics }) => metrics);
+    return addUp([this.#past.snapshot(), ...live]);
+  }
+
+  /** Takes what a worker answers with. Of one that cannot answer any more, what was known stays. */
+  async #measure(member: Member, method: 'metrics' | 'stop'): Promise<void> {
+    const { peer } = member;
+    const metrics = await peer.ask<MetricSnapshot>(method, {}).catch(() => member.metrics);
+    member.metrics = metrics;
   }
 
   /**
@@ -186,6 +197,7 @@ class Fleet {
       since: performance.now(),
       url: '',
       leaving: false,
+      metrics: [],
     };
     this.#members.set(number, member);
     worker.on('error', (error) => this.#log().error({ error, worker: number }, 'a worker failed'));
@@ -214,7 +226,10 @@ class Fleet {
         void plugins.append(plugin, line.level, line.message),
       readLines: ({ plugin, ...query }: { plugin: string; since: number; limit: number }) =>
         plugins.read(plugin, query),
-      forgetLines: ({ plugin }: { plugin: string }) => plugins.forget(plugin),
+      forgetLines: ({ plugin }: { plugin: string }) => {
+        plugins.forget(plugin);
+        this.#past.forget(plugin);
+      },
       metrics: () => this.metrics(),
       converge: () => this.#converge(asking),
       progress: ({ step }: { step: string }) => this.#onProgress(step),
@@ -224,14 +239,14 @@ class Fleet {
   /** Lets a worker finish what runs; one that does not end in time is killed. */
   async #dismiss(member: Member): Promise<void> {
     member.leaving = true;
-    const { worker, peer } = member;
+    const { worker } = member;
     if (worker.isDead()) return;
     const gone = once(worker, 'exit');
     const { server, plugins } = this.#config ?? {};
     const ms = (server?.drain_ms ?? 0) + (plugins?.drain_ms ?? 0) + CLOSE_MS;
     const late = setTimeout(() => worker.process.kill('SIGKILL'), ms);
     // One that cannot stop any more has ended by itself, or is killed.
-    await peer.ask('stop', {}).catch(() => undefined);
+    await this.#measure(member, 'stop');
     worker.disconnect();
     await gone;
     clearTimeout(late);
@@ -240,6 +255,7 @@ class Fleet {
   #ended(member: Member, how: string): void {
     member.peer.end();
     this.#members.delete(member.number);
+    this.#past.add(member.metrics);
     if (member.leaving || this.#stopping || member.url === '') return;
     const lived = performance.now() - member.since;
     this.#failures = lived > HEALTHY_MS ? 0 : this.#failures + 1;

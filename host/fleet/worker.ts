@@ -7,6 +7,7 @@ import type { Config } from '../config.ts';
 import type { Engines } from '../engines.ts';
 import { type Front, startFront } from '../main.ts';
 import { openLogs } from '../start.ts';
+import type { MetricSnapshot } from '../telemetry/metrics.ts';
 import type { LogPage } from '../telemetry/plugin-logs.ts';
 import type { Metrics } from '../transports/metrics.ts';
 import { Peer, type Wire } from './peer.ts';
@@ -72,13 +73,14 @@ function remoteBlob(): Driver {
   };
 }
 
-/** Finishes what runs and ends the process. */
-async function stop(): Promise<void> {
+/** Finishes what runs; answers what was counted until then. */
+function stop(): Promise<MetricSnapshot> {
   ending ??= (async () => {
     await running?.front.stop();
     running?.close();
+    return running?.front.metrics.snapshot() ?? [];
   })();
-  await ending;
+  return ending;
 }
 
 // Before there is a log, what goes wrong ends the process, and its parent tells of it.
@@ -86,7 +88,7 @@ let onError = (message: string, error: unknown): void => {
   throw new Error(message, { cause: error });
 };
 let running: { readonly front: Front; readonly close: () => void } | undefined;
-let ending: Promise<void> | undefined;
+let ending: Promise<MetricSnapshot> | undefined;
 
 const wire: Wire = {
   send: (message) => void process.send?.(message),

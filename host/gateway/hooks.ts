@@ -175,10 +175,13 @@ export class Hooks {
 
   async #call(
     { plugin, export: name }: GrantedHook,
-    { principal, requestId, traceId, span }: HookedRequest,
+    { principal: caller, requestId, traceId, span }: HookedRequest,
     input: Json,
     signal: AbortSignal,
   ): Promise<Json> {
+    // The operator has it called, not the bearer: their capability token neither allows it nor pays.
+    const { token, ...others } = caller;
+    const principal = token === undefined ? caller : others;
     const { dispatch, now, timeoutMs } = this.#powers;
     const deadline = now() + timeoutMs;
     const call = {

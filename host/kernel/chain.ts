@@ -1,5 +1,6 @@
 /** The calls that led to a call: carried beside a token, never inside the guest. */
 import type { Span } from '@noa/sdk/host';
+import type { CallerToken } from './caller-tokens.ts';
 import type { Emit } from './emission.ts';
 import type { HeldStreams } from './held-streams.ts';
 import type { Token } from './tokens.ts';
@@ -14,6 +15,8 @@ export interface Principal {
   readonly roles?: readonly string[];
   /** Of its rate limit, `L1` to `L5`; any other counts as L5. */
   readonly level?: string;
+  /** Of a machine caller that came with a capability token: what it calls is held to this. */
+  readonly token?: CallerToken;
 }
 
 export interface Chain {

@@ -13,6 +13,7 @@ import {
   type Span,
 } from '@noa/sdk/host';
 import type { Broker, CallFrame } from './broker.ts';
+import type { CallerTokens } from './caller-tokens.ts';
 import type { Chain } from './chain.ts';
 import { Emission } from './emission.ts';
 import type { Invocation, Outcome } from './invocation.ts';
@@ -45,10 +46,13 @@ export interface CostObservation extends CallCost {
   readonly plugin: string;
 }
 
+type Caller = ReturnType<CallerTokens['enter']>;
+
 export interface DispatcherOptions {
   /** The running version of a plugin. Throws NoaError when there is none, saying why. */
   readonly serving: (plugin: string) => Serving;
   readonly broker: Broker;
+  readonly callers: Pick<CallerTokens, 'enter'>;
   readonly observe: (observation: CallObservation) => void;
   /** May be told of a call a moment after its answer. */
   readonly observeCost: (observation: CostObservation) => void;
@@ -67,6 +71,23 @@ export class Dispatcher {
 
   /** Rejects with NoaError; `budget` narrows what the called plugin may spend of its caller's. */
   async dispatch(invocation: Invocation, budget?: Budget): Promise<Outcome> {
+    const { token } = invocation.principal;
+    if (token === undefined || invocation.chain !== undefined) {
+      return this.#dispatch(invocation, budget, undefined);
+    }
+    const caller = this.#options.callers.enter(token, invocation);
+    try {
+      return await this.#dispatch(invocation, budget, caller);
+    } finally {
+      caller.leave();
+    }
+  }
+
+  async #dispatch(
+    invocation: Invocation,
+    budget: Budget | undefined,
+    caller: Caller | undefined,
+  ): Promise<Outcome> {
     const started = this.#options.now();
     const serving = this.#options.serving(invocation.plugin);
     const target = serving.exports.get(invocation.export);
@@ -80,7 +101,7 @@ export class Dispatcher {
     let code: ErrorCode | 'OK' = 'OK';
     const span = invocation.span && beginCall(invocation.span, invocation);
     try {
-      return await this.#run(invocation, serving, target, started, budget, span);
+      return await this.#run(invocation, serving, target, started, budget, span, caller);
     } catch (error) {
       const failure = asFailure(error, invocation.signal);
       code = failure.code;
@@ -107,6 +128,7 @@ export class Dispatcher {
     started: number,
     budget: Budget | undefined,
     span: Span | undefined,
+    caller: Caller | undefined,
   ): Promise<Outcome> {
     const { chain, signal } = invocation;
     if (chain?.plugins.includes(invocation.plugin)) {
@@ -143,7 +165,7 @@ export class Dispatcher {
       const frame: CallFrame = {
         spending,
         audience: serving.audience,
-        token: token ?? presentToken(serving, chain),
+        token: token ?? presentToken(serving, chain, caller),
         perCall,
         plugins: [...(chain?.plugins ?? []), invocation.plugin],
         principal: invocation.principal,
@@ -216,10 +238,18 @@ function asFailure(error: unknown, { aborted }: AbortSignal): NoaError {
   return isAbandoned ? new NoaError('CANCELLED', 'the caller went away', { cause: error }) : error;
 }
 
-/** The token of a client's call is the plugin's own, that of a plugin's call has what both have. */
-function presentToken(serving: Serving, chain: Chain | undefined): () => Promise<Token> {
-  if (chain === undefined) return () => serving.token();
-  return async () => serving.childToken(await chain.token());
+/**
+ * The token of a client's call is the plugin's own; that of a plugin's call has what both have, and so has
+ * that of a caller who came with a capability token.
+ */
+function presentToken(
+  serving: Serving,
+  chain: Chain | undefined,
+  caller: Caller | undefined,
+): () => Promise<Token> {
+  if (chain !== undefined) return async () => serving.childToken(await chain.token());
+  if (caller === undefined) return () => serving.token();
+  return () => serving.childToken(caller.above(serving.rights));
 }
 
 /**

@@ -7,6 +7,8 @@ import { Administration } from './administration.ts';
 import { Audit } from './audit.ts';
 import { Broker, type CapabilityEntry, type CapabilityObservation } from './broker.ts';
 import { Budgets } from './budgets.ts';
+import type { CallerTokenStore } from './caller-token-records.ts';
+import { CallerTokens } from './caller-tokens.ts';
 import { Configuration, configure, unfit } from './configuration.ts';
 import { type CallObservation, type CostObservation, Dispatcher, FAULTS } from './dispatcher.ts';
 import type { Chain } from './chain.ts';
@@ -48,6 +50,7 @@ export interface PluginCall {
 
 export interface KernelPowers {
   readonly store: Store;
+  readonly callerTokens: CallerTokenStore;
   readonly loader: Loader;
   /** Given the way back in for calls between plugins, answers every capability of this host. */
   readonly capabilities: (call: (call: PluginCall) => Promise<Json>) => readonly CapabilityEntry[];
@@ -76,6 +79,7 @@ export interface KernelPowers {
 
 export class Kernel {
   readonly administration: Administration;
+  readonly callers: CallerTokens;
   readonly dispatcher: Dispatcher;
   readonly supervisor: Supervisor;
   readonly audit: Audit<StoreTx>;
@@ -108,6 +112,21 @@ export class Kernel {
       onError: (error) => onError('the audit log cannot be written; it will be tried again', error),
     });
     this.capabilities = powers.capabilities((call) => this.#callPlugin(call));
+    const judge = new Judge({ capabilities: this.capabilities, loader, readBundle, now });
+    this.callers = new CallerTokens({
+      store: powers.callerTokens,
+      audit: this.audit,
+      rootKey: powers.rootKey,
+      tokens: this.#tokens,
+      budgets: this.#budgets,
+      sync: () => this.supervisor.sync(),
+      judge: ({ capability, operations, resources }) => ({
+        capability,
+        ...judge.reach(capability, operations, resources),
+      }),
+      now,
+      newId,
+    });
     const seal = new Seal(powers.rootKey);
     const why: Unfit = (manifest, stored) => unfit(seal, manifest, stored);
     this.health = new Health(now);
@@ -122,6 +141,7 @@ export class Kernel {
       },
       capabilities: this.capabilities,
       tokens: this.#tokens,
+      callers: this.callers,
       hostRun: `${powers.hostId}/${newId()}`,
     });
     this.secrets = new Secrets({
@@ -146,6 +166,7 @@ export class Kernel {
     this.dispatcher = new Dispatcher({
       serving: (plugin) => this.supervisor.serving(plugin),
       broker,
+      callers: this.callers,
       observe: (observation) => {
         this.health.call(observation);
         powers.observeCall(observation);
@@ -155,7 +176,6 @@ export class Kernel {
       now,
       newId,
     });
-    const judge = new Judge({ capabilities: this.capabilities, loader, readBundle, now });
     this.administration = new Administration({
       store,
       audit: this.audit,
@@ -255,6 +275,7 @@ export class Kernel {
       if (following) return;
       following = true;
       follow()
+        .then(() => this.callers.shareBudgets())
         .then(() => (away = false))
         .catch((error: unknown) => {
           // Said once for each time that the database goes away, not every second.
@@ -267,6 +288,9 @@ export class Kernel {
       void this.#dropLeftovers();
       this.#tokens.sweep();
       this.#budgets.sweep(now());
+      this.callers
+        .sweep()
+        .catch((error: unknown) => onError('old tokens cannot be deleted now', error));
     });
   }
 

@@ -12,7 +12,7 @@ import {
 import { Gate } from './gate.ts';
 import { type Right, within } from './grants.ts';
 import type { Runtime } from './loader.ts';
-import type { Audience, Budget, Token, TokenService } from './tokens.ts';
+import type { Audience, Budget, Claims, Token, TokenService } from './tokens.ts';
 
 /** Calls that may wait for each one that may run. */
 const QUEUE_FACTOR = 32;
@@ -120,12 +120,18 @@ export class Serving {
   /** The token of the calls that another plugin makes into this one: what both have. */
   async childToken(parent: Token): Promise<Token> {
     const known = this.#children.get(parent.claims.id);
-    if (known !== undefined) return known;
+    if (known !== undefined && this.#isFresh((await known).claims, parent.claims)) return known;
     const minted = this.#tokens.attenuate(parent.claims, this.audience, this.#rights);
     if (this.#children.size >= MAX_CHILDREN) this.#children.clear();
     this.#children.set(parent.claims.id, minted);
     minted.catch(() => this.#children.delete(parent.claims.id));
     return minted;
+  }
+
+  /** Whether a child has as much time as another would have, or a third of a life. */
+  #isFresh({ expiresAt }: Claims, parent: Claims): boolean {
+    const left = expiresAt - this.#now() / 1000;
+    return expiresAt >= parent.expiresAt || left > this.#tokens.lifeSeconds / 3;
   }
 
   /** Takes new rights. Tokens that carry more than these are void from now on. */

@@ -7,7 +7,7 @@ import type { AuditRecord, AuditSink } from './audit.ts';
 import type { Subscription } from './events.ts';
 import type { Grant } from './grants.ts';
 import type { Sealed } from './seal.ts';
-import type { TokenKey } from './tokens.ts';
+import type { TokenKey } from './key-ring.ts';
 
 export interface PluginVersion {
   readonly plugin: string;

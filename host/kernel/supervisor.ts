@@ -14,6 +14,7 @@ import { provision } from './provision.ts';
 import { Serving } from './serving.ts';
 import type { Unfit } from './requests.ts';
 import type { Bundle, Snapshot, Store, StoredConfiguration } from './store.ts';
+import type { CallerTokens } from './caller-tokens.ts';
 import type { TokenService } from './tokens.ts';
 import { Unit } from './unit.ts';
 
@@ -26,6 +27,7 @@ export interface SupervisorOptions {
   readonly loader: Loader;
   readonly capabilities: readonly CapabilityEntry[];
   readonly tokens: TokenService;
+  readonly callers: Pick<CallerTokens, 'useKeys' | 'forgetRevoked'>;
   /** Takes a bundle apart; it has been judged at its installation. */
   readonly readBundle: (bytes: Uint8Array) => Promise<Bundle>;
   /** A plugin's configuration as it gets it. Throws NoaError when what is stored does not fit. */
@@ -114,11 +116,14 @@ export class Supervisor {
     const snapshot = await this.#options.store.snapshot();
     // A read that began earlier may end later.
     if (snapshot.revision < this.#snapshot.revision) return;
+    await this.#options.callers.forgetRevoked();
+    if (snapshot.revision < this.#snapshot.revision) return;
     this.#snapshot = snapshot;
     this.#approved = new Set(
       snapshot.grants.filter(({ status }) => status === 'approved').map(({ id }) => id),
     );
     this.#options.tokens.useKeys(snapshot.keys);
+    this.#options.callers.useKeys(snapshot.keys);
     this.#plans = plansOf(snapshot);
     for (const [name, { serving }] of this.#units) {
       const requests = serving?.manifest.capabilities ?? [];

@@ -7,7 +7,7 @@ import type { Audit } from './audit.ts';
 import { event } from './records.ts';
 import type { StoreTx } from './store.ts';
 import type { Supervisor } from './supervisor.ts';
-import type { TokenKey } from './tokens.ts';
+import type { TokenKey } from './key-ring.ts';
 
 export interface TokenKeysOptions {
   readonly audit: Pick<Audit<StoreTx>, 'change'>;

@@ -1,19 +1,17 @@
 /**
  * Capability tokens: HS256 JWTs (RFC 7519, RFC 7515) that carry a plugin instance's rights for a few
- * minutes. Keys are derived by HKDF (RFC 5869) from a root key, one for each `kid`; a child token can
- * only narrow its parent. Invariant: a token is good for exactly one generation of one plugin in one
+ * minutes. A child token can only narrow its parent. Invariant: a token is good for exactly one generation of one plugin in one
  * host, and only while this service still knows every ancestor of it.
  */
-import { hash, hkdfSync } from 'node:crypto';
+import { hash } from 'node:crypto';
 import { NoaError } from '@noa/sdk/host';
 import { errors, jwtVerify, SignJWT } from 'jose';
 import { CommonRights, type Right } from './grants.ts';
+import { KeyRing, MAX_LIFE, type TokenKey } from './key-ring.ts';
 
 const TOKEN_TYPE = 'noa-capability+jwt';
-const KID = /^[a-z0-9][a-z0-9-]{0,31}$/;
-/** Bounds of a token's life in seconds (spec section 2.4). */
-const MIN_LIFE = 60;
-const MAX_LIFE = 300;
+/** Of a token's life in seconds (spec section 2.4). */
+export const MIN_LIFE = 60;
 /** Verified tokens that are remembered; the oldest goes first. */
 const REMEMBERED = 20_000;
 
@@ -50,14 +48,6 @@ export interface Token {
   readonly claims: Claims;
 }
 
-export interface TokenKey {
-  readonly kid: string;
-  /** ISO 8601. */
-  readonly createdAt: string;
-  /** When set, the key signs no more, and verifies until one token life after this moment. */
-  readonly retiredAt: string | null;
-}
-
 export interface TokenServiceOptions {
   readonly issuer: string;
   /** At least 32 bytes. */
@@ -71,8 +61,7 @@ export interface TokenServiceOptions {
 
 export class TokenService {
   readonly #options: TokenServiceOptions;
-  readonly #keys = new Map<string, { secret: Uint8Array; retiredAt: number | undefined }>();
-  #signing: string | undefined;
+  readonly #keys: KeyRing;
   /** Verified claims by the digest of the token text. */
   readonly #verified = new Map<string, Claims>();
   readonly #common = new CommonRights();
@@ -83,12 +72,7 @@ export class TokenService {
   readonly #issued = new Map<string, { parent: string | undefined; expiresAt: number }>();
 
   constructor(options: TokenServiceOptions) {
-    if (options.rootKey.byteLength < 32) {
-      throw new NoaError(
-        'INVALID_ARGUMENT',
-        'auth.root_key is shorter than 32 bytes: use a longer one',
-      );
-    }
+    this.#keys = new KeyRing(options.rootKey, 'noa capability token v1');
     if (options.lifeSeconds < MIN_LIFE || options.lifeSeconds > MAX_LIFE) {
       throw new NoaError('INVALID_ARGUMENT', `a token lives ${MIN_LIFE} to ${MAX_LIFE} seconds`);
     }
@@ -107,19 +91,7 @@ export class TokenService {
 
   /** Takes the present set of keys: the newest unretired one signs. Throws when there is none. */
   useKeys(keys: readonly TokenKey[]): void {
-    this.#keys.clear();
-    this.#signing = undefined;
-    const oldestFirst = keys.toSorted((a, b) => a.createdAt.localeCompare(b.createdAt));
-    for (const { kid, retiredAt } of oldestFirst) {
-      if (!KID.test(kid))
-        throw new NoaError('INTERNAL', `the key id ${JSON.stringify(kid)} is malformed`);
-      const info = 'noa capability token v1';
-      const secret = new Uint8Array(hkdfSync('sha256', this.#options.rootKey, kid, info, 32));
-      const retired = retiredAt === null ? undefined : Date.parse(retiredAt);
-      this.#keys.set(kid, { secret, retiredAt: retired });
-      if (retired === undefined) this.#signing = kid;
-    }
-    if (this.#signing === undefined) throw new NoaError('INTERNAL', 'there is no key to sign with');
+    this.#keys.use(keys);
     this.#verified.clear();
   }
 
@@ -149,10 +121,7 @@ export class TokenService {
     budget: Budget | undefined,
     latest: number,
   ): Promise<Token> {
-    const kid = this.#signing;
-    const key = kid === undefined ? undefined : this.#keys.get(kid);
-    if (kid === undefined || key === undefined)
-      throw new NoaError('INTERNAL', 'no signing key is set');
+    const { kid, secret } = this.#keys.signer();
     const issuedAt = Math.floor(this.#options.now() / 1000);
     const expiresAt = Math.min(issuedAt + this.#options.lifeSeconds, latest);
     const id = this.#options.newId();
@@ -176,7 +145,7 @@ export class TokenService {
       .setIssuedAt(issuedAt)
       .setNotBefore(issuedAt)
       .setExpirationTime(expiresAt)
-      .sign(key.secret);
+      .sign(secret);
     this.#issued.set(id, { parent, expiresAt });
     return { text, claims };
   }
@@ -207,13 +176,10 @@ export class TokenService {
     return claims;
   }
 
-  #checkKey(kid: string, now: number): Uint8Array {
-    const key = this.#keys.get(kid);
-    if (key === undefined) throw refused('its key is unknown');
-    if (key.retiredAt !== undefined && now > key.retiredAt + MAX_LIFE * 1000) {
-      throw refused('its key is retired');
-    }
-    return key.secret;
+  #checkKey(kid: string | undefined, now: number): Uint8Array {
+    const key = this.#keys.verifier(kid, now);
+    if (typeof key === 'string') throw refused(`its key is ${key}`);
+    return key;
   }
 
   #checkAncestry(id: string): void {
@@ -229,10 +195,7 @@ export class TokenService {
     try {
       const { payload, protectedHeader } = await jwtVerify(
         text,
-        ({ kid }) => {
-          if (kid === undefined || !KID.test(kid)) throw refused('its key is unknown');
-          return this.#checkKey(kid, this.#options.now());
-        },
+        ({ kid }) => this.#checkKey(kid, this.#options.now()),
         {
           algorithms: ['HS256'],
           typ: TOKEN_TYPE,
@@ -247,6 +210,11 @@ export class TokenService {
       if (error instanceof errors.JOSEError) throw refused('it is not genuine', error);
       throw error;
     }
+  }
+
+  /** Takes a token that was issued elsewhere, and whose bearer was judged, for the parent of others here. */
+  adopt({ id, parent, expiresAt }: Pick<Claims, 'id' | 'parent' | 'expiresAt'>): void {
+    this.#issued.set(id, { parent, expiresAt });
   }
 
   /** Refuses this token and all its descendants from the next check on. */
@@ -334,7 +302,7 @@ function isStrings(value: unknown): value is string[] {
 
 const BUDGET_FIELDS: readonly string[] = ['calls', 'rows', 'tokens', 'bytes', 'ms'];
 
-function isBudget(value: unknown): value is Budget | undefined {
+export function isBudget(value: unknown): value is Budget | undefined {
   if (value === undefined) return true;
   if (typeof value !== 'object' || value === null) return false;
   return Object.entries(value).every(

@@ -19,7 +19,7 @@ import type {
   StoredConfiguration,
   StoreTx,
 } from '../kernel/store.ts';
-import type { TokenKey } from '../kernel/tokens.ts';
+import type { TokenKey } from '../kernel/key-ring.ts';
 import { allAudit, type AuditQuery, insertAudit, selectAuditPage, selectHead } from './audit.ts';
 import { connected } from './connected.ts';
 import { selectConfigurations, upsertConfiguration } from './configurations.ts';

@@ -142,25 +142,25 @@ export function createLogs(options: LogsOptions): Logs {
  * known, and none of them needs redaction.
  */
 function accessLine(entry: AccessEntry, timestamp: string, worker: number | undefined): string {
-  const line = JSON.stringify({
-    level: 'info',
-    timestamp,
-    worker,
-    target: 'http',
-    request_id: entry.requestId,
-    trace_id: entry.traceId,
-    span_id: entry.spanId,
-    duration_ms: Math.round(entry.seconds * 1e6) / 1e3,
-    method: entry.method,
-    path: entry.path,
-    route: entry.route,
-    status: entry.status,
-    plugin: entry.plugin,
-    subject: entry.subject,
-    remote_address: entry.remoteAddress,
-    message: 'request',
-  });
-  return `${inert(line)}\n`;
+  const { spanId, plugin, subject, remoteAddress } = entry;
+  return (
+    `{"level":"info","timestamp":"${timestamp}",${worker === undefined ? '' : `"worker":${worker},`}` +
+    `"target":"http","request_id":${quote(entry.requestId)},"trace_id":"${entry.traceId}"` +
+    `${spanId === undefined ? '' : `,"span_id":"${spanId}"`}` +
+    `,"duration_ms":${Math.round(entry.seconds * 1e6) / 1e3},"method":${quote(entry.method)}` +
+    `,"path":${quote(entry.path)},"route":${quote(entry.route)},"status":${entry.status}` +
+    `${plugin === undefined ? '' : `,"plugin":${quote(plugin)}`}` +
+    `${subject === undefined ? '' : `,"subject":${quote(subject)}`}` +
+    `${remoteAddress === undefined ? '' : `,"remote_address":${quote(remoteAddress)}`}` +
+    ',"message":"request"}\n'
+  );
+}
+
+/** What JSON writes as it is. */
+const PLAIN = /^[ !#-[\]-~]*$/;
+
+function quote(text: string): string {
+  return PLAIN.test(text) ? `"${text}"` : inert(JSON.stringify(text));
 }
 
 /** JSON leaves some characters as they are that steer a terminal or read as the end of a line. */

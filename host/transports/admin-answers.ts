@@ -4,7 +4,7 @@ import type { AuditRecord, Verification } from '../kernel/audit.ts';
 import type { Grant } from '../kernel/grants.ts';
 import type { LeastGrant } from '../kernel/least-grants.ts';
 import type { SecretView } from '../kernel/store.ts';
-import type { TokenKey } from '../kernel/tokens.ts';
+import type { TokenKey } from '../kernel/key-ring.ts';
 import {
   anything,
   count,

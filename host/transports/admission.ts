@@ -21,12 +21,16 @@ declare module 'fastify' {
   }
 }
 
+/** Of the operations of routes, by method and pattern. */
+type Names = Map<string, Map<string, string>>;
+
 /** Every request in this scope asks for admission before its body is read. */
 export function admitAll(scope: FastifyInstance, gateway: Gateway): void {
   scope.decorateRequest('operation', '');
   scope.decorateRequest('rate');
+  const names: Names = new Map();
   scope.addHook('preParsing', (request, reply, _payload, proceed) => {
-    request.operation = operationOf(request);
+    request.operation = operationOf(request, names);
     const rate = gateway.admit(arrivalOf(request), principalOf(request), request.operation);
     if (!(rate instanceof Promise)) return go(request, reply, rate, proceed);
     rate.then(
@@ -47,9 +51,19 @@ function go(
   proceed();
 }
 
-/** How policies and metrics name a request: method and pattern. What holds for GET holds for HEAD. */
-function operationOf(request: FastifyRequest): string {
-  const { config, url = 'unmatched' } = request.exchange.matched;
+/**
+ * How policies and metrics name a request: method and pattern. What holds for GET holds for HEAD. A route's
+ * name is made once, for a text that is made anew is hashed anew wherever it is looked up.
+ */
+function operationOf(request: FastifyRequest, names: Names): string {
+  const { config, url } = request.exchange.matched;
   if (config.operation !== undefined) return config.operation(request);
-  return `${request.method === 'HEAD' ? 'GET' : request.method} ${url}`;
+  const method = request.method === 'HEAD' ? 'GET' : request.method;
+  // HTTP/2 has any text for a method; those of routes are few.
+  if (url === undefined) return `${method} unmatched`;
+  let ofMethod = names.get(method);
+  if (ofMethod === undefined) names.set(method, (ofMethod = new Map<string, string>()));
+  let name = ofMethod.get(url);
+  if (name === undefined) ofMethod.set(url, (name = `${method} ${url}`));
+  return name;
 }

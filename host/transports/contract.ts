@@ -11,6 +11,7 @@ export const TAGS = {
   Plugins: 'Install, govern, configure and call plugins.',
   Grants: 'Decide what plugins may do.',
   Secrets: 'Values for plugins, such as keys of other services.',
+  'Capability tokens': 'Short-lived credentials of machines, for exports of plugins.',
   'Token keys': 'The keys that sign the capability tokens of plugins.',
   Audit: 'The record of every grant, denial and use, chained by hashes.',
   Authentication: 'Who may call this host, and with what credentials.',

@@ -11,12 +11,14 @@ import type { Gateway } from '../gateway/gateway.ts';
 import type { Hooks } from '../gateway/hooks.ts';
 import type { IdentityService } from '../gateway/identity/identity.ts';
 import type { Idempotency } from '../gateway/idempotency.ts';
+import type { CallerTokens } from '../kernel/caller-tokens.ts';
 import type { Tracer } from '../kernel/tracing.ts';
 import { type AdminOptions, registerAdmin } from './admin.ts';
 import { registerAuth, registerSelf } from './auth.ts';
 import { registerTokens } from './auth-token.ts';
 import { admitAll } from './admission.ts';
 import { type BodyLimit, takeJson } from './body.ts';
+import { registerCallerTokens, registerOwnTokens } from './caller-tokens.ts';
 import { collectRoutes, type MountedRoute } from './contract.ts';
 import { type AccessEntry, Exchanges, type HttpObservation } from './exchange.ts';
 import { registerDocs } from './docs/routes.ts';
@@ -57,6 +59,7 @@ export interface HttpServerOptions
     Pick<PortOptions, 'tls' | 'grpc'>,
     Pick<HealthOptions, 'version' | 'checks' | 'now'> {
   readonly gateway: Gateway;
+  readonly callers: CallerTokens;
   /** Without it, only the credentials that the gateway was given are known. */
   readonly identity?: IdentityService;
   /** Absent: Idempotency-Key has no effect. */
@@ -207,6 +210,7 @@ function registerPrivate(
   const { stallTimeoutMs: stallMs } = { ...CONNECTION_LIMITS, ...options.limits };
   registerUpstreams(scope, { gateway, upstreams, stallMs, maxParameter: MAX_PARAMETER });
   registerSelf(scope);
+  registerOwnTokens(scope, options.callers);
   scope.register((admin, _none, done) => {
     admin.addHook('preParsing', (request, _reply, _payload, next) => {
       const { scope: needed = 'admin' } = request.exchange.matched.config.contract ?? {};
@@ -228,6 +232,7 @@ function registerPrivate(
       },
     });
     registerAdmin(admin, { ...options, bundleLimit });
+    registerCallerTokens(admin, options.callers);
     if (options.identity !== undefined) registerAuth(admin, options.identity);
     registerExports(admin, options, streams.calls);
     streams.register(admin);

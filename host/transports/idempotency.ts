@@ -83,10 +83,12 @@ async function begin(
   keyed: Keyed,
 ): Promise<Answer | undefined> {
   const { raw, exchange } = request;
-  const { subject } = principalOf(request);
+  const { subject, token } = principalOf(request);
+  // What one token may be answered, another of the same caller need not be.
+  const owner = token === undefined ? subject : `${subject}/${token.view.id}`;
   const body = keyed.bodyDigest ?? '';
   const same = [raw.method ?? '', raw.url ?? '', body];
-  const begun = await idempotency.begin(subject, keyed.key, same, exchange.signal);
+  const begun = await idempotency.begin(owner, keyed.key, same, exchange.signal);
   if ('status' in begun) return begun;
   exchange.outlive();
   keyed.run = begun;

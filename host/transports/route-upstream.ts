@@ -97,6 +97,10 @@ function admitted(
     }
     throw new NoaError('NOT_FOUND', `there is nothing at this path for ${method}`);
   }
+  if (principalOf(request).token !== undefined) {
+    const text = 'a capability token is for exports of plugins, and for no server behind this one';
+    throw new NoaError('PERMISSION_DENIED', text);
+  }
   const { scope, methods } = upstream.config;
   if (scope !== undefined) gateway.requireScope(arrivalOf(request), principalOf(request), scope);
   const taken = methods.includes('GET') ? [...methods, 'HEAD'] : methods;

@@ -2,7 +2,8 @@
  * What does each layer of the gateway cost? CPU of the server process for one GET of a list, against bare
  * fastify that answers the same bytes to the same requests. The layers are those of the product, put on
  * one after the other: the port, the front with the operator's credential, a token that was verified
- * before, policy and rate limits, metrics, the access log, traces of 1 and of 100 in 100 requests. Then
+ * before, policy and rate limits, metrics, the access log, traces of 1 and of 100 in 100 requests. Beside
+ * them stands a bare fastify that answers the fields of the front too, which tells what they alone cost. Then
  * requests a second, of one process each: bare fastify, the front with all layers, the host as `noa serve`
  * starts it, from a load generator in a process of its own. Two minutes; wants two cores.
  */
@@ -18,7 +19,7 @@ import { exportJWK, generateKeyPair, importJWK, type JWK, jwtVerify, SignJWT } f
 import { loadConfig } from '../../host/config.ts';
 import { Authenticator, type Lookup } from '../../host/gateway/identity/authenticator.ts';
 import { Gateway } from '../../host/gateway/gateway.ts';
-import { Limits } from '../../host/gateway/limits.ts';
+import { Limits, rateFields } from '../../host/gateway/limits.ts';
 import type { PolicyRule } from '../../host/gateway/settings.ts';
 import { startHost } from '../../host/start.ts';
 import { createLogs } from '../../host/telemetry/logs.ts';
@@ -28,7 +29,7 @@ import { HTTP_FLAGS } from '../../host/transports/http.ts';
 import { CONNECTION_LIMITS } from '../../host/transports/listener.ts';
 import { Port } from '../../host/transports/port/port.ts';
 import { ADMIN, startFront } from '../transports/front.ts';
-import { Client, median, report, ServerProcess, type Shot } from './load.ts';
+import { Client, median, report, ServerProcess, type Shot, stayAwake } from './load.ts';
 
 /** In the order in which they are put on: each has what the ones before it have. */
 const LAYERS = [
@@ -43,12 +44,15 @@ const LAYERS = [
   ['traced-100', 'traces of all'],
 ] as const;
 type Layer = (typeof LAYERS)[number][0];
+/** No layer: fastify again, with the fields that the front's answers have. */
+const FIELDS = 'fields';
+type Server = Layer | typeof FIELDS;
 
 const AIM = 1.75;
 const AIMED_AT = 'traced-1';
 const CONNECTIONS = 32;
-const WARM_UP = 16_000;
-const REQUESTS = 4000;
+const WARM_UP = 64_000;
+const REQUESTS = 12_000;
 const ROUNDS = 9;
 const LOAD_MS = 8000;
 const PATH = '/v1/hosts';
@@ -104,9 +108,18 @@ function lookup(jwk: string): Lookup {
   };
 }
 
-async function serveFastify(): Promise<number> {
+async function serveFastify(withFields = false): Promise<number> {
   const app = fastify();
-  app.get(PATH, async () => ANSWER);
+  let left = RATE;
+  app.get(PATH, async (_request, reply) => {
+    if (!withFields) return ANSWER;
+    left -= 1;
+    const id = left.toString(16).padStart(16, '0');
+    const rate = { level: 'L5', limit: RATE, remaining: left, resetSeconds: 60 } as const;
+    void reply.headers({ 'x-request-id': id, traceparent: `00-${id}${id}-${id}-00` });
+    void reply.headers(rateFields(rate));
+    return ANSWER;
+  });
   return Number(new URL(await app.listen({ host: '127.0.0.1', port: 0 })).port);
 }
 
@@ -191,6 +204,7 @@ async function load(port: number, { request, answerEnd }: Shot): Promise<void> {
   );
   const until = async (end: number): Promise<number[]> => {
     const times: number[] = [];
+    using _awake = stayAwake();
     const drive = async (client: Client): Promise<void> => {
       for (let at = performance.now(); at < end;) {
         await client.one();
@@ -247,10 +261,11 @@ async function bench(): Promise<void> {
   };
   // A token is longer than the operator's credential: those that do not look at it read as much.
   const asked = (layer: Layer): Shot => shot(PATH, layer === 'front' ? ADMIN : token, BODY);
-  const servers = new Map<Layer, ServerProcess>();
-  for (const [layer] of LAYERS) {
+  const servers = new Map<Server, ServerProcess>();
+  for (const name of [...LAYERS.map(([layer]) => layer), FIELDS] as const) {
     const file = import.meta.filename;
-    servers.set(layer, await ServerProcess.start(file, layer, env, asked(layer)));
+    const sent = asked(name === FIELDS ? 'fastify' : name);
+    servers.set(name, await ServerProcess.start(file, name, env, sent));
   }
   for (const each of servers.values()) await each.send(WARM_UP, CONNECTIONS);
   await layers(servers);
@@ -282,16 +297,16 @@ async function bench(): Promise<void> {
  * Lets the servers take turns, so that a disturbance of the machine meets all of them, and each begin a
  * round once, for the first has a processor that was idle.
  */
-async function layers(servers: ReadonlyMap<Layer, ServerProcess>): Promise<void> {
-  const costs = new Map<Layer, number[]>(LAYERS.map(([layer]) => [layer, []]));
+async function layers(servers: ReadonlyMap<Server, ServerProcess>): Promise<void> {
   const all = [...servers];
+  const costs = new Map<Server, number[]>(all.map(([name]) => [name, []]));
   for (let round = 0; round < ROUNDS; round += 1) {
     const first = round % all.length;
-    for (const [layer, each] of [...all.slice(first), ...all.slice(0, first)]) {
-      costs.get(layer)?.push(await each.round(REQUESTS, CONNECTIONS));
+    for (const [name, each] of [...all.slice(first), ...all.slice(0, first)]) {
+      costs.get(name)?.push(await each.round(REQUESTS, CONNECTIONS));
     }
   }
-  const cost = (layer: Layer): number => median(costs.get(layer) ?? []);
+  const cost = (name: Server): number => median(costs.get(name) ?? []);
   const floor = cost('fastify');
   let below = 0;
   for (const [layer, title] of LAYERS) {
@@ -302,6 +317,11 @@ async function layers(servers: ReadonlyMap<Layer, ServerProcess>): Promise<void>
     );
     below = ratio;
   }
+  const fields = cost(FIELDS);
+  print(
+    `bare fastify with the same fields ${fields.toFixed(1)} µs, ${(fields / floor).toFixed(2)} times fastify; ` +
+      `all layers are ${(cost(AIMED_AT) / fields).toFixed(2)} times that`,
+  );
   const ratio = cost(AIMED_AT) / floor;
   const verdict = ratio <= AIM ? 'met' : 'MISSED';
   print(`all layers : fastify = ${ratio.toFixed(2)} (aim ${AIM}: ${verdict})`);
@@ -311,8 +331,8 @@ const [, , name, port, request = '', answerEnd = ''] = process.argv;
 const layer = LAYERS.map(([each]) => each).find((each) => each === name);
 if (name === 'load') await load(Number(port), { request, answerEnd });
 else if (name === 'host') report(await serveHost());
-else if (layer === undefined) await bench();
+else if (layer === undefined && name !== FIELDS) await bench();
 else {
   process.once('disconnect', () => process.exit());
-  report(await serve(layer));
+  report(await (layer === undefined ? serveFastify(true) : serve(layer)));
 }

@@ -51,30 +51,62 @@ export class Client {
 }
 
 /** A server in a process of its own: the bench's own file, run with the server's name. */
-export class ServerProcess {
+export class BenchProcess {
   readonly port: number;
   readonly #child: ChildProcess;
+
+  protected constructor({ child, port }: Started) {
+    this.#child = child;
+    this.port = port;
+  }
+
+  static async launch(file: string, name: string, env: Env = process.env): Promise<BenchProcess> {
+    return new BenchProcess(await launch(file, name, env));
+  }
+
+  /** Microseconds of all its threads until now. */
+  async cpu(): Promise<number> {
+    const answer = once(this.#child, 'message');
+    this.#child.send('cpu');
+    const [micros] = (await answer) as [number];
+    return micros;
+  }
+
+  async close(): Promise<void> {
+    const ended = once(this.#child, 'exit');
+    this.#child.disconnect();
+    await ended;
+  }
+}
+
+type Env = Readonly<Record<string, string | undefined>>;
+
+interface Started {
+  readonly child: ChildProcess;
+  readonly port: number;
+}
+
+async function launch(file: string, name: string, env: Env): Promise<Started> {
+  const stdio = ['ignore', 'ignore', 'inherit', 'ipc'] as const;
+  const child = fork(file, [name], { env, stdio: [...stdio] });
+  const ended = once(child, 'exit').then(() => Promise.reject(new Error(`${name} ended`)));
+  const [port] = (await Promise.race([once(child, 'message'), ended])) as [number];
+  ended.catch(() => undefined);
+  return { child, port };
+}
+
+/** One of HTTP/1.1, with connections to it. */
+export class ServerProcess extends BenchProcess {
   readonly #shot: Shot;
   readonly #clients: Client[] = [];
 
-  private constructor(child: ChildProcess, port: number, shot: Shot) {
-    this.port = port;
-    this.#child = child;
+  private constructor(started: Started, shot: Shot) {
+    super(started);
     this.#shot = shot;
   }
 
-  static async start(
-    file: string,
-    name: string,
-    env: Readonly<Record<string, string | undefined>>,
-    shot: Shot,
-  ): Promise<ServerProcess> {
-    const stdio = ['ignore', 'ignore', 'inherit', 'ipc'] as const;
-    const child = fork(file, [name], { env, stdio: [...stdio] });
-    const ended = once(child, 'exit').then(() => Promise.reject(new Error(`${name} ended`)));
-    const [port] = (await Promise.race([once(child, 'message'), ended])) as [number];
-    ended.catch(() => undefined);
-    return new ServerProcess(child, port, shot);
+  static async start(file: string, name: string, env: Env, shot: Shot): Promise<ServerProcess> {
+    return new ServerProcess(await launch(file, name, env), shot);
   }
 
   async send(requests: number, connections: number): Promise<void> {
@@ -84,29 +116,39 @@ export class ServerProcess {
       this.#clients.push(new Client(this.port, this.#shot));
     }
     const clients = this.#clients.slice(0, connections);
+    using _awake = stayAwake();
     await Promise.all(clients.map((client) => client.send(each)));
   }
 
   /** Microseconds of CPU a request, of all threads of the process. */
   async round(requests: number, connections: number): Promise<number> {
-    const before = await this.#cpu();
+    const before = await this.cpu();
     await this.send(requests, connections);
-    return ((await this.#cpu()) - before) / requests;
+    return ((await this.cpu()) - before) / requests;
   }
 
-  async #cpu(): Promise<number> {
-    const answer = once(this.#child, 'message');
-    this.#child.send('cpu');
-    const [micros] = (await answer) as [number];
-    return micros;
-  }
-
-  async close(): Promise<void> {
+  override async close(): Promise<void> {
     for (const client of this.#clients) client.close();
-    const ended = once(this.#child, 'exit');
-    this.#child.disconnect();
-    await ended;
+    await super.close();
   }
+}
+
+/**
+ * Keeps this process from sleeping while it waits for an answer. A server that answers a sleeping client
+ * pays for waking it (10 µs measured, more than the rest of a small answer), and only a server that is
+ * slower than its clients finds them asleep: the slower of two would be charged for the bench.
+ */
+export function stayAwake(): Disposable {
+  let awake = true;
+  const turn = (): void => {
+    if (awake) setImmediate(turn);
+  };
+  turn();
+  return {
+    [Symbol.dispose]: () => {
+      awake = false;
+    },
+  };
 }
 
 /** The other side: tells the bench the port, and the processor time when it asks. */

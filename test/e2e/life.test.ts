@@ -116,7 +116,7 @@ t.test('a rotation of the signing key fails no request, and is on record', async
   t.equal(keys.filter(({ retiredAt }) => retiredAt === null).length, 1);
   t.equal(keys[0]?.retiredAt, null);
   t.ok(kids.every((kid) => keys.some((key) => key.kid === kid && key.retiredAt !== null)));
-  t.match(await host.cli('token', 'list'), { code: 0, stdout: /k-\w+ +\S+Z +signs\n/ });
+  t.match(await host.cli('token', 'keys'), { code: 0, stdout: /k-\w+ +\S+Z +signs\n/ });
   const rotations = (await recordedKinds()).filter((kind) => kind === 'key.rotate');
   t.equal(rotations.length, 4);
 });

@@ -86,26 +86,33 @@ t.test('what an administrator changes holds in every process', async (t) => {
   await everywhere('each worker serves again', '/plugins/notes/notes', (r) => r.status === 200);
 });
 
+async function metrics(): Promise<string> {
+  const url = /Metrics on (\S+)/.exec(host.output)?.[1] ?? '';
+  return (await fetch(url)).text();
+}
+
+/** Requests that were answered, as the metrics have it. */
+async function total(name = 'http_requests_total'): Promise<number> {
+  const lines = (await metrics()).split('\n').filter((line) => line.startsWith(`${name}{`));
+  return lines.reduce((sum, line) => sum + Number(line.split(' ').at(-1)), 0);
+}
+
 t.test('logs and metrics are those of all', async (t) => {
   const { body } = await host.get('/v1/plugins/notes/logs');
   t.ok(Array.isArray(body['lines']), 'whoever answers');
-  const metricsUrl = /Metrics on (\S+)/.exec(host.output)?.[1] ?? '';
-  const total = async () => {
-    const text = await (await fetch(metricsUrl)).text();
-    const lines = text.split('\n').filter((line) => line.startsWith('http_requests_total{'));
-    return lines.reduce((sum, line) => sum + Number(line.split(' ').at(-1)), 0);
-  };
   const before = await total();
   for (let n = 0; n < 10; n += 1) await ask('GET', '/plugins/notes/notes');
   await eventually('the sum has them all', async () => (await total()) === before + 10);
-  t.match(await (await fetch(metricsUrl)).text(), /noa_build_info\{[^}]*\} 1\n/);
+  t.match(await metrics(), /noa_build_info\{[^}]*\} 1\n/);
 });
 
 t.test('one that is killed is replaced, and its audit chain goes on', async (t) => {
   const [first] = launched();
   if (first === undefined) throw new Error('no worker said that it serves');
+  const counted = await total();
   process.kill(first.pid, 'SIGKILL');
   await eventually('another serves', () => Promise.resolve(launched().length === WORKERS + 1));
+  t.ok((await total()) >= counted, 'and what it had counted stays');
   t.equal(launched().at(-1)?.worker, first.worker, 'under its number');
   await everywhere('both serve', '/plugins/notes/notes', ({ status }) => status === 200);
   t.match(await host.post('/v1/audit/verify'), { body: { ok: true } });
@@ -153,6 +160,8 @@ t.test('no caller waits for ever for one that was killed', async (t) => {
 
 t.test('a reload replaces them one by one, and no request fails', async (t) => {
   const started = launched().length;
+  const counted = await total();
+  const timed = await total('http_request_duration_seconds_count');
   const failures: unknown[] = [];
   let over = false;
   let asked = 0;
@@ -174,6 +183,10 @@ t.test('a reload replaces them one by one, and no request fails', async (t) => {
   t.equal(launched().length, started + WORKERS);
   t.strictSame(failures, []);
   t.ok(asked > 10, `${asked} requests meanwhile`);
+  await eventually('those of the old ones are counted', async () => {
+    return (await total()) === counted + asked;
+  });
+  t.equal(await total('http_request_duration_seconds_count'), timed + asked);
 });
 
 t.test('with the host gone, none of them stays', async (t) => {

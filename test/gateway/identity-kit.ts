@@ -49,6 +49,7 @@ export async function identityHosts(t: Pick<Test, 'teardown'>) {
     });
     let revision = await store.revision();
     const identity = createIdentity({
+      callers: { find: () => Promise.resolve(undefined) },
       store: new PostgresIdentities(state.pool),
       audit,
       rootKey,

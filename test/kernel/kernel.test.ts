@@ -17,7 +17,7 @@ import t from 'tap';
 import { isChain } from '../../host/kernel/chain.ts';
 import { Kernel } from '../../host/kernel/kernel.ts';
 import type { Loader, RuntimeCall } from '../../host/kernel/loader.ts';
-import { MemoryStore } from '../transports/memory-store.ts';
+import { MemoryCallerTokens, MemoryStore } from '../transports/memory-store.ts';
 
 type Export = (input: Json, call: RuntimeCall) => unknown;
 
@@ -88,6 +88,7 @@ async function start() {
   const idle = { check: () => Promise.resolve(), close: () => Promise.resolve() };
   const kernel = new Kernel({
     store: new MemoryStore(),
+    callerTokens: new MemoryCallerTokens(),
     loader,
     capabilities: (callPlugin) => [
       {

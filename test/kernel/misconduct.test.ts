@@ -14,7 +14,7 @@ import { Conduct } from '../../host/kernel/conduct.ts';
 import type { CostObservation } from '../../host/kernel/dispatcher.ts';
 import { Kernel } from '../../host/kernel/kernel.ts';
 import { KIT, KIT_EXPORTS, loader, manifestOf } from '../loaders/sandbox.ts';
-import { MemoryStore } from '../transports/memory-store.ts';
+import { MemoryCallerTokens, MemoryStore } from '../transports/memory-store.ts';
 
 /** A kernel with the sandbox, whose clock the test may put forward. */
 async function start(test: Test) {
@@ -24,6 +24,7 @@ async function start(test: Test) {
   const costs: CostObservation[] = [];
   const kernel: Kernel = new Kernel({
     store,
+    callerTokens: new MemoryCallerTokens(),
     loader: loader(test),
     capabilities: (call) => [
       {

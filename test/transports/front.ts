@@ -5,12 +5,14 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Json, type Manifest, NoaError, parseManifest } from '@noa/sdk/host';
+import { type Driver, type Json, type Manifest, NoaError, parseManifest } from '@noa/sdk/host';
 import { createStreamDriver } from '../../capabilities/stream/caller.ts';
 import { stream } from '../../capabilities/stream/capability.ts';
 import type { DenialRecord } from '../../host/gateway/denials.ts';
 import { Gateway } from '../../host/gateway/gateway.ts';
 import { Authenticator } from '../../host/gateway/identity/authenticator.ts';
+import { plugin as pluginCapability } from '../../capabilities/plugin/capability.ts';
+import { createLocalDriver } from '../../capabilities/plugin/local.ts';
 import { gateway as gatewayCapability } from '../../capabilities/gateway/capability.ts';
 import { createGatewayDriver } from '../../capabilities/gateway/host.ts';
 import { isOwnPath } from '../../host/config/routes.ts';
@@ -20,14 +22,15 @@ import type { CapabilityEntry } from '../../host/kernel/broker.ts';
 import { DeadLetters } from '../../host/kernel/dead-letters.ts';
 import { emitOf, streamsOf } from '../../host/kernel/emission.ts';
 import type { DeliveryStore } from '../../host/kernel/events.ts';
-import { Kernel } from '../../host/kernel/kernel.ts';
+import { isChain } from '../../host/kernel/chain.ts';
+import { Kernel, type KernelPowers } from '../../host/kernel/kernel.ts';
 import type { Loader, Runtime, RuntimeCall } from '../../host/kernel/loader.ts';
 import type { AccessEntry, HttpObservation } from '../../host/transports/exchange.ts';
 import { createHttpServer, type HttpServerOptions } from '../../host/transports/http.ts';
 import { openApi } from '../../host/transports/openapi/document.ts';
 import { Conformance, type OpenApiDocument } from './conformance.ts';
 import { MemoryEvents } from './memory-events.ts';
-import { MemoryStore } from './memory-store.ts';
+import { MemoryCallerTokens, MemoryStore } from './memory-store.ts';
 
 export const ADMIN = 'admin-token-of-at-least-32-characters';
 export const READER = 'reader-token-of-at-least-32-character';
@@ -113,6 +116,14 @@ const storage: CapabilityEntry = {
   },
 };
 
+function pluginDriver(call: Parameters<KernelPowers['capabilities']>[0]): Driver {
+  return createLocalDriver((target, { chain, signal, deadline }) => {
+    if (!isChain(chain)) throw new TypeError('the call carries no chain');
+    const { plugin, export: name, input = null, budget } = target;
+    return call({ plugin, export: name, input, budget, chain, signal, deadline });
+  });
+}
+
 export interface Answer<T = Record<string, unknown>> {
   status: number;
   headers: Headers;
@@ -133,9 +144,11 @@ export async function startFront(
   const exports = new Map<string, Exports>();
   const kernel = new Kernel({
     store: new MemoryStore(),
+    callerTokens: new MemoryCallerTokens(),
     loader: loaderOf(exports),
-    capabilities: () => [
+    capabilities: (call) => [
       storage,
+      { capability: pluginCapability, driver: pluginDriver(call) },
       { capability: stream, driver: createStreamDriver({ consumer: emitOf, streams: streamsOf }) },
       { capability: gatewayCapability, driver: createGatewayDriver() },
     ],
@@ -171,6 +184,7 @@ export async function startFront(
   const server = createHttpServer({
     version: '9.9.9',
     administration: kernel.administration,
+    callers: kernel.callers,
     secrets: kernel.secrets,
     hosts: {
       list: () =>

@@ -1,6 +1,12 @@
 /** The kernel's state in memory, all or nothing a change: what a transport's test needs of a store. */
 import { NoaError } from '@noa/sdk/host';
 import type { AuditRecord, ChainHead } from '../../host/kernel/audit.ts';
+import type {
+  CallerTokenStore,
+  CallerTokenTx,
+  CallerTokenView,
+  Spending,
+} from '../../host/kernel/caller-token-records.ts';
 import type { Grant } from '../../host/kernel/grants.ts';
 import type {
   AuditPage,
@@ -13,7 +19,76 @@ import type {
   StoredConfiguration,
   StoreTx,
 } from '../../host/kernel/store.ts';
-import type { TokenKey } from '../../host/kernel/tokens.ts';
+import type { TokenKey } from '../../host/kernel/key-ring.ts';
+import type { Budget } from '../../host/kernel/tokens.ts';
+
+/** Capability tokens of callers in memory. */
+export class MemoryCallerTokens implements CallerTokenStore {
+  readonly #tokens = new Map<string, CallerTokenView>();
+  readonly #spent = new Map<string, Budget>();
+
+  in(): CallerTokenTx {
+    return {
+      put: (token) => Promise.resolve(void this.#tokens.set(token.id, token)),
+      count: () => Promise.resolve(this.#tokens.size),
+      delete: (id) => Promise.resolve(this.#delete(id)),
+    };
+  }
+
+  #delete(id: string): boolean {
+    for (const { id: child, parent } of this.#tokens.values())
+      if (parent === id) this.#delete(child);
+    return this.#tokens.delete(id);
+  }
+
+  #familySize(id: string): number {
+    const children = [...this.#tokens.values()].filter(({ parent }) => parent === id);
+    return children.reduce((size, child) => size + this.#familySize(child.id), 1);
+  }
+
+  putChild(token: CallerTokenView, root: string, most: number): Promise<boolean> {
+    const { parent } = token;
+    const hasParent = parent !== null && this.#tokens.has(parent);
+    const hasRoom = hasParent && this.#familySize(root) < most;
+    if (hasRoom) this.#tokens.set(token.id, token);
+    return Promise.resolve(hasRoom);
+  }
+
+  line(id: string, now: string): Promise<CallerTokenView[]> {
+    const line: CallerTokenView[] = [];
+    for (let next: string | null = id; next !== null;) {
+      const token: CallerTokenView | undefined = this.#tokens.get(next);
+      if (token === undefined || token.expiresAt <= now) break;
+      line.push(token);
+      next = token.parent;
+    }
+    return Promise.resolve(line);
+  }
+
+  /** One host alone: it knows what it has spent. */
+  spend(spent: readonly Spending[]): Promise<Spending[]> {
+    for (const { id, spent: more } of spent) {
+      const sum: Record<string, number> = { ...this.#spent.get(id) };
+      for (const [field, amount] of Object.entries<number>({ ...more }))
+        sum[field] = (sum[field] ?? 0) + amount;
+      this.#spent.set(id, sum);
+    }
+    return Promise.resolve(spent.map(({ id }) => ({ id, spent: { ...this.#spent.get(id) } })));
+  }
+
+  present(ids: readonly string[]): Promise<string[]> {
+    return Promise.resolve(ids.filter((id) => this.#tokens.has(id)));
+  }
+
+  list(after = '', limit: number): Promise<CallerTokenView[]> {
+    const later = [...this.#tokens.values()].filter(({ id }) => id > after);
+    return Promise.resolve(later.toSorted((a, b) => (a.id < b.id ? -1 : 1)).slice(0, limit));
+  }
+
+  sweep(): Promise<void> {
+    return Promise.resolve();
+  }
+}
 
 class State {
   revision = 0;

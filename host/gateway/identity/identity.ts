@@ -1,5 +1,6 @@
 /** Puts together all that knows who calls: the one place where the parts of identity meet. */
 import type { Audit } from '../../kernel/audit.ts';
+import type { CallerTokens } from '../../kernel/caller-tokens.ts';
 import { Seal } from '../../kernel/seal.ts';
 import type { StoreTx } from '../../kernel/store.ts';
 import { AccessTokens } from './access-tokens.ts';
@@ -22,6 +23,7 @@ const ISSUER = 'urn:noa';
 export interface IdentityOptions {
   readonly store: IdentityStore;
   readonly audit: Pick<Audit<StoreTx>, 'change' | 'record'>;
+  readonly callers: Pick<CallerTokens, 'find'>;
   readonly rootKey: Uint8Array;
   /** The operator's way in. */
   readonly bootstrapToken: string;
@@ -50,14 +52,14 @@ export interface IdentityService extends Disposable {
 }
 
 export function createIdentity(options: IdentityOptions): IdentityService {
-  const { store, auth, now, newId, rootKey, onError } = options;
+  const { store, auth, callers, now, newId, rootKey, onError } = options;
   const changes = new Changes(options);
   const seal = new Seal(rootKey);
   const signingKeys = new SigningKeys({ store, changes, seal, now, newId });
   const issuer = auth.issuer ?? ISSUER;
   const tokens = new AccessTokens({ keys: signingKeys, issuer, now, newId });
   const externals = (auth.issuers ?? []).map((one) => new ExternalIssuer(one, now));
-  const lookup = new IdentityLookup({ store, changes, tokens, issuer, externals, now });
+  const lookup = new IdentityLookup({ store, changes, tokens, issuer, externals, callers, now });
   const sweep = (): void => {
     store
       .sweepSessions(changes.at())

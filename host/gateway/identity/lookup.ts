@@ -1,9 +1,11 @@
 /**
- * Finds what a credential is: an API key, an access token of this host, or one of a configured issuer.
+ * Finds what a credential is: an API key, an access token of this host, one of a configured issuer, or the
+ * capability token of a machine caller.
  * Invariant: whatever a token says, its holder has no more than what the database gives it now.
  */
 import { NoaError } from '@noa/sdk/host';
-import { decodeJwt } from 'jose';
+import { decodeJwt, decodeProtectedHeader } from 'jose';
+import { CALLER_TOKEN_TYPE, type CallerTokens } from '../../kernel/caller-tokens.ts';
 import type { AccessTokens } from './access-tokens.ts';
 import type { Found, Lookup } from './authenticator.ts';
 import type { Changes } from './changes.ts';
@@ -24,6 +26,7 @@ export interface IdentityLookupOptions {
   /** `iss` of this host's own tokens. */
   readonly issuer: string;
   readonly externals: readonly ExternalIssuer[];
+  readonly callers: Pick<CallerTokens, 'find'>;
   readonly now: () => number;
 }
 
@@ -45,6 +48,7 @@ export class IdentityLookup implements Lookup {
     const key = readApiKey(credential);
     if (key !== undefined) return this.#apiKey(key.id, key.secret);
     if (!JWT.test(credential)) return undefined;
+    if (typeOf(credential) === CALLER_TOKEN_TYPE) return this.#options.callers.find(credential);
     const issuer = issuerOf(credential);
     if (issuer === this.#options.issuer) return this.#own(credential);
     const external = issuer === undefined ? undefined : this.#externals.get(issuer);
@@ -88,6 +92,14 @@ export class IdentityLookup implements Lookup {
     } finally {
       this.#external -= 1;
     }
+  }
+}
+
+function typeOf(token: string): string | undefined {
+  try {
+    return decodeProtectedHeader(token).typ;
+  } catch {
+    return undefined; // no JWT
   }
 }
 

@@ -17,6 +17,9 @@ import { asNoaError, type ExchangeOptions, GrpcExchange, statusOf } from './exch
 import { runHooks } from './hooked.ts';
 import type { Method } from './protos.ts';
 
+/** Where a call's metadata, which is all that the library hands on, leads to its exchange. */
+const EXCHANGE = Symbol('exchange');
+
 export interface AdmissionOptions extends ExchangeOptions {
   readonly gateway: Gateway;
   /** Methods that ask for no credential. */
@@ -30,7 +33,6 @@ export interface AdmissionOptions extends ExchangeOptions {
 export class Admission {
   readonly #options: AdmissionOptions;
   readonly #methods = new Map<string, Method>();
-  readonly #exchanges = new WeakMap<Metadata, GrpcExchange>();
 
   constructor(options: AdmissionOptions, methods: Iterable<Method>) {
     this.#options = options;
@@ -39,9 +41,9 @@ export class Admission {
 
   /** The exchange of a call that was admitted, by the metadata that its handler is given. */
   exchange(metadata: Metadata): GrpcExchange {
-    const exchange = this.#exchanges.get(metadata);
-    if (exchange === undefined) throw new TypeError('the call has not come through the gateway');
-    return exchange;
+    const exchange: unknown = Reflect.get(metadata, EXCHANGE);
+    if (exchange instanceof GrpcExchange) return exchange;
+    throw new TypeError('the call has not come through the gateway');
   }
 
   readonly interceptor: ServerInterceptor = ({ path }, call) => {
@@ -54,7 +56,7 @@ export class Admission {
           onReceiveMetadata: (metadata, pass) => {
             const entered = new GrpcExchange(call, method, metadata, this.#options);
             exchange = entered;
-            this.#exchanges.set(metadata, entered);
+            Reflect.set(metadata, EXCHANGE, entered);
             this.#admit(call, entered, () => pass(metadata));
           },
           onCancel: () => exchange?.cancelled(),
