@@ -86,6 +86,24 @@ t.test('each source outranks the one below it', async (t) => {
   t.equal(source('cache.url'), 'default');
 });
 
+t.test('all that is wrong with a list of tables is told at once, each with its place', (t) => {
+  const routes = [
+    { name: 'a', path: 'b', bogus: 2 },
+    { name: 'c', path: '/c', upstreams: [] },
+  ];
+  const env = { NOA_GATEWAY__ROUTES: JSON.stringify(routes) };
+  try {
+    loadConfig({ env, cwd: t.testdir() });
+    t.fail('it was taken');
+  } catch (error) {
+    const text = String(error);
+    for (const place of ['/0/upstreams is required', '/0/bogus', '/0/path', '/1/upstreams']) {
+      t.ok(text.includes(place), `${place} in ${text}`);
+    }
+  }
+  t.end();
+});
+
 t.test('every key can be set by a file, and by a variable of its name', async (t) => {
   const samples: Readonly<Record<string, string | number | boolean | (string | object)[]>> = {
     'plugins.allow_native': true,

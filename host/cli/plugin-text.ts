@@ -55,8 +55,17 @@ export function list(plugins: readonly PluginView[], columns: number): string {
 }
 
 export function describe(detail: PluginDetail, health: HealthView, columns: number): string {
-  const { manifest, routes, subscriptions, hooks, versions, instances, memoryBytes, isolation } =
-    detail;
+  const {
+    manifest,
+    routes,
+    grpc,
+    subscriptions,
+    hooks,
+    versions,
+    instances,
+    memoryBytes,
+    isolation,
+  } = detail;
   const { schedules = [] } = manifest.contributes ?? {};
   const lines = [standing(detail)];
   if (manifest.description !== undefined) lines.push(manifest.description);
@@ -66,6 +75,7 @@ export function describe(detail: PluginDetail, health: HealthView, columns: numb
     ...(detail.candidate === null ? [] : [['candidate', waiting(detail)]]),
     ['exports', Object.keys(manifest.exports).join(', ')],
     ['routes', routes.join(', ')],
+    ...rowsOf('grpc', grpc),
     ...rowsOf('subscriptions', subscriptions.map(subscriptionText)),
     ...rowsOf('schedules', schedules.map(scheduleText)),
     ...rowsOf('hooks', hooks.map(hookText)),

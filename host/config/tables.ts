@@ -6,6 +6,8 @@ import { compileSchema, type CompiledSchema, type JsonSchema } from '@noa/sdk/ho
 import type { About, Key, Resolve } from './kinds.ts';
 
 const MAX_TABLES = 1000;
+/** Faults of one key that are told. */
+const MAX_TOLD = 20;
 
 /**
  * `T` is what `schema` describes of one table once its defaults are filled in. No two tables have the same
@@ -22,21 +24,22 @@ export function tables<T extends object>(
   let compiled: CompiledSchema | undefined;
   /** A host that starts without such tables compiles nothing. */
   const judge = (value: unknown, resolve: Resolve = String) => {
-    compiled ??= compileSchema(all, { defaults: true, described: true });
+    compiled ??= compileSchema(all, { defaults: true, described: true, all: true });
     let read = typeof value === 'string' ? parse(value) : structuredClone(value);
     try {
       if (about.references) read = resolved(read, resolve);
     } catch (error) {
       return { fault: error instanceof Error ? error.message : String(error) };
     }
-    const [first] = compiled(read);
-    if (first !== undefined) return { fault: `${first.path} ${first.message}`.trimStart() };
+    const broke = compiled(read).map(({ path, message }) => `${path} ${message}`.trimStart());
+    if (broke.length > 0) return { fault: told(broke) };
     const list = read as T[]; // as the schema says
-    for (const [index, table] of list.entries()) {
+    const faults = list.flatMap((table, index) => {
       const [path, rule] = broken(table) ?? [];
-      if (path !== undefined) return { fault: `/${index}${path} ${rule}` };
-    }
-    return { list, fault: unique.map((name) => repeated(list, name)).find((text) => text) };
+      return path === undefined ? [] : [`/${index}${path} ${rule}`];
+    });
+    const doubles = unique.map((name) => repeated(list, name)).filter((text) => text !== undefined);
+    return { list, fault: told([...faults, ...doubles]) };
   };
   return {
     ...about,
@@ -49,6 +52,13 @@ export function tables<T extends object>(
     },
     fault: (value, resolve) => judge(value, resolve).fault,
   };
+}
+
+/** All of them in one text, as far as a person reads. */
+function told(faults: readonly string[]): string | undefined {
+  if (faults.length === 0) return undefined;
+  const more = faults.length > MAX_TOLD ? `; and ${faults.length - MAX_TOLD} more` : '';
+  return `${faults.slice(0, MAX_TOLD).join('; ')}${more}`;
 }
 
 function repeated<T extends object>(

@@ -144,6 +144,7 @@ export class Dispatcher {
         `calls between plugins go ${MAX_DEPTH} deep at most`,
       );
     }
+    if (invocation.input === null) assertMayLack(target);
     check(target.checkInput, invocation.input, 'INVALID_ARGUMENT', 'the input breaks the schema');
     const deadline = Math.min(
       started + target.timeoutMs,
@@ -275,6 +276,21 @@ function onlyToken(
       );
     },
   });
+}
+
+/** A body that was forgotten is told as that, with what the export wants of it. */
+function assertMayLack({ checkInput, spec: { input = {} } }: ServedExport): void {
+  const [broken] = checkInput?.(null) ?? [];
+  if (broken === undefined) return;
+  const { required } = input;
+  const names =
+    Array.isArray(required) && required.length > 0 ? ` with ${required.join(', ')}` : '';
+  const text = `there is no input: send ${kindOf(input['type'])}${names}`;
+  throw new NoaError('INVALID_ARGUMENT', text, { details: [broken] });
+}
+
+function kindOf(type: unknown): string {
+  return typeof type === 'string' ? `JSON of the type ${type}` : 'JSON that the schema takes';
 }
 
 function parse(text: string): Json {

@@ -42,6 +42,8 @@ export interface PluginView {
 export interface PluginDetail extends PluginView {
   readonly manifest: Manifest;
   readonly routes: readonly string[];
+  /** Methods that it answers. */
+  readonly grpc: readonly string[];
   readonly subscriptions: readonly SubscriptionView[];
   readonly hooks: readonly HookView[];
   readonly versions: readonly {
@@ -84,6 +86,7 @@ export function viewDetail(world: World, name: string): PluginDetail {
     routes: (manifest.contributes?.routes ?? []).map(
       ({ method, path }) => `${method} /plugins/${name}${path}`,
     ),
+    grpc: (manifest.contributes?.grpc ?? []).map(({ method }) => method),
     subscriptions: viewSubscriptions(manifest, grantsOf(world, name)),
     hooks: viewHooks(manifest, grantsOf(world, name)),
     versions: world.snapshot.versions

@@ -77,6 +77,7 @@ export const PLUGIN_DETAIL = object<PluginDetail>(
     ...VIEW,
     manifest: { type: 'object', description: 'plugin.json of this version.' },
     routes: list(text('Method and path.')),
+    grpc: list(text('`service/method`.')),
     subscriptions: list(
       object<SubscriptionView>({
         subject: text('Exact, or a prefix that ends in `*`.'),

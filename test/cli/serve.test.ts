@@ -25,9 +25,10 @@ async function started(
   t: Test,
   command: readonly [string, ...string[]],
   cwd: string,
+  env: Readonly<Record<string, string>> = {},
 ): Promise<{ child: ChildProcess; url: string; ended: Promise<unknown[]> }> {
   const [program, ...args] = command;
-  const child = spawn(program, args, { cwd, env: ENV });
+  const child = spawn(program, args, { cwd, env: { ...ENV, ...env } });
   const ended = once(child, 'exit');
   t.teardown(async () => {
     // First so that its PostgreSQL ends with it.
@@ -96,3 +97,18 @@ for (const format of ['json', 'pretty']) {
     t.equal(postgresOf(cwd), undefined);
   });
 }
+
+t.test('whoever ends npm start ends the host', async (t) => {
+  const cwd = t.testdir();
+  const root = dirname(dirname(NOA));
+  const line = ['npm', '--prefix', root, 'start'] as const;
+  const { child, url, ended } = await started(t, line, root, { NOA_DATA__PATH: join(cwd, 'data') });
+  child.kill('SIGTERM');
+  await ended;
+  await eventually('nothing listens any more', async () => {
+    return fetch(`${url}/health`).then(
+      () => false,
+      () => true,
+    );
+  });
+});

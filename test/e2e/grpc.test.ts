@@ -46,6 +46,10 @@ t.test('a plugin answers gRPC calls of a host', async (t) => {
   t.equal(pending.code, status.FAILED_PRECONDITION);
   t.strictSame(pending.metadata.get('noa-code'), ['GRANT_PENDING']);
   await host.approve('oracle');
+  t.match((await host.get('/v1/plugins/oracle')).body, { grpc: [INVOKE, STREAM, EXECUTE] });
+  t.match(await host.cli('plugin', 'show', 'oracle'), {
+    stdout: /grpc +noa\.api\.v1\.InferenceService\/Invoke/,
+  });
 
   await t.test('once, and piece by piece', async (t) => {
     const { message } = await client.call(INVOKE, { prompt: 'why' }, credential);

@@ -16,6 +16,7 @@ const DETAIL = {
   requested: [],
   manifest: manifest({ name: 'p', exports: { a: {} } }),
   routes: [],
+  grpc: [],
   subscriptions: [],
   hooks: [],
   versions: [],

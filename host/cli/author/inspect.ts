@@ -152,6 +152,10 @@ function describeBundle({ manifest, requests, limits, files, digest }: BundleRep
       `${target}, ${status}`,
     ],
   );
+  const grpc = (contributes?.grpc ?? []).map(({ method, export: target }) => [
+    `  ${method}`,
+    target,
+  ]);
   const subscriptions = (contributes?.subscriptions ?? []).map(({ subject, export: target }) => [
     `  ${subject}`,
     target,
@@ -183,6 +187,7 @@ function describeBundle({ manifest, requests, limits, files, digest }: BundleRep
     ),
     ...section('requests', asked, 'asks for nothing'),
     ...section('routes', routes),
+    ...section('grpc', grpc),
     ...section('subscriptions', subscriptions),
     ...section('schedules', schedules),
     ...section('hooks', hooks),

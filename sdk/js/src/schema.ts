@@ -89,21 +89,23 @@ export function strictAjv(options: Options, meter: Meter = new Meter()): Ajv2020
 }
 
 const NONE: readonly SchemaViolation[] = [];
+const MAX_VIOLATIONS = 100;
 
 /**
  * Compiles one schema, which must already have passed `parseManifest` (or be the host's own).
  * With `defaults` the check fills absent properties from the schema's `default`s in the value itself:
  * for inputs and configuration, not for outputs. With `described` a text that breaks a pattern is told by the
  * `description` of its schema what it must be: for the host's own schemas, whose descriptions are such rules.
+ * With `all` every violation is told, up to a bound, and not the first alone: for values that the host trusts.
  * Throws Error when the schema does not compile strictly.
  */
 export function compileSchema(
   schema: JsonSchema,
-  options: { defaults?: boolean; described?: boolean } = {},
+  options: { defaults?: boolean; described?: boolean; all?: boolean } = {},
 ): CompiledSchema {
   const meter = new Meter();
-  const { defaults = false, described = false } = options;
-  const ajv = strictAjv({ useDefaults: defaults, verbose: described }, meter);
+  const { defaults = false, described = false, all = false } = options;
+  const ajv = strictAjv({ useDefaults: defaults, verbose: described, allErrors: all }, meter);
   attach(meter, ajv);
   const check = ajv.compile(metered(schema));
   return (value) => {
@@ -117,7 +119,9 @@ export function compileSchema(
       if (!(error instanceof RangeError)) throw error;
       return [{ path: '', rule: 'depth', message: 'is nested too deeply' }];
     }
-    return (check.errors ?? []).slice(0, 1).map((error) => violation(error, described));
+    return (check.errors ?? [])
+      .slice(0, all ? MAX_VIOLATIONS : 1)
+      .map((error) => violation(error, described));
   };
 }
 
