@@ -20,7 +20,12 @@ import type {
   TokenUsage,
 } from '../backend.ts';
 import type { ModelEntry, ModelRegistry } from '../models/registry.ts';
-import type { Device, GeneratedPart, ModelFiles } from '../models/runner.ts';
+import {
+  type Device,
+  type GeneratedPart,
+  type ModelFiles,
+  OVERHEAD_BYTES,
+} from '../models/runner.ts';
 import { Crew } from './crew.ts';
 import { openProcess, openThread } from './lane.ts';
 import { promptOf, readParameters } from './parameters.ts';
@@ -361,7 +366,8 @@ export class Engine implements Backend {
 
   #makeRoom(key: Key, { files }: ModelFiles): void {
     const { memoryBytes: most } = this.#options;
-    const needed = this.#sizes.get(key) ?? files.reduce((sum, { bytes }) => sum + bytes, 0);
+    const needed =
+      this.#sizes.get(key) ?? files.reduce((sum, { bytes }) => sum + bytes, OVERHEAD_BYTES);
     if (needed > most) {
       const text = `model ${key} takes ${mib(needed)}, and inference.memory_mib is ${mib(most)}`;
       throw new NoaError('RESOURCE_EXHAUSTED', text);

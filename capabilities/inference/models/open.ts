@@ -5,14 +5,11 @@
 import { NoaError } from '@noa/sdk/host';
 import type { InferenceSession, Tensor as RuntimeTensor } from 'onnxruntime-node';
 import { generatorOf } from './generator.ts';
-import type { Device, ModelFiles, Runner } from './runner.ts';
+import { type Device, type ModelFiles, OVERHEAD_BYTES, type Runner } from './runner.ts';
 import { openSession, reason, runtime, verifyFiles } from './session.ts';
 import { formsOf, fromRuntime, toRuntime } from './tensors.ts';
 import { TextModel } from './text-model.ts';
 import { type Tokenizer, openTokenizer } from './tokenizer.ts';
-
-/** A session holds its weights and, while it runs, about as much again of the graph's own. */
-const OVERHEAD_BYTES = 16 << 20;
 
 /**
  * Rejects with NoaError INVALID_ARGUMENT when the files are not what the manifest says or do not fit together,

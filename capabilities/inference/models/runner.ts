@@ -30,6 +30,9 @@ export interface ModelFiles {
   readonly outputs?: readonly TensorForm[];
 }
 
+/** What a session takes beside its files, while it runs, about. */
+export const OVERHEAD_BYTES = 16 << 20;
+
 export type Device = 'cpu' | 'cuda';
 
 /** Places are in UTF-16 units of the text; special tokens have none: `starts` equals `stops`. */
