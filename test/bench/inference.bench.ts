@@ -52,6 +52,8 @@ async function measure(engine: Engine, clients: number) {
   return { rate: times.length / seconds, p50: p(0.5), p99: p(0.99), lag: lag.percentile(99) / 1e6 };
 }
 
+// Workers alone keep no process alive.
+const alive = setInterval(() => undefined, 1000);
 const cache = await mkdtemp(join(tmpdir(), 'noa-bench-models-'));
 const registry = new ModelRegistry({ cache, paths: [] });
 const common = {
@@ -81,4 +83,4 @@ for (const clients of CLIENTS) {
 }
 await Promise.all([alone.close(), engine.close()]);
 await rm(cache, { recursive: true, force: true });
-process.exit();
+clearInterval(alive);
