@@ -173,11 +173,12 @@ export class CallerTokens {
       resources: [resource],
       details: { token: view.id, request: target.id },
     };
-    if (!view.calls.some((pattern) => covers(pattern, resource))) {
+    try {
+      assertCovers(view, resource);
+    } catch (error) {
       const code = 'CAPABILITY_DENIED';
       audit.record({ ...use, kind: 'capability.denial', outcome: 'denied', code });
-      const text = `the token of ${view.subject} does not cover ${resource} (it covers ${view.calls.join(', ')})`;
-      throw new NoaError(code, text);
+      throw error;
     }
     const claims = claimsOf(view);
     budgets.begin(claims);
@@ -329,4 +330,11 @@ export class CallerTokens {
   #at(): string {
     return new Date(this.#options.now()).toISOString();
   }
+}
+
+/** Throws CAPABILITY_DENIED for a call (`plugin/export`) that a token is not for. */
+export function assertCovers({ subject, calls }: CallerTokenView, resource: string): void {
+  if (calls.some((pattern) => covers(pattern, resource))) return;
+  const text = `the token of ${subject} does not cover ${resource} (it covers ${calls.join(', ')})`;
+  throw new NoaError('CAPABILITY_DENIED', text);
 }

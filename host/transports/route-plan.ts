@@ -8,11 +8,14 @@ import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { Gateway } from '../gateway/gateway.ts';
 import type { Hooks } from '../gateway/hooks.ts';
 import type { Advice } from '../kernel/advice.ts';
+import { assertCovers } from '../kernel/caller-tokens.ts';
+import type { Principal } from '../kernel/chain.ts';
 import type { Right } from '../kernel/grants.ts';
 import { anything, count, flag, list, object, oneOf, orNull, text, time } from './answer-schema.ts';
 import { arrivalOf, principalOf } from './identity.ts';
 import { CALL_ERRORS } from './plugins.ts';
 import { resource } from './resource.ts';
+import { BearerError } from './route-upstream.ts';
 import {
   findTarget,
   PROTOCOLS,
@@ -187,6 +190,7 @@ function plan(request: FastifyRequest, options: RoutePlanOptions): Answer {
   const scopes = [permission, body.required_permission].filter((name) => typeof name === 'string');
   for (const name of scopes) gateway.requireScope(arrival, principal, name);
   const target = found.target();
+  assertBearer(principal, target);
   const { rate } = request;
   const called = (step: 'hook' | 'notify', on: 'beforeRequest' | 'afterResponse'): Step[] =>
     hooks
@@ -222,6 +226,13 @@ function plan(request: FastifyRequest, options: RoutePlanOptions): Answer {
     policy_enforced: policy !== undefined,
     timestamp: new Date(now()).toISOString(),
   };
+}
+
+/** What refuses the bearer of a capability token the call refuses them its plan. */
+function assertBearer({ token }: Principal, target: Target): void {
+  if (token === undefined) return;
+  if (target.kind === 'plugin') assertCovers(token.view, `${target.plugin}/${target.export}`);
+  else if (target.kind === 'upstream') throw new BearerError();
 }
 
 /** What the target is granted of the scope. Throws CAPABILITY_DENIED with what is missing. */

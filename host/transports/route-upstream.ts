@@ -69,6 +69,14 @@ export function registerUpstreams(parent: FastifyInstance, options: UpstreamOpti
   });
 }
 
+/** PERMISSION_DENIED for the bearer of a capability token, which opens nothing but plugins. */
+export class BearerError extends NoaError {
+  constructor() {
+    const text = 'a capability token is for exports of plugins, and for no server behind this one';
+    super('PERMISSION_DENIED', text);
+  }
+}
+
 function labelOf(route: LiveRoute | undefined): string {
   if (route === undefined) return 'unmatched';
   const { path } = route.config;
@@ -98,8 +106,7 @@ function admitted(
     throw new NoaError('NOT_FOUND', `there is nothing at this path for ${method}`);
   }
   if (principalOf(request).token !== undefined) {
-    const text = 'a capability token is for exports of plugins, and for no server behind this one';
-    throw new NoaError('PERMISSION_DENIED', text);
+    throw new BearerError();
   }
   const { scope, methods } = upstream.config;
   if (scope !== undefined) gateway.requireScope(arrivalOf(request), principalOf(request), scope);

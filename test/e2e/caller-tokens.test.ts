@@ -60,6 +60,12 @@ t.test('a bearer calls what the token covers, by every way, and nothing else', a
     status: 201,
   });
   t.match(await call(one, token, 'orders/place', {}), denied);
+  const plan = (name: string, target: string) => {
+    const body = { protocol: 'plugin', payload: { plugin: name, export: target } };
+    return one.request('POST', '/v1/route', body, { authorization });
+  };
+  t.match(await plan('notes', 'create'), { status: 200 });
+  t.match(await plan('orders', 'place'), denied, 'the plan is refused as the call is');
   t.match(await one.request('GET', '/v1/auth/me', undefined, { authorization }), {
     body: { subject: 'caller:billing', level: 'L5' },
   });
