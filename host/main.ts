@@ -177,14 +177,14 @@ export async function startFront(
     log: logs.logger('traces'),
   });
   parts.defer(() => tracer?.close());
-  const models = openModels(config.inference, {
+  const { backends, models } = openModels(config.inference, {
     dataPath: engines.path,
     authorities: config.plugins.http_ca_path,
     metrics,
     warn: onNotice,
   });
   const inference = createInferenceDriver({
-    backends: models,
+    backends,
     timeoutMs: config.inference.timeout_ms,
     observe: metrics.inference,
   });
@@ -306,6 +306,7 @@ export async function startFront(
     },
     allowedOrigins: config.server.allowed_origins,
     administration: kernel.administration,
+    models,
     callers: kernel.callers,
     secrets: kernel.secrets,
     hosts,

@@ -7,6 +7,7 @@ import { registerCompletion } from './completion.ts';
 import { registerConfig } from './config.ts';
 import { registerDoctor } from './doctor.ts';
 import { registerGrant } from './grant.ts';
+import { registerModel } from './model.ts';
 import { registerMigrate } from './migrate.ts';
 import { registerAuthorCommands } from './plugin-author.ts';
 import { registerPlugin } from './plugin.ts';
@@ -45,6 +46,7 @@ export function buildProgram(session: Session, writeError: (text: string) => voi
   registerPlugin(plugin, session);
   registerGrant(program, session);
   registerSecret(program, session);
+  registerModel(program, session);
   registerToken(program, session);
   registerAuth(program, session);
   registerAudit(program, session);

@@ -17,7 +17,7 @@ const AFTER_QUEUED = 1000;
 const MAX_MESSAGE = 500;
 /** By which an operator finds and removes a hook, and gets the credential for it. */
 const ADMINISTRATION =
-  /^[A-Z]+ \/(metrics$|(v1\/(plugins(?!\/:name\/exports\/)|grants|secrets|tokens|audit|auth|hosts)|console)(\/|$))/;
+  /^[A-Z]+ \/(metrics$|(v1\/(plugins(?!\/:name\/exports\/)|grants|secrets|tokens|audit|auth|hosts|inference\/models)|console)(\/|$))/;
 
 export type HookOutcome = 'passed' | 'denied' | 'failed' | 'dropped';
 

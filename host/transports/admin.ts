@@ -6,6 +6,7 @@
 import type { FastifyInstance } from 'fastify';
 import type { Administration } from '../kernel/administration.ts';
 import type { Hosts } from '../kernel/hosts.ts';
+import type { Models } from '../kernel/models.ts';
 import type { Secrets } from '../kernel/secrets.ts';
 import {
   AUDIT_PAGE,
@@ -21,6 +22,7 @@ import { AUDIT_QUERY, SECRET, SECRET_NAME } from './admin-schemas.ts';
 import { type BodyLimit, takeBundles } from './body.ts';
 import { registerHosts } from './hosts.ts';
 import { actorOf, nameIn } from './identity.ts';
+import { registerModels } from './models.ts';
 import { PAGE_QUERY, pageOf, type PageQuery } from './paging.ts';
 import { type PluginStateOptions, registerPluginState } from './plugin-state.ts';
 import { resource } from './resource.ts';
@@ -28,6 +30,7 @@ import { resource } from './resource.ts';
 export interface AdminOptions extends PluginStateOptions, PluginAdminOptions {
   readonly secrets: Secrets;
   readonly hosts: Hosts;
+  readonly models: Models;
   readonly bundleLimit: BodyLimit;
 }
 
@@ -40,6 +43,7 @@ export function registerAdmin(scope: FastifyInstance, options: AdminOptions): vo
   tokens(scope, options.administration);
   audit(scope, options.administration);
   registerHosts(scope, options.hosts);
+  registerModels(scope, options.models);
 }
 
 function secrets(scope: FastifyInstance, kept: Secrets): void {

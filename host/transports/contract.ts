@@ -17,6 +17,7 @@ export const TAGS = {
   Authentication: 'Who may call this host, and with what credentials.',
   Gateway: 'What happens to calls on their way.',
   Events: 'The event log.',
+  Models: 'The models that plugins can be granted.',
   Hosts: 'The hosts that share one database.',
   Health: 'How the host fares.',
   Reference: 'This reference.',

@@ -241,6 +241,18 @@ t.test('models are loaded, listed and unloaded; the host is ready and counts', a
   t.notMatch(String(body['text']), /use-none/, 'unknown models are no labels');
 });
 
+t.test('administrators list, load and unload models', async (t) => {
+  const { stdout } = await host.cli('model', 'list');
+  t.match(stdout, /use-lite +1\.0\.0 +embedding +ready/);
+  t.match(stdout, /broken-form +\S+ +\S+ +failed/);
+  t.match(stdout, /up\/chat/);
+  t.match(await host.cli('model', 'load', 'use-lite-q8'), { code: 0, stdout: /is ready/ });
+  t.match(await host.cli('model', 'unload', 'use-lite-q8'), { code: 0, stdout: /not loaded/ });
+  t.match(await host.cli('model', 'load', 'broken-hash'), { code: 1, stderr: /SHA-256/ });
+  t.match(await host.cli('model', 'load', 'nothing'), { code: 1, stderr: /noa model list/ });
+  t.match(await host.cli('model', 'unload', 'up/chat'), { code: 1 });
+});
+
 t.test('the example sorts messages and finds answers', async (t) => {
   await host.install(await bundleOf('plugins/examples/triage'));
   await host.approve('triage');

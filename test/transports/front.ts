@@ -35,6 +35,14 @@ import { MemoryCallerTokens, MemoryStore } from './memory-store.ts';
 export const ADMIN = 'admin-token-of-at-least-32-characters';
 export const READER = 'reader-token-of-at-least-32-character';
 
+const MODEL = {
+  id: 'm',
+  version: '1.0.0',
+  task: 'embedding',
+  state: 'available',
+  backend: 'local',
+} as const;
+
 type Export = (input: Json, call: RuntimeCall) => unknown;
 export type Exports = { readonly [name: string]: Export };
 
@@ -186,6 +194,11 @@ export async function startFront(
     administration: kernel.administration,
     callers: kernel.callers,
     secrets: kernel.secrets,
+    models: {
+      list: () => Promise.resolve([MODEL]),
+      load: () => Promise.resolve({ ...MODEL, state: 'ready' }),
+      unload: () => Promise.resolve(MODEL),
+    },
     hosts: {
       list: () =>
         Promise.resolve([

@@ -16,6 +16,7 @@ const OF_THE_HOST: { readonly [area: string]: readonly string[] } = {
   audit: ADMINISTRATION,
   auth: ADMINISTRATION,
   hosts: ADMINISTRATION,
+  models: ADMINISTRATION,
   events: ['read'],
   metrics: ['read'],
 };
