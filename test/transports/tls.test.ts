@@ -150,11 +150,21 @@ await t.test(
     const [headers] = (await once(stream, 'response')) as [Record<string, unknown>];
     t.equal(headers[':status'], 401);
     session.destroy();
-    t.equal(
+    t.match(
       await front.raw('GET /health HTTP/1.1\r\nHost: x\r\n\r\n'),
-      '',
-      'cleartext gets nothing',
+      /^HTTP\/1\.1 400 [\s\S]*use https\.\n$/,
+      'cleartext is told',
     );
+    const stubborn = connectTcp({ port, host: '127.0.0.1', allowHalfOpen: true });
+    stubborn
+      .on('error', () => undefined)
+      .resume()
+      .write('PRI * HTTP/2.0\r\n');
+    const cut = new Promise((done) => stubborn.once('close', done));
+    // Whoever goes on is answered with a reset once the other side is cut.
+    const going = setInterval(() => stubborn.write('x'), 200);
+    await cut;
+    clearInterval(going);
     const silent = connectTcp(port, '127.0.0.1').on('error', () => undefined);
     await once(silent, 'close');
     t.match(await handshake(port), { answer: /200 OK/ }, 'one that does not shake hands is cut');
