@@ -131,7 +131,7 @@ export const KEYS = {
     }),
     workers: integer(0, 256, 0, {
       description:
-        'Threads that run models, each with its own copy of those that it uses; 0 means one for each processor core.',
+        'Processes that run models, each with its own copy of those that it uses; 0 means one for each processor core. They start when a model is first asked for.',
     }),
     max_batch_size: integer(1, 1024, 32, {
       description: 'Texts that one run of a model takes at most.',
@@ -146,11 +146,11 @@ export const KEYS = {
     }),
     memory_mib: integer(16, 1 << 20, 1024, {
       description:
-        'What loaded models take together, in all threads; for another one, those go that were unused longest.',
+        'What loaded models take together, in all of these processes, beside the runtime itself; for another one, those go that were unused longest.',
     }),
     untrusted: modelIds({
       description:
-        'Models that run in a process of their own, by id or as a beginning and `*`: those whose files you do not trust.',
+        'Models that run in a process apart from the others, by id or as a beginning and `*`: those whose files you do not trust.',
     }),
     upstreams,
   },

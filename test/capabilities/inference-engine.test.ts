@@ -11,7 +11,7 @@ import {
   type Request,
 } from '../../capabilities/inference/engine/embedding-queue.ts';
 import { Engine, type EngineOptions } from '../../capabilities/inference/engine/engine.ts';
-import { type Lane, openProcess, openThread } from '../../capabilities/inference/engine/lane.ts';
+import { type Lane, openProcess } from '../../capabilities/inference/engine/lane.ts';
 import { ModelRegistry } from '../../capabilities/inference/models/registry.ts';
 
 t.setTimeout(120_000);
@@ -34,13 +34,13 @@ function call(plugin = 'p', ms = 60_000): BackendCall & { readonly leave: () => 
 }
 
 /** A crew whose workers the test can end. */
-function crew(test: Test, options: Partial<CrewOptions> = {}, open = openThread) {
+function crew(test: Test, options: Partial<CrewOptions> = {}) {
   const lanes: Lane[] = [];
   const lost: string[] = [];
   const batches: number[] = [];
   const made = new Crew({
     open: (events) => {
-      const lane = open(events);
+      const lane = openProcess(events);
       lanes.push(lane);
       return lane;
     },
@@ -48,6 +48,7 @@ function crew(test: Test, options: Partial<CrewOptions> = {}, open = openThread)
     maxBatch: 4,
     maxQueued: 64,
     limitMs: 30_000,
+    hasRoom: () => true,
     prepare: (station, key) => station.load(key, files, 'cpu'),
     observeBatch: (texts) => batches.push(texts),
     onLost: (reason) => lost.push(reason),
@@ -200,18 +201,21 @@ t.test('what a worker took with it is done once more, and then fails as retryabl
   t.equal((await made.embed(KEY, ['back'], true, call())).vectors.length, 512, 'it goes on');
 });
 
-t.test('a process of its own answers the same, and its death is survived', async (t) => {
-  const { crew: made, lanes } = crew(t, {}, openProcess);
-  const near = crew(t);
-  const [far, here] = await Promise.all([
-    made.embed(KEY, ['the same text'], true, call()),
-    near.crew.embed(KEY, ['the same text'], true, call()),
-  ]);
-  t.strictSame([...far.vectors], [...here.vectors]);
-  const survives = made.embed(KEY, texts(4), true, call());
-  lanes[0]?.end();
-  t.equal((await survives).vectors.length, 4 * 512);
-});
+t.test(
+  'where there is room for one copy alone, others wait for it, and the bound holds',
+  async (t) => {
+    const most = 40 << 20;
+    const { engine: made } = engine(t, { workers: 2, memoryBytes: most });
+    const ask = (model: string) =>
+      made.embed({ model, texts: texts(20), truncate: true }, call(model));
+    await ask('use-lite');
+    const held: number[] = [];
+    const watch = setInterval(() => held.push(made.memoryBytes), 5);
+    await Promise.all([1, 2, 3, 4].map(() => ask('use-lite')));
+    clearInterval(watch);
+    t.ok(held.every((bytes) => bytes <= most));
+  },
+);
 
 t.test('generations run beside other work, four at a worker; who leaves makes room', async (t) => {
   const { engine: made } = engine(t);
@@ -267,5 +271,25 @@ t.test(
     t.match(await made.find('use-lite'), { state: 'failed', reason: /cuda/i });
     t.equal(notices.length, 1, 'said once while it waits');
     await t.rejects(made.load('use-lite', undefined, call()), { code: 'UNAVAILABLE' });
+  },
+);
+
+t.test(
+  'a caller who leaves while the model is loaded keeps no place for a generation',
+  async (t) => {
+    const gates: (() => void)[] = [];
+    const prepare = () => new Promise<void>((resolve) => gates.push(resolve));
+    const { crew: one } = crew(t, { prepare });
+    for (let at = 0; at < 8; at += 1) {
+      const asked = call();
+      const placed = one.place(KEY, asked);
+      asked.leave();
+      await t.rejects(placed, { code: 'CANCELLED' });
+      gates.shift()?.();
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    const placed = one.place(KEY, call('p', 5000));
+    gates.shift()?.();
+    (await placed).release();
   },
 );

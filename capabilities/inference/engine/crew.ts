@@ -27,6 +27,8 @@ export interface CrewOptions {
   readonly maxQueued: number;
   /** Longest time that one run may take before its worker is ended. */
   readonly limitMs: number;
+  /** Whether there is room for one more copy of a model that is loaded already. */
+  readonly hasRoom: (key: Key) => boolean;
   /** Has the model loaded there. Rejects with NoaError. */
   readonly prepare: (station: Station, key: Key) => Promise<void>;
   readonly observeBatch: (texts: number) => void;
@@ -163,6 +165,7 @@ export class Crew {
   ): Promise<Answer> {
     if (this.#jobs.length >= MAX_JOBS) throw this.#full(1);
     return this.#settled<Answer>(call, (done, fail) => {
+      let hasLeft = false;
       const job: Job = {
         key,
         plugin: call.plugin,
@@ -170,9 +173,11 @@ export class Crew {
         run: async (station) => {
           try {
             await this.#options.prepare(station, key);
+            // Nobody would give back a place that nobody has taken.
+            if (hasLeft) return;
             const working = work(station, done);
             this.#held.delete(station);
-            if ((await working) === 'again') this.#jobs.unshift(job);
+            if ((await working) === 'again' && !hasLeft) this.#jobs.unshift(job);
           } catch (error) {
             fail(asError(error));
           } finally {
@@ -182,6 +187,7 @@ export class Crew {
       };
       this.#jobs.push(job);
       return () => {
+        hasLeft = true;
         this.#jobs = this.#jobs.filter((one) => one !== job);
       };
     });
@@ -257,7 +263,11 @@ export class Crew {
 
   #pick(key: Key, can: (station: Station) => boolean): Station | undefined {
     const able = this.stations.filter((station) => !this.#held.has(station) && can(station));
-    return able.find(({ loaded }) => loaded.has(key)) ?? able[0];
+    const withIt = able.find(({ loaded }) => loaded.has(key));
+    if (withIt !== undefined) return withIt;
+    // A copy that has no room is no use: whoever has the model is waited for.
+    const isSomewhere = this.stations.some((one) => one.loaded.has(key) || one.uses(key));
+    return isSomewhere && !this.#options.hasRoom(key) ? undefined : able[0];
   }
 
   async #embedAt(station: Station, key: Key, pieces: Piece<EmbeddingJob>[]): Promise<void> {

@@ -27,7 +27,7 @@ import {
   OVERHEAD_BYTES,
 } from '../models/runner.ts';
 import { Crew } from './crew.ts';
-import { openProcess, openThread } from './lane.ts';
+import { openProcess } from './lane.ts';
 import { promptOf, readParameters } from './parameters.ts';
 import type { Key, ScoresAnswer, Work } from './protocol.ts';
 import { type Station, WorkerLostError } from './station.ts';
@@ -47,7 +47,7 @@ export interface EngineOptions {
   /** What loaded models may take together, in all workers. */
   readonly memoryBytes: number;
   readonly device: 'auto' | Device;
-  /** Ids of models, or beginnings and `*`, that run in a process of their own. */
+  /** Ids of models, or beginnings and `*`, that run in a process apart from the others. */
   readonly untrusted: readonly string[];
   readonly observeBatch: (texts: number) => void;
   readonly onNotice: (message: string) => void;
@@ -71,6 +71,8 @@ export class Engine implements Backend {
   readonly #sizes = new Map<Key, number>();
   readonly #timer: NodeJS.Timeout;
   #scanned: Promise<void> | undefined;
+  /** Bytes of what is being loaded now. */
+  #reserved = 0;
   /** What `auto` has turned out to be. */
   #device: Device | undefined;
 
@@ -84,9 +86,10 @@ export class Engine implements Backend {
       observeBatch,
       now,
       prepare: (station: Station, key: Key) => this.#prepare(station, key),
+      hasRoom: (key: Key) => this.#hasRoom(key),
       onLost: (reason: string) => onNotice(`a worker of inference ended: ${reason}`),
     };
-    this.#trusted = new Crew({ ...crew, open: openThread, workers: options.workers });
+    this.#trusted = new Crew({ ...crew, open: openProcess, workers: options.workers });
     this.#untrusted = new Crew({ ...crew, open: openProcess, workers: 1 });
     this.#timer = setInterval(() => this.#unloadUnused(), LOOK_MS).unref();
   }
@@ -222,9 +225,8 @@ export class Engine implements Backend {
 
   async load(model: string, version: string | undefined, call: BackendCall): Promise<ModelView> {
     const { key, entry } = await this.#usable(model, version, true);
-    const loading = Promise.all(
-      this.#crewOf(key).stations.map((station) => this.#prepare(station, key)),
-    );
+    const [first, ...others] = this.#crewOf(key).stations;
+    const loading = this.#loadAt(key, first, others);
     const { promise: left, reject } = Promise.withResolvers<never>();
     const leave = (): void => reject(stopped('inference', call));
     call.signal.addEventListener('abort', leave, { once: true });
@@ -234,6 +236,12 @@ export class Engine implements Backend {
       call.signal.removeEventListener('abort', leave);
     }
     return this.#view(entry);
+  }
+
+  /** At one worker, and then at those for whose copy there is room. */
+  async #loadAt(key: Key, first: Station | undefined, others: readonly Station[]): Promise<void> {
+    if (first !== undefined) await this.#prepare(first, key);
+    for (const station of others) if (this.#hasRoom(key)) await this.#prepare(station, key);
   }
 
   async unload(model: string, version: string | undefined): Promise<ModelView> {
@@ -323,8 +331,13 @@ export class Engine implements Backend {
     if (station.loaded.has(key)) return;
     try {
       const files = await this.#filesOf(key);
-      this.#makeRoom(key, files);
-      await this.#load(station, key, files);
+      const needed = this.#makeRoom(key, files);
+      this.#reserved += needed;
+      try {
+        await this.#load(station, key, files);
+      } finally {
+        this.#reserved -= needed;
+      }
       this.#failures.delete(key);
       this.#sizes.set(key, station.loaded.get(key) ?? 0);
     } catch (error) {
@@ -364,7 +377,8 @@ export class Engine implements Backend {
     return files;
   }
 
-  #makeRoom(key: Key, { files }: ModelFiles): void {
+  /** Answers the bytes that the model is taken to need. */
+  #makeRoom(key: Key, { files }: ModelFiles): number {
     const { memoryBytes: most } = this.#options;
     const needed =
       this.#sizes.get(key) ?? files.reduce((sum, { bytes }) => sum + bytes, OVERHEAD_BYTES);
@@ -377,12 +391,28 @@ export class Engine implements Backend {
       .filter(({ station, loaded }) => loaded !== key && !station.uses(loaded))
       .toSorted((a, b) => (this.#usedAt.get(a.loaded) ?? 0) - (this.#usedAt.get(b.loaded) ?? 0));
     for (const { station, loaded } of oldestFirst) {
-      if (this.memoryBytes + needed <= most) return;
+      if (this.#taken + needed <= most) return needed;
       station.unload(loaded);
     }
-    if (this.memoryBytes + needed <= most) return;
+    if (this.#taken + needed <= most) return needed;
     const text = `there is no room for model ${key} while others are at work (inference.memory_mib is ${mib(most)})`;
     throw new NoaError('RESOURCE_EXHAUSTED', text, { retryAfterMs: 1000 });
+  }
+
+  get #taken(): number {
+    return this.memoryBytes + this.#reserved;
+  }
+
+  /** Whether another copy of a model that is loaded somewhere can be had without waiting. */
+  #hasRoom(key: Key): boolean {
+    const needed = this.#sizes.get(key) ?? 0;
+    let idle = 0;
+    for (const station of this.#stations()) {
+      for (const [loaded, bytes] of station.loaded) {
+        if (loaded !== key && !station.uses(loaded)) idle += bytes;
+      }
+    }
+    return this.#taken - idle + needed <= this.#options.memoryBytes;
   }
 
   #unloadUnused(): void {

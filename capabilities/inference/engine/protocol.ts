@@ -1,5 +1,5 @@
 /**
- * What the engine and its workers tell each other; the same over a thread's port and a process's channel.
+ * What the engine and its workers tell each other.
  * Invariant: a worker answers each request once, by `answer` or `failure` under its id, whatever it was.
  */
 import { type ErrorCode, isErrorCode, NoaError } from '@noa/sdk/host';

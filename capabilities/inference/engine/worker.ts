@@ -1,9 +1,8 @@
 /**
- * Entry of a worker: loads models and runs one piece of work after the other, with generations in between,
+ * Entry of a worker process: loads models and runs one piece of work after the other, with generations in between,
  * token by token. Invariant: what goes wrong in one piece of work is that one's failure.
  */
 import { setImmediate as turn } from 'node:timers/promises';
-import { parentPort } from 'node:worker_threads';
 import { NoaError } from '@noa/sdk/host';
 import type { TokenPlace } from '../backend.ts';
 import { openRunner } from '../models/open.ts';
@@ -53,9 +52,8 @@ class Generation {
   }
 }
 
-function send(message: FromWorker, transfer: ArrayBuffer[] = []): void {
-  if (parentPort !== null) parentPort.postMessage(message, transfer);
-  else process.send?.(message);
+function send(message: FromWorker): void {
+  process.send?.(message);
 }
 
 function receive(message: ToWorker): void {
@@ -94,18 +92,11 @@ function start(id: number, work: () => Promise<unknown>): void {
   queue = queue.then(async () => {
     try {
       const value = await work();
-      send({ type: 'answer', id, value }, buffersOf(value));
+      send({ type: 'answer', id, value });
     } catch (error) {
       send({ type: 'failure', id, error: toFailure(error) });
     }
   });
-}
-
-function buffersOf(value: unknown): ArrayBuffer[] {
-  if (typeof value !== 'object' || value === null) return [];
-  return Object.values(value)
-    .filter((member) => member instanceof Float32Array)
-    .map(({ buffer }) => buffer as ArrayBuffer);
 }
 
 function loadedOf(key: Key): Loaded {
@@ -241,9 +232,6 @@ async function generate(
   }
 }
 
-if (parentPort !== null) parentPort.on('message', receive);
-else {
-  process.on('message', (message) => receive(message as ToWorker));
-  process.once('disconnect', () => process.exit());
-}
+process.on('message', (message) => receive(message as ToWorker));
+process.once('disconnect', () => process.exit());
 send({ type: 'ready' });
