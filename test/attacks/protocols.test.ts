@@ -136,17 +136,24 @@ target.attack('headers over the limit, and headers without an end', {}, async (t
 });
 
 target.attack('requests that are taken back at once, thousands of them', {}, async (t) => {
+  const path = { ...AUTH, ':path': '/plugins/notes/notes' };
+  const flood = (raw: RawHttp2, from: number, count: number): void => {
+    const ids = crowd((index) => from + index * 2, count);
+    raw.send(...ids.flatMap((id) => [request(id, path), reset(id)]));
+  };
+  // What is still being sent when a connection is cut makes the answer unreadable: some send a little too much, once.
+  const brief = crowd(() => new RawHttp2(port), 4);
+  for (const raw of brief) flood(raw, 1, 1100);
   const all = crowd(() => new RawHttp2(port), 4);
   const next = new Map(all.map((raw) => [raw, 1]));
   await ended(all, (raw) => {
     const from = next.get(raw) ?? 1;
-    const path = { ...AUTH, ':path': '/plugins/notes/notes' };
-    const ids = crowd((index) => from + index * 2, 1000);
-    raw.send(...ids.flatMap((id) => [request(id, path), reset(id)]));
+    flood(raw, from, 1000);
     next.set(raw, from + 2000);
   });
+  await ended(brief, (raw) => flood(raw, 3001, 1000));
   t.ok(
-    all.some(({ goaway }) => goaway === CODE.calm),
+    [...all, ...brief].some(({ goaway }) => goaway === CODE.calm),
     'and it is said why',
   );
   t.ok(
