@@ -5,7 +5,7 @@
  */
 import { hkdfSync, randomUUID } from 'node:crypto';
 import { tmpdir } from 'node:os';
-import { BUNDLE_LIMITS, type Driver, type Json, NoaError, readBundle } from '@noa/sdk/host';
+import { BUNDLE_LIMITS, type Driver, type Json, readBundle } from '@noa/sdk/host';
 import { createRedisDriver } from '../capabilities/cache/redis.ts';
 import { createClockDriver } from '../capabilities/clock/system.ts';
 import { connectionConfig } from '../capabilities/db/connection.ts';
@@ -36,6 +36,7 @@ import { RateLimiter } from './kernel/rate.ts';
 import { Seal } from './kernel/seal.ts';
 import type { Bundle } from './kernel/store.ts';
 import type { Supervisor } from './kernel/supervisor.ts';
+import { createBuiltinLoader } from './loaders/builtin/loader.ts';
 import { createNativeLoader, type NativeLoad } from './loaders/native/loader.ts';
 import { createProcessLoader } from './loaders/process/loader.ts';
 import { createTieredLoader } from './loaders/select.ts';
@@ -56,6 +57,7 @@ import type { Metrics as Exposition } from './transports/metrics.ts';
 import { openHooks } from './hooks.ts';
 import { openTls } from './tls.ts';
 import { openModels } from './models.ts';
+import { openBuiltins } from './plugins.ts';
 import { openUpstreams } from './upstreams.ts';
 import { VERSION } from './version.ts';
 
@@ -128,6 +130,7 @@ export async function startFront(
   parts.defer(() => egress.close());
 
   const { threads, max_queued_calls, max_bundle_bytes, max_processes, untrusted } = config.plugins;
+  const builtins = await openBuiltins(config.plugins.builtin);
   const { allow_native, native = [] } = config.plugins;
   if (allow_native) {
     const words = `plugins.allow_native: ${native.length} listed modules may run without a sandbox, with all rights of this host's user`;
@@ -157,6 +160,7 @@ export async function startFront(
       },
       onNotice: (message, about) => log.warn(about, message),
     }),
+    builtin: createBuiltinLoader(builtins),
     untrusted: untrusted ?? [],
   });
   parts.defer(() => loader.close());
@@ -194,6 +198,10 @@ export async function startFront(
     store: new PostgresStore(pool),
     callerTokens: new PostgresCallerTokens(pool),
     loader,
+    builtins: {
+      bundles: builtins.map(({ bundle }) => bundle),
+      isApproved: config.plugins.approve_builtin,
+    },
     capabilities: (call) =>
       builtinCapabilities({
         db,
@@ -291,6 +299,7 @@ export async function startFront(
     identity,
     idempotency,
     upstreams,
+    builtins: builtins.map(({ manifest }) => manifest),
     tls,
     grpc: createGrpc({
       ...shared,
@@ -382,8 +391,7 @@ function withFields(message: string, fields: { readonly [name: string]: Json }):
 
 async function takeApart(bytes: Uint8Array, maxBytes: number): Promise<Bundle> {
   const { manifest, files } = await readBundle(bytes, { ...BUNDLE_LIMITS, maxBytes });
-  const wasm = files.get(manifest.runtime.file);
-  if (wasm === undefined) throw new NoaError('INVALID_ARGUMENT', 'the bundle holds no module');
+  const wasm = files.get(manifest.runtime.file ?? '') ?? new Uint8Array(); // a built-in plugin has none
   const migrations = [...files]
     .filter(([name]) => name.startsWith('migrations/'))
     .map(([name, content]) => ({ name, sql: new TextDecoder().decode(content) }))

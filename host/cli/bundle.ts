@@ -63,6 +63,7 @@ async function asBundle(bytes: Uint8Array): Promise<Uint8Array> {
 /** Builds the module when it is missing or older than what it is made of. */
 async function refresh(dir: string, shown: string, session: Session): Promise<void> {
   const { runtime } = await readManifest(dir);
+  if (runtime.kind === 'builtin') return;
   const module = await changedAt(join(dir, runtime.file));
   const newer = await newest(dir);
   if (newer === undefined || (module !== undefined && module >= newer.at)) return;

@@ -66,12 +66,13 @@ export function describe(detail: PluginDetail, health: HealthView, columns: numb
     memoryBytes,
     isolation,
   } = detail;
+  const { sha256: module } = manifest.runtime;
   const { schedules = [] } = manifest.contributes ?? {};
   const lines = [standing(detail)];
   if (manifest.description !== undefined) lines.push(manifest.description);
   const rows = [
     ['bundle', `sha256:${detail.digest}`],
-    ['module', `sha256:${manifest.runtime.sha256 ?? ''}`],
+    ['module', module === undefined ? 'part of the host' : `sha256:${module}`],
     ...(detail.candidate === null ? [] : [['candidate', waiting(detail)]]),
     ['exports', Object.keys(manifest.exports).join(', ')],
     ['routes', routes.join(', ')],

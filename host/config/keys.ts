@@ -10,6 +10,7 @@ import { upstreams } from './upstreams.ts';
 import {
   boolean,
   choice,
+  choices,
   digests,
   hostname,
   hosts,
@@ -179,6 +180,14 @@ export const KEYS = {
     threads: integer(0, 256, 0, {
       description:
         'Threads that run plugin code; 0 means one less than the processor cores, at least one.',
+    }),
+    builtin: choices(['inference'], ['inference'], {
+      description:
+        "Plugins that are parts of the host: they are installed at the start and kept at the host's version. One that is not named here stays as it is; `noa plugin remove` removes it.",
+    }),
+    approve_builtin: boolean(true, {
+      description:
+        'Whether what the plugins of `plugins.builtin` ask for is approved when the host installs them. Rights that were revoked stay so. With false they wait, as those of any plugin, for `noa grant approve`.',
     }),
     untrusted: plugins({
       description:

@@ -141,6 +141,27 @@ export function origins(about: About): Key<readonly string[] | undefined> {
   };
 }
 
+/** Any of these words: a list, or one text with commas between them; an empty text is none. */
+export function choices<const Word extends string>(
+  words: readonly Word[],
+  fallback: readonly Word[],
+  about: About,
+): Key<readonly Word[]> {
+  return {
+    ...about,
+    rule: `any of ${words.join(', ')}, with commas between them`,
+    default: fallback.join(','),
+    read: (value) => {
+      const text = typeof value === 'string' ? value.trim() : value;
+      const given: unknown = typeof text === 'string' ? text.split(/\s*,\s*/) : text;
+      if (text === '') return [];
+      if (!Array.isArray(given)) return undefined;
+      const read = words.filter((word) => given.includes(word));
+      return read.length === new Set(given).size ? Object.freeze(read) : undefined;
+    },
+  };
+}
+
 /** Names of plugins, or `*` for every plugin: a list, or one text with commas between them. */
 export function plugins(about: About): Key<readonly string[] | undefined> {
   const name = /^(\*|[a-z][a-z0-9]*(-[a-z0-9]+)*)$/;

@@ -7,6 +7,7 @@ import { Administration } from './administration.ts';
 import { Audit } from './audit.ts';
 import { Broker, type CapabilityEntry, type CapabilityObservation } from './broker.ts';
 import { Budgets } from './budgets.ts';
+import { type Builtins, keepBuiltins } from './builtins.ts';
 import type { CallerTokenStore } from './caller-token-records.ts';
 import { CallerTokens } from './caller-tokens.ts';
 import { Configuration, configure, unfit } from './configuration.ts';
@@ -52,6 +53,8 @@ export interface KernelPowers {
   readonly store: Store;
   readonly callerTokens: CallerTokenStore;
   readonly loader: Loader;
+  /** The plugins that are parts of this host. */
+  readonly builtins?: Builtins;
   /** Given the way back in for calls between plugins, answers every capability of this host. */
   readonly capabilities: (call: (call: PluginCall) => Promise<Json>) => readonly CapabilityEntry[];
   readonly readBundle: (bytes: Uint8Array) => Promise<Bundle>;
@@ -88,6 +91,7 @@ export class Kernel {
   readonly secrets: Secrets;
   readonly capabilities: readonly CapabilityEntry[];
   readonly #powers: KernelPowers;
+  readonly #judge: Judge;
   readonly #tokens: TokenService;
   readonly #budgets = new Budgets();
   readonly #timers: NodeJS.Timeout[] = [];
@@ -113,6 +117,7 @@ export class Kernel {
     });
     this.capabilities = powers.capabilities((call) => this.#callPlugin(call));
     const judge = new Judge({ capabilities: this.capabilities, loader, readBundle, now });
+    this.#judge = judge;
     this.callers = new CallerTokens({
       store: powers.callerTokens,
       audit: this.audit,
@@ -263,6 +268,7 @@ export class Kernel {
     const { store, now, onError } = this.#powers;
     await this.#firstKey();
     await this.#dropLeftovers();
+    await this.#keepBuiltins();
     await withinReason(this.supervisor.sync());
     await this.#tellOfAnotherRootKey();
     const follow = async (): Promise<void> => {
@@ -292,6 +298,13 @@ export class Kernel {
         .sweep()
         .catch((error: unknown) => onError('old tokens cannot be deleted now', error));
     });
+  }
+
+  async #keepBuiltins(): Promise<void> {
+    const { builtins, now, newId, onError } = this.#powers;
+    if (builtins === undefined) return;
+    const options = { audit: this.audit, judge: this.#judge, now, newId };
+    for (const problem of await keepBuiltins(options, builtins)) onError(problem, undefined);
   }
 
   async #dropLeftovers(): Promise<void> {

@@ -48,10 +48,10 @@ export interface RuntimeCall {
 }
 
 /**
- * Where a plugin's code runs: in the sandbox, in a thread of the host or in a process of its own, or
- * without a sandbox, as a program of the operator's.
+ * Where a plugin's code runs: in the sandbox, in a thread of the host or in a process of its own; without a
+ * sandbox, as a program of the operator's; or as a part of the host.
  */
-export type Isolation = 'thread' | 'process' | 'native';
+export type Isolation = 'thread' | 'process' | 'native' | 'builtin';
 
 /** What a call has cost the host's processors so far. */
 export interface CallCost {

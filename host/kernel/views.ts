@@ -84,7 +84,7 @@ export function viewDetail(world: World, name: string): PluginDetail {
     ...view(world, record),
     manifest,
     routes: (manifest.contributes?.routes ?? []).map(
-      ({ method, path }) => `${method} /plugins/${name}${path}`,
+      ({ method, path, at }) => `${method} ${at === 'root' ? '' : `/plugins/${name}`}${path}`,
     ),
     grpc: (manifest.contributes?.grpc ?? []).map(({ method }) => method),
     subscriptions: viewSubscriptions(manifest, grantsOf(world, name)),

@@ -9,14 +9,18 @@ export interface Tiers {
   readonly isolated: Loader;
   /** A process without a sandbox, for what the operator has listed. */
   readonly native: Loader;
+  /** The host's own process, for parts of the host. */
+  readonly builtin: Loader;
   /** Names of the plugins that get a process; `*` is every plugin. */
   readonly untrusted: readonly string[];
 }
 
-export function createTieredLoader({ shared, isolated, native, untrusted }: Tiers): Loader {
+export function createTieredLoader(tiers: Tiers): Loader {
+  const { shared, isolated, native, builtin, untrusted } = tiers;
   const every = untrusted.includes('*');
   const names = new Set(untrusted);
   const tierOf = ({ name, runtime }: Manifest): Loader => {
+    if (runtime.kind === 'builtin') return builtin;
     const mistrusted = every || names.has(name);
     if (runtime.kind !== 'native') return mistrusted ? isolated : shared;
     if (!mistrusted) return native;
@@ -27,7 +31,7 @@ export function createTieredLoader({ shared, isolated, native, untrusted }: Tier
     inspect: async (manifest, limits, wasm) => tierOf(manifest).inspect(manifest, limits, wasm),
     load: async (request) => tierOf(request.manifest).load(request),
     async close() {
-      await Promise.all([shared.close(), isolated.close(), native.close()]);
+      await Promise.all([shared, isolated, native, builtin].map((each) => each.close()));
     },
   };
 }

@@ -19,6 +19,8 @@ declare module 'fastify' {
   interface FastifyContextConfig {
     /** Media type of the body, JSON when absent. */
     takes?: string;
+    /** Media types of bodies that are taken as bytes, beside JSON. */
+    bytes?: readonly string[];
   }
 }
 
@@ -102,6 +104,32 @@ export function takeBundles(scope: FastifyInstance, limit: BodyLimit): void {
   });
 }
 
+/**
+ * Takes bodies of these types, on the routes whose `config.bytes` names them, as `{content: {mediaType,
+ * charset?, base64}}`.
+ */
+export function takeBytes(
+  scope: FastifyInstance,
+  types: readonly string[],
+  limitOf: LimitOf,
+): void {
+  if (types.length === 0) return;
+  scope.addContentTypeParser([...types], (request, payload, done) => {
+    const [mediaType = '', ...parameters] = (request.raw.headers['content-type'] ?? '')
+      .split(';')
+      .map((part) => part.trim().toLowerCase());
+    const { bytes: taken = [] } = request.routeOptions.config;
+    if (!taken.includes(mediaType)) return done(wrongType(request));
+    const charset = parameters.find((each) => each.startsWith('charset='))?.slice(8, 72);
+    readBody(request, payload, limitOf(request), (error, body) => {
+      if (error !== null) return done(error);
+      const base64 = (body ?? Buffer.alloc(0)).toString('base64');
+      const unquoted = charset?.replaceAll('"', '');
+      done(null, { content: { mediaType, ...(unquoted && { charset: unquoted }), base64 } });
+    });
+  });
+}
+
 /** The bundle in a request. Throws when there is none. */
 export function bundleOf(request: FastifyRequest): Buffer {
   if (Buffer.isBuffer(request.body) && request.body.length > 0) return request.body;
@@ -117,7 +145,8 @@ export function wrongType(request: FastifyRequest): NoaError {
 }
 
 function takes(request: FastifyRequest): string {
-  return request.routeOptions.config.takes ?? 'application/json';
+  const { takes = 'application/json', bytes = [] } = request.routeOptions.config;
+  return [takes, ...bytes].join(', ');
 }
 
 function readBody(

@@ -5,7 +5,7 @@
  * every failure is a problem document.
  */
 import type { IncomingMessage } from 'node:http';
-import { ERROR_KINDS, NoaError } from '@noa/sdk/host';
+import { ERROR_KINDS, type Manifest, NoaError } from '@noa/sdk/host';
 import { fastify, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import type { Gateway } from '../gateway/gateway.ts';
 import type { Hooks } from '../gateway/hooks.ts';
@@ -39,6 +39,7 @@ import { type PluginsOptions, registerExports, registerPluginRoutes } from './pl
 import { Port, type PortOptions } from './port/port.ts';
 import { asNoaError, sendProblem } from './problem.ts';
 import { refuseMethod, resource } from './resource.ts';
+import { registerRootRoutes } from './root-routes.ts';
 import { hookAll } from './route-hooks.ts';
 import { registerRoutePlan } from './route-plan.ts';
 import { registerUpstreams, type UpstreamOptions } from './route-upstream.ts';
@@ -64,6 +65,8 @@ export interface HttpServerOptions
   readonly identity?: IdentityService;
   /** Absent: Idempotency-Key has no effect. */
   readonly idempotency?: Idempotency;
+  /** Manifests of the plugins that are parts of this host. */
+  readonly builtins?: readonly Manifest[];
   readonly upstreams: UpstreamOptions['upstreams'];
   readonly hooks: Hooks;
   readonly metrics: () => Promise<Metrics>;
@@ -206,6 +209,7 @@ function registerPrivate(
   takeJson(scope, (request) => bodyLimit(request, options.maxBodyBytes));
   scope.setNotFoundHandler(notFound);
   registerPluginRoutes(scope, options, streams.calls);
+  registerRootRoutes(scope, options.builtins ?? [], options, streams.calls);
   const { upstreams } = options;
   const { stallTimeoutMs: stallMs } = { ...CONNECTION_LIMITS, ...options.limits };
   registerUpstreams(scope, { gateway, upstreams, stallMs, maxParameter: MAX_PARAMETER });

@@ -16,7 +16,7 @@ import type { Duplex } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type SecureContextOptions, Server as TlsServer } from 'node:tls';
 import { NoaError } from '@noa/sdk/host';
-import { problem, PROBLEM_TYPE } from './problem.ts';
+import { problem, PROBLEM_TYPE } from './problem-document.ts';
 import { beginTrace, traceparent } from './trace.ts';
 
 export interface ConnectionLimits {

@@ -33,7 +33,7 @@ const STATE = oneOf(Object.keys(TRANSITIONS), 'Where the plugin stands in its li
 const REASON = orNull(text('Why the plugin stands where it stands.'));
 const ISOLATION = orNull(
   oneOf(
-    ['thread', 'process', 'native'],
+    ['thread', 'process', 'native', 'builtin'],
     'Where its code runs in this host; null while it does not.',
   ),
 );

@@ -71,10 +71,10 @@ export function registerPluginRoutes(
     const start = path.indexOf('/', 1) + 1;
     const slash = path.indexOf('/', start);
     const end = slash < 0 ? path.length : slash;
-    const name = decode(path.slice(start, end));
+    const name = decodeSegment(path.slice(start, end));
     const serving = options.serving(name);
     request.exchange.serving = serving;
-    const segments = segmentsOf(path.slice(end)).map(decode);
+    const segments = segmentsOf(path.slice(end)).map(decodeSegment);
     const match = tableOf(serving).match(request.method, segments);
     if ('route' in match) {
       request.exchange.route = match.route.label;
@@ -112,11 +112,11 @@ export function registerPluginRoutes(
         const query = request.query as TextParameters;
         const input = route.input(query, segments, request.body as Json | undefined);
         const call = invocation(request, route.export, input);
-        if (calls.takes(request, request.exchange.serving, route.export)) {
+        if (calls.takes(request, call)) {
           return calls.answer(request, reply, call);
         }
         const outcome = await options.dispatch(call);
-        return answer(reply, route.status, outcome);
+        return answer(reply, route.status, outcome.text);
       },
     });
   }
@@ -147,17 +147,17 @@ export function registerExports(
       run: async (request, reply) => {
         const name = (request.params as { export: string }).export;
         const call = invocation(request, name, request.body as Json);
-        if (calls.takes(request, request.exchange.serving, name)) {
+        if (calls.takes(request, call)) {
           return calls.answer(request, reply, call);
         }
         const outcome = await options.dispatch(call);
-        return answer(reply, 200, outcome);
+        return answer(reply, 200, outcome.text);
       },
     },
   });
 }
 
-function invocation(request: FastifyRequest, name: string, input: Json): Invocation {
+export function invocation(request: FastifyRequest, name: string, input: Json): Invocation {
   const { exchange } = request;
   const { manifest } = exchange.serving as Serving; // set before the body was read
   return {
@@ -174,10 +174,10 @@ function invocation(request: FastifyRequest, name: string, input: Json): Invocat
 }
 
 /** The plugin's own text goes out as it is: the dispatcher has read and judged it. */
-function answer(reply: FastifyReply, status: number, outcome: Outcome): FastifyReply {
+export function answer(reply: FastifyReply, status: number, json: string): FastifyReply {
   void reply.code(status);
   if (status === 204 || status === 205) return reply.send();
-  return reply.header('content-type', JSON_TYPE).send(outcome.text);
+  return reply.header('content-type', JSON_TYPE).send(json);
 }
 
 function write(input: Json): string {
@@ -189,7 +189,7 @@ function write(input: Json): string {
   }
 }
 
-function decode(segment: string): string {
+export function decodeSegment(segment: string): string {
   if (!segment.includes('%')) return segment;
   try {
     return decodeURIComponent(segment);

@@ -3,47 +3,14 @@
  * Invariant: only a NoaError speaks to a caller; of anything else the caller learns INTERNAL and the
  * ids under which the host's log tells more.
  */
-import { ERROR_KINDS, type ErrorCode, NoaError } from '@noa/sdk/host';
+import { NoaError } from '@noa/sdk/host';
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
 import { InsufficientScopeError } from '../gateway/gateway.ts';
 import { RateLimitError, rateFields } from '../gateway/limits.ts';
 import { BadGatewayError } from '../gateway/upstream/failure.ts';
 import { wrongType } from './body.ts';
-
-export const PROBLEM_TYPE = 'application/problem+json';
-
-export interface Problem {
-  readonly type: string;
-  readonly title: string;
-  readonly status: number;
-  readonly detail: string;
-  readonly code: ErrorCode;
-  /** The path that was asked for; a query may hold secrets and is left out. */
-  readonly instance?: string;
-  readonly traceId?: string;
-  /** What breaks a schema: `[{path, rule, message}]`. */
-  readonly errors?: unknown;
-  /** Other particulars. */
-  readonly details?: unknown;
-}
-
-/** `status` differs from the table only where HTTP itself has a closer one (RFC 6585, RFC 9110). */
-export function problem(error: NoaError, status = ERROR_KINDS[error.code].status): Problem {
-  const { code, message, details } = error;
-  const { title } = ERROR_KINDS[code];
-  const extension =
-    details === undefined ? {} : { [isViolations(details) ? 'errors' : 'details']: details };
-  return { type: `urn:noa:error:${code}`, title, status, detail: message, code, ...extension };
-}
-
-function isViolations(details: unknown): boolean {
-  return (
-    Array.isArray(details) &&
-    details.every(
-      (item) => typeof item === 'object' && item !== null && 'path' in item && 'message' in item,
-    )
-  );
-}
+import { dialectOf, errorBody } from './dialect.ts';
+import { type Problem, problem, PROBLEM_TYPE } from './problem-document.ts';
 
 /** Answers a request with an error. Headers that were set before (`allow` …) stay. */
 export function sendProblem(request: FastifyRequest, reply: FastifyReply, error: NoaError): void {
@@ -67,9 +34,11 @@ export function sendProblem(request: FastifyRequest, reply: FastifyReply, error:
   }
   // fastify sets it on what it refuses; HTTP/2 has no such header.
   if (request.raw.httpVersionMajor === 2) void reply.removeHeader('connection');
+  const dialect = dialectOf(request);
+  const type = dialect === undefined ? PROBLEM_TYPE : 'application/json';
   // A serialiser of its own: the type must stay as it is, without the charset that fastify adds.
-  void reply.code(body.status).header('content-type', PROBLEM_TYPE).serializer(identity);
-  void reply.send(write(body));
+  void reply.code(body.status).header('content-type', type).serializer(identity);
+  void reply.send(dialect === undefined ? write(body) : JSON.stringify(errorBody(dialect, body)));
 }
 
 /** Never throws, for nobody stands behind an answer to an error: particulars that are no JSON are left out. */

@@ -36,6 +36,7 @@ export class RouteTable {
 
   constructor(manifest: Manifest) {
     for (const spec of manifest.contributes?.routes ?? []) {
+      if (spec.at === 'root') continue;
       let node = this.#root;
       for (const segment of segmentsOf(spec.path)) {
         if (segment.startsWith(':')) node = node.parameter ??= new Node();
@@ -72,12 +73,17 @@ export class RouteTable {
   }
 }
 
+/** Where the route is: at the root, or below its plugin. */
+export function urlOf({ name }: Manifest, { at, path }: RouteSpec): string {
+  return at === 'root' ? path : `/plugins/${name}${path}`;
+}
+
 /** The segments of a path below a plugin; `/` has none. */
 export function segmentsOf(path: string): string[] {
   return path === '' || path === '/' ? [] : path.slice(1).split('/');
 }
 
-function compileRoute(manifest: Manifest, spec: RouteSpec): Route {
+export function compileRoute(manifest: Manifest, spec: RouteSpec): Route {
   const coerce = compileCoercion(manifest.exports[spec.export]?.input ?? {});
   const parameters = segmentsOf(spec.path).flatMap((segment, index) =>
     segment.startsWith(':') ? [{ name: segment.slice(1), index }] : [],
@@ -85,7 +91,7 @@ function compileRoute(manifest: Manifest, spec: RouteSpec): Route {
   return {
     export: spec.export,
     status: spec.status ?? 200,
-    label: `/plugins/${manifest.name}${spec.path}`,
+    label: urlOf(manifest, spec),
     input(query, segments, body) {
       const asked = Object.keys(query).length > 0;
       if (!asked && parameters.length === 0) return body === undefined ? {} : body;

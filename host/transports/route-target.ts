@@ -3,18 +3,21 @@
  * a target that is answered is one that takes the call now; why there is none is told in the words in which
  * the call itself would be refused.
  */
-import { type Json, NoaError } from '@noa/sdk/host';
+import { type Json, type Manifest, NoaError } from '@noa/sdk/host';
 import type { UpstreamRoutes } from '../gateway/upstream/routes.ts';
 import { targetBelow } from '../gateway/upstream/target.ts';
 import type { Serving } from '../kernel/serving.ts';
 import type { PluginView } from '../kernel/views.ts';
 import type { MountedRoute } from './contract.ts';
 import { pathOf } from './problem.ts';
+import { rootRoutesOf } from './root-routes.ts';
 import { RouteTable, segmentsOf } from './route-table.ts';
 
 export interface TargetOptions {
   readonly upstreams: UpstreamRoutes;
   readonly routes: () => readonly MountedRoute[];
+  /** Of the plugins that are parts of this host. */
+  readonly builtins?: readonly Manifest[];
   readonly plugins: () => readonly PluginView[];
   /** Throws NoaError when it does not run, saying why. */
   readonly serving: (plugin: string) => Serving;
@@ -91,6 +94,8 @@ export function findTarget(options: TargetOptions, asked: Asked): Found {
   const method = asked.method === 'HEAD' ? 'GET' : asked.method;
   const path = pathOf(asked.path);
   if (/^\/plugins\/[^/]/.test(path)) return pluginRoute(options, method, path);
+  const own = rootRoute(options, method, path);
+  if (own !== undefined) return own;
   const mounted = mountedAt(options.routes(), method, path);
   if (mounted !== undefined) return hostRoute(options, mounted, method, path);
   const route = options.upstreams.match(path);
@@ -140,6 +145,17 @@ function pluginRoute({ serving }: TargetOptions, method: string, path: string): 
   return failing(`${method} /plugins/:name/*`, notTaken(method, allow));
 }
 
+/** Of a built-in plugin. */
+function rootRoute({ builtins = [], serving }: TargetOptions, method: string, path: string) {
+  const routes = builtins.flatMap((manifest) =>
+    rootRoutesOf(manifest).map((spec) => ({ url: spec.path, manifest, ...spec })),
+  );
+  const found = mountedAt(routes, method, path);
+  if (found === undefined) return undefined;
+  const call = () => ({ running: serving(found.manifest.name), export: found.export });
+  return callOf(`${method} ${found.url}`, null, call);
+}
+
 function hostRoute(
   { serving }: TargetOptions,
   { url, contract }: MountedRoute,
@@ -181,7 +197,11 @@ function callOf(operation: string, permission: string | null, find: () => Call):
 }
 
 /** The pattern that fits; a fixed segment wins over a parameter. */
-function mountedAt(routes: readonly MountedRoute[], method: string, path: string) {
+function mountedAt<Route extends Pick<MountedRoute, 'method' | 'url'>>(
+  routes: readonly Route[],
+  method: string,
+  path: string,
+): Route | undefined {
   const segments = segmentsOf(path);
   const isParameter = (segment: string) => segment.startsWith(':');
   const fitting = routes.filter((route) => {
@@ -189,7 +209,7 @@ function mountedAt(routes: readonly MountedRoute[], method: string, path: string
     if (route.method !== method || pattern.length !== segments.length) return false;
     return pattern.every((each, i) => isParameter(each) || each === segments[i]);
   });
-  const parameters = ({ url }: MountedRoute) => segmentsOf(url).filter(isParameter).length;
+  const parameters = ({ url }: Route) => segmentsOf(url).filter(isParameter).length;
   return fitting.toSorted((a, b) => parameters(a) - parameters(b))[0];
 }
 

@@ -73,7 +73,7 @@ async function serve(server: Server): Promise<number> {
 
 async function installKit(url: string, folder: string): Promise<void> {
   await writeFile(join(folder, 'plugin.json'), JSON.stringify(plugin));
-  await writeFile(join(folder, plugin.runtime.file), KIT);
+  await writeFile(join(folder, plugin.runtime.file ?? ''), KIT);
   const { bytes } = await packPlugin(folder);
   const response = await fetch(`${url}/v1/plugins`, {
     method: 'POST',

@@ -210,7 +210,7 @@ export async function bundleOf(folder: string): Promise<Uint8Array> {
     dir,
     exports: Object.keys(manifest.exports),
     memoryMiB: effectiveLimits(manifest).memoryMiB,
-    outFile: manifest.runtime.file,
+    outFile: manifest.runtime.file ?? '',
   });
   return (await packPlugin(dir)).bytes;
 }

@@ -169,6 +169,7 @@ t.test('a plugin that is named untrusted is not native', async (t) => {
       shared: loader,
       isolated: loader,
       native: loader,
+      builtin: loader,
       untrusted,
     });
     const inspected = tiers.inspect(manifestOf(MODULE), DEFAULT_LIMITS, Buffer.from(MODULE));

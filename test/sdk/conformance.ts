@@ -79,7 +79,7 @@ export async function runConformance(
 
 async function runVectors(t: Test, folder: string, loader: Loader): Promise<void> {
   const manifest = parseManifest(readFileSync(join(folder, 'plugin.json'), 'utf8'));
-  const wasm = readFileSync(join(folder, manifest.runtime.file));
+  const wasm = readFileSync(join(folder, manifest.runtime.file ?? ''));
   const limits = effectiveLimits(manifest);
   const lines: Line[] = [];
   const log: LoadRequest['log'] = (level, message) => lines.push({ level, message });

@@ -402,6 +402,6 @@ async function build(dir: string): Promise<void> {
     dir,
     exports: Object.keys(manifest.exports),
     memoryMiB: 64,
-    outFile: manifest.runtime.file,
+    outFile: manifest.runtime.file ?? '',
   });
 }

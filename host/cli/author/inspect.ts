@@ -57,7 +57,7 @@ export async function inspect(file: string): Promise<Report> {
 }
 
 function bundleReport(file: string, { manifest, files }: Bundle, digest?: string): Report {
-  const wasm = files.get(manifest.runtime.file) ?? new Uint8Array();
+  const wasm = files.get(manifest.runtime.file ?? '') ?? new Uint8Array();
   const { capabilities = [] } = manifest;
   const sizes = [...files].map(([name, content]) => [name, content.length] as const);
   return {
@@ -74,7 +74,7 @@ function bundleReport(file: string, { manifest, files }: Bundle, digest?: string
       ...(digest !== undefined && { digest }),
     },
     module:
-      manifest.runtime.kind === 'native'
+      manifest.runtime.kind !== 'wasm'
         ? { bytes: wasm.length, sha256: sha256(wasm), exports: [], imports: {} }
         : moduleReport(wasm, manifest),
   };
@@ -117,15 +117,19 @@ function sha256(bytes: Uint8Array): string {
   return createHash('sha256').update(bytes).digest('hex');
 }
 
+const WITHOUT_SANDBOX: { readonly [kind: string]: string } = {
+  native: "native     JavaScript without a sandbox, with all rights of the host's user",
+  builtin: 'builtin    a part of the host: other hosts do not take it',
+};
+
 /** The report for people. Text of the plugin is shown without control characters. */
 export function describe({ bundle, module }: Report): string {
   const lines: string[] = [];
   if (bundle !== undefined) lines.push(...describeBundle(bundle));
+  const { kind = 'wasm' } = bundle?.manifest.runtime ?? {};
   lines.push(
-    `module     ${size(module.bytes)}, sha256:${module.sha256}`,
-    bundle?.manifest.runtime.kind === 'native'
-      ? "native     JavaScript without a sandbox, with all rights of the host's user"
-      : `functions  ${module.exports.join(', ')}`,
+    ...(kind === 'builtin' ? [] : [`module     ${size(module.bytes)}, sha256:${module.sha256}`]),
+    WITHOUT_SANDBOX[kind] ?? `functions  ${module.exports.join(', ')}`,
     ...(module.unnamed?.length
       ? [`unnamed    ${module.unnamed.join(', ')}: add to exports what is to be called`]
       : []),

@@ -69,9 +69,13 @@ const MAX_MODULE_BYTES = 32 << 20;
 export async function build({ dir, out, check }: BuildPlan): Promise<Built> {
   const started = performance.now();
   const manifest = await readManifest(dir);
-  if (manifest.runtime.kind === 'native') {
-    const fix = 'bundle the sources into that file yourself, then noa plugin pack';
-    const words = `runtime.kind: native, and this builds WebAssembly; ${fix}`;
+  const { kind, file: module } = manifest.runtime;
+  if (kind !== 'wasm') {
+    const fix =
+      kind === 'native'
+        ? 'bundle the sources into that file yourself, then noa plugin pack'
+        : 'it is a part of the host, and nothing of it is built';
+    const words = `runtime.kind: ${kind}, and this builds WebAssembly; ${fix}`;
     throw new NoaError('INVALID_ARGUMENT', words);
   }
   const language = languageOf(dir);
@@ -79,7 +83,7 @@ export async function build({ dir, out, check }: BuildPlan): Promise<Built> {
     language === 'ts'
       ? await compileTypeScript(dir, manifest, check)
       : await compileOther(language, dir, manifest);
-  const file = out ?? path.join(dir, manifest.runtime.file);
+  const file = out ?? path.join(dir, module);
   await replaceFile(file, wasm);
   return {
     name: manifest.name,

@@ -6,18 +6,19 @@ import { format, inspect } from 'node:util';
 import type { LoadRequest } from '../../kernel/loader.ts';
 import { requestBytes } from '../process/contract.ts';
 import { serve } from '../process/server.ts';
-import { importHandlers, NativeEngine } from './engine.ts';
-import { createPluginLog, type PluginLog } from './log.ts';
+import type { HandlerEngine } from '../handlers/engine.ts';
+import { createPluginLog, type PluginLog } from '../handlers/log.ts';
+import { createNativeEngine, importHandlers } from './module.ts';
 
 serve((options) => ({
-  async load(request: LoadRequest): Promise<NativeEngine> {
+  async load(request: LoadRequest): Promise<HandlerEngine> {
     const log = createPluginLog((level, line) => request.log(level, line));
     takeConsole(log);
     process.on('unhandledRejection', (reason) =>
       log.error(`unhandled rejection: ${inspect(reason)}`),
     );
     const handlers = await importHandlers(request);
-    return new NativeEngine(request, handlers, log, requestBytes(options));
+    return createNativeEngine(request, handlers, log, requestBytes(options));
   },
 }));
 

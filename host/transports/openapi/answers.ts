@@ -1,7 +1,7 @@
 /** What every answer has: its headers, and the problem documents of each status, from the one table of errors. */
 import { ERROR_KINDS, type ErrorCode, type JsonSchema } from '@noa/sdk/host';
 import { object, oneOf, text } from '../answer-schema.ts';
-import { type Problem, PROBLEM_TYPE } from '../problem.ts';
+import { type Problem, PROBLEM_TYPE } from '../problem-document.ts';
 import { keyErrorsOf } from './keys.ts';
 
 type Node = { readonly [key: string]: unknown };

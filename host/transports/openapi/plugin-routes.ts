@@ -2,6 +2,7 @@
  * The routes that a plugin contributes, as operations: from the schemas of its exports, which are those
  * that judge its calls.
  */
+import { STATUS_CODES } from 'node:http';
 import {
   type ExportSpec,
   isSchema,
@@ -9,7 +10,9 @@ import {
   type Manifest,
   type RouteSpec,
 } from '@noa/sdk/host';
+import { DIALECT_ERRORS } from '../dialect.ts';
 import { CALL_ERRORS } from '../plugins.ts';
+import { urlOf } from '../route-table.ts';
 import { commonErrors, headersOf, problemsOf } from './answers.ts';
 import { keyOf } from './keys.ts';
 import { namesIn, type Node, type Operation, type Parameter, parameter } from './paths.ts';
@@ -24,22 +27,34 @@ export function* pluginOperations(manifest: Manifest, schemas: Schemas): Generat
     yield {
       prefix: `${name}_`,
       method: route.method,
-      url: `/plugins/${name}${route.path === '/' ? '' : route.path}`,
+      url: urlOf(manifest, route).replace(/(?<=.)\/$/, ''),
       path: request.path,
       parameters: [...request.parameters, ...keyOf(route.method)],
       rest: {
         tags: [tagOf(name)],
-        summary: `Call ${route.export} of ${name}`,
+        summary: route.summary ?? `Call ${route.export} of ${name}`,
         description: `Answered by the export \`${route.export}\` of the plugin ${name} ${version}.`,
         ...(request.body === undefined ? {} : { requestBody: request.body }),
         responses: {
           ...answer(name, route, spec, schemas),
-          ...problemsOf([...commonErrors(route.method), ...CALL_ERRORS]),
+          ...errorsOf(route, schemas),
         },
         'x-noa-plugin': { name, version, export: route.export },
       },
     };
   }
+}
+
+/** The errors of a route, in the form of its dialect. */
+function errorsOf({ method, dialect }: RouteSpec, schemas: Schemas): Node {
+  const problems = problemsOf([...commonErrors(method), ...CALL_ERRORS]);
+  if (dialect === undefined) return problems;
+  const content = { 'application/json': { schema: schemas.place(DIALECT_ERRORS[dialect]) } };
+  const entries = Object.keys(problems).map((status) => {
+    const description = `${STATUS_CODES[status] ?? 'It failed'}.`;
+    return [status, { description, headers: headersOf(Number(status)), content }];
+  });
+  return Object.fromEntries(entries) as Node;
 }
 
 export function tagOf(plugin: string): string {
@@ -75,20 +90,29 @@ function requestOf(
   if (inPath.size > 0 && others.length === 0 && isClosed(whole)) {
     return { path, parameters: [], body: undefined };
   }
-  const schema = inPath.size === 0 ? schemas.reference(name) : without(whole, inPath);
+  const apart = new Set([...inPath, ...(route.takes === undefined ? [] : ['content'])]);
+  const schema = apart.size === 0 ? schemas.reference(name) : without(whole, apart);
   const required = others.some(([, member]) => member.required);
-  return {
-    path,
-    parameters: [],
-    body: { required, content: { 'application/json': { schema } } },
-  };
+  const content: { [type: string]: Node } = { 'application/json': { schema } };
+  for (const type of route.takes ?? []) {
+    content[type] = { schema: { type: 'string', format: 'binary' } };
+  }
+  return { path, parameters: [], body: { required, content } };
 }
+
+const STREAM: JsonSchema = {
+  type: 'string',
+  description: 'Of a request with `stream: true`: a frame for each part of the answer.',
+};
 
 function answer(plugin: string, route: RouteSpec, { output }: ExportSpec, schemas: Schemas): Node {
   const { status = 200 } = route;
   const name = `${plugin}.${route.export}.output`;
   schemas.adopt(name, output ?? {});
-  const content = { 'application/json': { schema: schemas.reference(name) } };
+  const content = {
+    'application/json': { schema: schemas.reference(name) },
+    ...(route.streams === undefined ? {} : { 'text/event-stream': { schema: STREAM } }),
+  };
   const headers = headersOf(status);
   const empty = status === 204 || status === 205;
   return {

@@ -8,7 +8,7 @@ import { type Json, NoaError } from '@noa/sdk/host';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Gateway } from '../../gateway/gateway.ts';
 import type { Invocation, Outcome } from '../../kernel/invocation.ts';
-import type { Serving } from '../../kernel/serving.ts';
+import type { Frames } from '../dialect.ts';
 import { asNoaError } from '../problem.ts';
 import { type Connections, holderOf } from './connections.ts';
 import { asksForStream, errorFrame, frame, SseStream } from './sse.ts';
@@ -19,6 +19,13 @@ export interface StreamedCallsOptions {
   readonly dispatch: (invocation: Invocation) => Promise<Outcome>;
 }
 
+/** `data` with an `id` for each value, then `result` or `error`. */
+export const NATIVE_FRAMES: Frames = {
+  value: (json, count) => frame(undefined, json, count),
+  result: (json) => frame('result', json),
+  error: errorFrame,
+};
+
 export class StreamedCalls {
   readonly #options: StreamedCallsOptions;
 
@@ -27,7 +34,8 @@ export class StreamedCalls {
   }
 
   /** Whether this call of the export is to be answered so. */
-  takes(request: FastifyRequest, serving: Serving | undefined, name: string): boolean {
+  takes(request: FastifyRequest, { export: name }: Invocation): boolean {
+    const { serving } = request.exchange;
     return serving?.exports.get(name)?.spec.stream === true && asksForStream(request);
   }
 
@@ -35,6 +43,7 @@ export class StreamedCalls {
     request: FastifyRequest,
     reply: FastifyReply,
     invocation: Invocation,
+    frames: Frames = NATIVE_FRAMES,
   ): Promise<FastifyReply | undefined> {
     // A client that lost the connection comes again by itself; 204 has it stop (section 9.2.1 of the standard).
     if (request.headers['last-event-id'] !== undefined) return reply.code(204).send();
@@ -57,15 +66,15 @@ export class StreamedCalls {
     let count = 0;
     const emit = async (value: Json): Promise<void> => {
       count += 1;
-      await begin().send(frame(undefined, JSON.stringify(value), count));
+      await begin().send(frames.value(JSON.stringify(value), count));
       if (signal.aborted) throw new NoaError('CANCELLED', 'the caller left');
     };
     try {
       const { value } = await dispatch({ ...invocation, signal, emit });
-      void begin().send(frame('result', JSON.stringify(value))); // a plugin's own text may hold line breaks
+      void begin().send(frames.result(JSON.stringify(value))); // a plugin's own text may hold line breaks
     } catch (error) {
       if (stream === undefined) throw error;
-      void stream.send(errorFrame(asNoaError(error, request)));
+      void stream.send(frames.error(asNoaError(error, request)));
     } finally {
       clearTimeout(timer);
     }

@@ -6,7 +6,7 @@
 import type { ServerResponse } from 'node:http';
 import type { NoaError } from '@noa/sdk/host';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { problem } from '../problem.ts';
+import { problem } from '../problem-document.ts';
 import type { Connection, Connections, Holder } from './connections.ts';
 
 export const SSE_TYPE = 'text/event-stream';

@@ -7,7 +7,7 @@ import type { ErrorObject, ValidateFunction } from 'ajv/dist/2020.js';
 import semver from 'semver';
 import { NoaError } from './errors.ts';
 import type { JsonSchema } from './json.ts';
-import { effectiveLimits, type Manifest } from './manifest.ts';
+import { effectiveLimits, type Manifest, type ModuleRuntime } from './manifest.ts';
 import { hooks } from './manifest-hooks.ts';
 import { MANIFEST_SCHEMA, PLAIN_TEXT } from './manifest-schema.ts';
 import { grpcMethods } from './manifest-grpc.ts';
@@ -146,7 +146,21 @@ function fixOf({ keyword, params, parentSchema }: ErrorObject): string {
   return typeof description === 'string' ? description : 'Correct the value.';
 }
 
-function* runtimeFile({ runtime: { kind, file } }: Manifest): Generator<Finding> {
+function* runtimeFile({ runtime }: Manifest): Generator<Finding> {
+  // What the schema takes may still lack the one, or have the other.
+  const { kind, file, sha256 }: { [key in keyof ModuleRuntime]?: string | undefined } = runtime;
+  if (kind === 'builtin') {
+    if (file === undefined && sha256 === undefined) return;
+    const message = 'names a module, which a plugin of kind "builtin" does not have';
+    yield { path: '/runtime/kind', rule: 'kind', message, fix: 'Remove file and sha256.' };
+    return;
+  }
+  if (file === undefined) {
+    const message = "must have required property 'file'";
+    const fix = `Add it: the path of the module inside the plugin, for example "dist/plugin.wasm".`;
+    yield { path: '/runtime', rule: 'required', message, fix };
+    return;
+  }
   if ((kind === 'wasm') === file.endsWith('.wasm')) return;
   const message = `is no file of a plugin of kind "${kind}"`;
   const fix = 'A file of kind "wasm" ends in .wasm, one of kind "native" in .js or .mjs.';
@@ -166,12 +180,23 @@ function* ranges({ noa, needs = [] }: Manifest): Generator<Finding> {
   }
 }
 
-function* routes({ contributes, exports }: Manifest): Generator<Finding> {
+function* routes({ contributes, exports, runtime }: Manifest): Generator<Finding> {
   const first = new Map<string, number>();
-  for (const [i, { method, path, export: target }] of (contributes?.routes ?? []).entries()) {
+  for (const [i, route] of (contributes?.routes ?? []).entries()) {
+    const { method, path, export: target, at: place = 'plugin' } = route;
     const at = `/contributes/routes/${i}`;
+    if (place === 'root' && runtime.kind !== 'builtin') {
+      const message =
+        'is for plugins of kind "builtin": others have their paths below /plugins/<name>';
+      yield { path: `${at}/at`, rule: 'kind', message, fix: 'Remove it.' };
+    }
+    for (const key of ['dialect', 'takes'] as const) {
+      if (route[key] === undefined || place === 'root') continue;
+      const message = 'is for paths at the root of the host';
+      yield { path: `${at}/${key}`, rule: 'kind', message, fix: 'Remove it.' };
+    }
     const parameters = [...path.matchAll(/:([A-Za-z0-9_]+)/g)].map(([, name]) => String(name));
-    const key = `${method} ${path.replaceAll(/:[A-Za-z0-9_]+/g, ':')}`;
+    const key = `${place} ${method} ${path.replaceAll(/:[A-Za-z0-9_]+/g, ':')}`;
     const twin = first.get(key);
     if (twin === undefined) first.set(key, i);
     else {

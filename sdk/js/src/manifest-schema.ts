@@ -125,6 +125,33 @@ const route: JsonSchema = {
       maximum: 299,
       description: 'The status of a successful answer, 200 to 299; 200 when absent.',
     },
+    summary: text('Summary', 100, 'One line for the reference, for example "Create a note".'),
+    at: {
+      const: 'root',
+      description: '"root", of a built-in plugin: the path is the host\'s own.',
+    },
+    dialect: {
+      enum: ['openai', 'oip'],
+      description: 'The API whose form errors and streams have; of a path at the root.',
+    },
+    streams: {
+      const: 'body',
+      description:
+        '"body": a request whose member "stream" is true is answered as a stream, any other with the result alone.',
+    },
+    takes: {
+      type: 'array',
+      minItems: 1,
+      maxItems: 16,
+      uniqueItems: true,
+      items: {
+        type: 'string',
+        maxLength: 100,
+        pattern: '^[a-z]+/[a-z0-9.+-]+$',
+        description: 'A media type in lower case, for example application/pdf.',
+      },
+      description: 'Media types of bodies that are taken as bytes; of a path at the root.',
+    },
   },
 };
 
@@ -217,12 +244,12 @@ export const MANIFEST_SCHEMA: JsonSchema = {
       type: 'object',
       description: 'The module to run: {"kind": "wasm", "file": "dist/<name>.wasm"}.',
       additionalProperties: false,
-      required: ['kind', 'file'],
+      required: ['kind'],
       properties: {
         kind: {
-          enum: ['wasm', 'native'],
+          enum: ['wasm', 'native', 'builtin'],
           description:
-            '"wasm": a WebAssembly module; or "native": a JavaScript module without a sandbox, for hosts whose operator listed this very file.',
+            '"wasm": a WebAssembly module; or "native": a JavaScript module without a sandbox, for hosts whose operator listed this very file; "builtin" is for parts of the host.',
         },
         file: {
           type: 'string',

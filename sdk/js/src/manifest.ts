@@ -17,12 +17,31 @@ export interface ExportSpec {
 
 export interface RouteSpec {
   method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
-  /** Path below `/plugins/<name>`, with `:param` segments. */
+  /** Path below `/plugins/<name>`, with `:param` segments; of a built-in plugin the whole path when `at` is `root`. */
   path: string;
   export: string;
   /** Status of a successful answer; 200 when absent. */
   status?: number;
+  /** One line for the reference, as an imperative. */
+  summary?: string;
+  /** For built-in plugins: the path is one of the host's own. */
+  at?: 'root';
+  /** Of a path at the root: errors and streams have the form of that API. */
+  dialect?: Dialect;
+  /**
+   * When an export with `stream: true` is answered as server-sent events: for a request whose `Accept` names
+   * them when absent; with `body`, for one whose member `stream` is true, and all others get its result alone.
+   */
+  streams?: 'body';
+  /**
+   * Of a path at the root: media types of bodies that are taken as bytes, beside JSON. The export is given
+   * `content: {mediaType, base64}` in their place.
+   */
+  takes?: string[];
 }
+
+/** `openai`: the OpenAI API; `oip`: the Open Inference Protocol, version 2. */
+export type Dialect = 'openai' | 'oip';
 
 /** A gRPC method that an export answers; its messages are the export's input and output. */
 export interface GrpcMethodSpec {
@@ -92,6 +111,13 @@ export interface Limits {
   maxOutputBytes: number;
 }
 
+export interface ModuleRuntime {
+  kind: 'wasm' | 'native';
+  /** Path of the module inside the plugin. */
+  file: string;
+  sha256?: string;
+}
+
 export interface Manifest {
   $schema?: string;
   name: string;
@@ -103,9 +129,9 @@ export interface Manifest {
   noa?: string;
   /**
    * `wasm` runs in the sandbox. `native` is a JavaScript module that runs as a program of the host's user,
-   * on hosts whose operator has listed this very file.
+   * on hosts whose operator has listed this very file. `builtin` is a part of the host, and has no module.
    */
-  runtime: { kind: 'wasm' | 'native'; file: string; sha256?: string };
+  runtime: ModuleRuntime | { kind: 'builtin'; file?: undefined; sha256?: undefined };
   needs?: Dependency[];
   /** Names that other plugins may need, with the version provided; the plugin's own name is implied. */
   provides?: { [name: string]: string };
@@ -130,6 +156,11 @@ export const DEFAULT_LIMITS: Limits = {
   maxInputBytes: 1 << 20,
   maxOutputBytes: 4 << 20,
 };
+
+/** The module that a plugin brings; undefined of a built-in one. */
+export function moduleOf({ runtime }: Manifest): ModuleRuntime | undefined {
+  return runtime.kind === 'builtin' ? undefined : runtime;
+}
 
 /** The limits that hold for a plugin: its own where it names them, the defaults elsewhere. */
 export function effectiveLimits(manifest: Manifest): Limits {

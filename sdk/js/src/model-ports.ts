@@ -42,6 +42,9 @@ export interface ModelInfo {
   backend: string;
   dimensions?: number;
   maxTokens?: number;
+  /** Of a model that takes tensors; -1 for a size that may be any. */
+  inputs?: { name: string; shape: number[]; datatype: string }[];
+  outputs?: { name: string; shape: number[]; datatype: string }[];
 }
 
 /** Models of the host and of its upstreams; an upstream's are named `group/model`. */

@@ -7,7 +7,7 @@ import { createHash } from 'node:crypto';
 import { promisify } from 'node:util';
 import { gunzip, gzipSync } from 'node:zlib';
 import { NoaError } from '../errors.ts';
-import type { Manifest } from '../manifest.ts';
+import { type Manifest, moduleOf, type ModuleRuntime } from '../manifest.ts';
 import { parseManifest } from '../manifest-parse.ts';
 import { TarError, readTar, writeTar } from './tar.ts';
 
@@ -41,7 +41,7 @@ const MIGRATION = /^migrations\/\d{4,14}[_-][a-z0-9][a-z0-9_-]{0,80}\.sql$/;
 export function belongs(manifest: Manifest, name: string): boolean {
   return (
     name === MANIFEST_FILE ||
-    name === manifest.runtime.file ||
+    name === moduleOf(manifest)?.file ||
     DOCUMENTS.includes(name) ||
     MIGRATION.test(name)
   );
@@ -95,22 +95,27 @@ export function checkFiles(files: ReadonlyMap<string, Uint8Array>): Bundle {
   const manifest = parseManifest(decode(text));
   const strange = [...files.keys()].find((name) => !belongs(manifest, name));
   if (strange !== undefined) {
-    const fix = `A bundle holds ${MANIFEST_FILE}, ${manifest.runtime.file}, migrations/NNNN_name.sql and ${DOCUMENTS.join(', ')}`;
+    const module = moduleOf(manifest);
+    const own = [MANIFEST_FILE, ...(module ? [module.file] : []), 'migrations/NNNN_name.sql'];
+    const fix = `A bundle holds ${own.join(', ')} and ${DOCUMENTS.join(', ')}`;
     throw refused(`holds ${show(strange)}, which does not belong in it`, fix);
   }
-  const { file, sha256 } = manifest.runtime;
+  const module = moduleOf(manifest);
+  if (module !== undefined) module.sha256 = digestOf(module, files);
+  const own = new TextEncoder().encode(`${JSON.stringify(manifest, null, 2)}\n`);
+  return { manifest, files: new Map([...files, [MANIFEST_FILE, own]]) };
+}
+
+/** Of the module, which is there and has the digest that is written down, if one is. */
+function digestOf({ file, sha256 }: ModuleRuntime, files: Bundle['files']): string {
   const wasm = files.get(file);
   if (wasm === undefined) {
     throw refused(`holds no ${file}, which runtime.file names`, 'Build the plugin, then pack it');
   }
   const digest = createHash('sha256').update(wasm).digest('hex');
-  if (sha256 !== undefined && sha256 !== digest) {
-    const message = `holds a ${file} whose SHA-256 is ${digest}, and runtime.sha256 says ${sha256}`;
-    throw refused(message, 'Pack it again, or get an undamaged copy');
-  }
-  manifest.runtime.sha256 = digest;
-  const own = new TextEncoder().encode(`${JSON.stringify(manifest, null, 2)}\n`);
-  return { manifest, files: new Map([...files, [MANIFEST_FILE, own]]) };
+  if (sha256 === undefined || sha256 === digest) return digest;
+  const message = `holds a ${file} whose SHA-256 is ${digest}, and runtime.sha256 says ${sha256}`;
+  throw refused(message, 'Pack it again, or get an undamaged copy');
 }
 
 /** Writes the files as a bundle: sorted, owned by nobody, of no date; equal files give equal bytes. */

@@ -6,6 +6,7 @@ import { createHash } from 'node:crypto';
 import { lstat, readFile, readdir, realpath } from 'node:fs/promises';
 import path from 'node:path';
 import { NoaError } from '../errors.ts';
+import { moduleOf } from '../manifest.ts';
 import { parseManifest } from '../manifest-parse.ts';
 import {
   BUNDLE_LIMITS,
@@ -36,10 +37,11 @@ export async function readPluginFolder(
   }
   const manifest = parseManifest(new TextDecoder().decode(manifestFile));
   const files = new Map([['plugin.json', manifestFile]]);
+  const module = moduleOf(manifest);
   const found = [
     ...(await names(root, '')),
     ...(await names(root, 'migrations/')),
-    manifest.runtime.file,
+    ...(module === undefined ? [] : [module.file]),
   ];
   let total = manifestFile.length;
   for (const name of new Set(found)) {

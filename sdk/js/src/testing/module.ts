@@ -2,15 +2,15 @@
 import { readPluginFolder } from '../author/folder.ts';
 import { NoaError } from '../errors.ts';
 import type { Json } from '../json.ts';
-import { effectiveLimits } from '../manifest.ts';
+import { effectiveLimits, moduleOf } from '../manifest.ts';
 import type { FakeDoor } from './door.ts';
 import { providedLoader } from './loader.ts';
 import type { Runner } from './native.ts';
 
 export async function moduleRunner(folder: string, config: Json, door: FakeDoor): Promise<Runner> {
   const { manifest, files } = await readPluginFolder(folder);
-  const wasm = files.get(manifest.runtime.file);
-  if (wasm === undefined) throw new NoaError('NOT_FOUND', `There is no ${manifest.runtime.file}.`);
+  const wasm = files.get(moduleOf(manifest)?.file ?? '');
+  if (wasm === undefined) throw new NoaError('NOT_FOUND', `There is no module in ${folder}.`);
   const limits = effectiveLimits(manifest);
   const loader = await providedLoader();
   try {

@@ -1,4 +1,4 @@
-/** The port `log` of a native plugin. Bounded here, because the host ends a process that floods it. */
+/** The port `log` of a plugin without a sandbox. Bounded here: the host ends a process that floods it. */
 import type { LoadRequest, LogLevel } from '../../kernel/loader.ts';
 
 /** As much of a line as the host keeps. */

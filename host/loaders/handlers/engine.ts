@@ -1,60 +1,38 @@
 /**
- * Runs the handlers of a native plugin in its own process, with the ports that handlers have in the
- * sandbox, over the host's door. Invariants: a call's way to the door is shut when the call is over, so
- * nothing that a handler leaves behind reaches it; a call does one capability call at a time.
+ * Runs the handlers of a plugin that has no sandbox, with the ports that handlers have there, over the
+ * host's door. Invariant: a call's way to the door is shut when the call is over, so nothing that a handler
+ * leaves behind reaches it.
  */
 import { randomBytes, randomUUID } from 'node:crypto';
-import { registerHooks } from 'node:module';
-import {
-  isErrorCode,
-  type Json,
-  type Limits,
-  makePorts,
-  NoaError,
-  toBody,
-  withFetch,
-} from '@noa/sdk/host';
+import { isErrorCode, type Json, makePorts, NoaError, toBody } from '@noa/sdk/host';
 import type { LoadRequest, RuntimeCall, RuntimeStats } from '../../kernel/loader.ts';
 import { failure } from '../wasm/outcome.ts';
 import type { PluginLog } from './log.ts';
 
 type Handler = (input: Json, context: object) => unknown;
 export type Handlers = ReadonlyMap<string, Handler>;
+type Ports = ReturnType<typeof makePorts>;
+
+export interface HandlerEngineOptions extends Pick<LoadRequest, 'config' | 'limits'> {
+  readonly handlers: Handlers;
+  readonly log: PluginLog;
+  /** A call does one capability call at a time, as in the sandbox; else as many as it likes. */
+  readonly isSequential: boolean;
+  /** Of the JSON of one capability call; unbounded when absent. */
+  readonly maxRequestBytes?: number;
+  /** What surrounds a handler that runs. */
+  readonly around: (ports: Ports, run: () => unknown) => unknown;
+  /** Whether a line of a stack may be shown to the plugin's author. */
+  readonly isOwnFrame: (line: string) => boolean;
+  readonly stats: () => RuntimeStats;
+}
 
 /** Handlers at one time, those whose callers went away included, for each call that may run. */
 const LEFT_BEHIND = 2;
-const USAGE_MS = 1000;
 const MAX_RANDOM_BYTES = 65_536;
-const SDK = '@noa/sdk';
-/** Of the module's address, which its stacks show. */
-const SCHEME = 'noa-plugin:';
 
-/**
- * Evaluates the module from the bytes that were checked: no file is read again. It may import what Node
- * has built in and `@noa/sdk`, which is the host's own. Rejects with PLUGIN_TRAP in the module's words.
- */
-export async function importHandlers(request: LoadRequest): Promise<Handlers> {
-  const source = Buffer.from(request.wasm).toString('utf8');
-  const address = `${SCHEME}${request.plugin}.mjs`;
-  const sdk = import.meta.resolve(SDK);
-  const format = 'module';
-  registerHooks({
-    resolve(specifier, context, next) {
-      if (specifier === address) return { url: address, format, shortCircuit: true };
-      return specifier === SDK ? { url: sdk, shortCircuit: true } : next(specifier, context);
-    },
-    load: (url, context, next) =>
-      url === address ? { format, source, shortCircuit: true } : next(url, context),
-  });
-  try {
-    const module: unknown = await import(address);
-    return handlersOf(module, Object.keys(request.manifest.exports));
-  } catch (error) {
-    throw asReported(error);
-  }
-}
-
-function handlersOf(module: unknown, exports: readonly string[]): Handlers {
+/** The handlers of what a module has as its default export. Throws Error in words for its author. */
+export function handlersOf(module: unknown, exports: readonly string[]): Handlers {
   const definition: unknown = isObject(module) ? Reflect.get(module, 'default') : undefined;
   const given: unknown = isObject(definition) ? Reflect.get(definition, 'handlers') : undefined;
   if (!isObject(given)) {
@@ -74,33 +52,22 @@ function isObject(value: unknown): value is object {
   return typeof value === 'object' && value !== null;
 }
 
-export class NativeEngine {
-  readonly #handlers: Handlers;
-  readonly #limits: Limits;
-  readonly #requestBytes: number;
+export class HandlerEngine {
+  readonly #options: HandlerEngineOptions;
   /** What is the same in all calls. */
   readonly #surroundings: object;
   #running = 0;
-  #stats: RuntimeStats = { instances: 1, memoryBytes: 0 };
-  #measuredAt = -Infinity;
 
-  constructor(request: LoadRequest, handlers: Handlers, log: PluginLog, requestBytes: number) {
-    this.#handlers = handlers;
-    this.#limits = request.limits;
-    this.#requestBytes = requestBytes;
+  constructor(options: HandlerEngineOptions) {
+    this.#options = options;
     const clock = { now: Date.now };
     const random = { bytes: takeRandom, uuid: randomUUID };
-    this.#surroundings = { config: freeze(request.config), log, clock, random };
+    const config = freeze(options.config);
+    this.#surroundings = { config, log: options.log, clock, random };
   }
 
-  /** The whole process's memory, measured now and then. */
   stats(): RuntimeStats {
-    const now = performance.now();
-    if (now - this.#measuredAt >= USAGE_MS) {
-      this.#measuredAt = now;
-      this.#stats = { instances: 1, memoryBytes: process.memoryUsage.rss() };
-    }
-    return this.#stats;
+    return this.#options.stats();
   }
 
   /**
@@ -108,26 +75,25 @@ export class NativeEngine {
    * host's decision, by the plugin's own limit.
    */
   async call(call: RuntimeCall): Promise<string> {
-    const handler = this.#handlers.get(call.export);
+    const { handlers, limits, around } = this.#options;
+    const handler = handlers.get(call.export);
     if (handler === undefined) {
       throw new NoaError('INVALID_ARGUMENT', `The plugin exports no ${call.export}.`);
     }
-    if (this.#running >= LEFT_BEHIND * this.#limits.concurrency) {
+    if (this.#running >= LEFT_BEHIND * limits.concurrency) {
       const words = 'Handlers of the plugin whose callers went away are still running; try again.';
       throw new NoaError('RESOURCE_EXHAUSTED', words, { retryAfterMs: 1000 });
     }
     this.#running += 1;
-    const door = openDoor(call, this.#requestBytes);
+    const door = openDoor(call, this.#options);
     try {
       const ports = makePorts(door.invoke);
       const context = { ...ports, ...this.#surroundings };
       const input = JSON.parse(call.input) as Json;
-      return this.#output(
-        call.export,
-        await withFetch(ports.http, async () => handler(input, context)),
-      );
+      const value = await around(ports, async () => handler(input, context));
+      return this.#output(call.export, value);
     } catch (error) {
-      throw asReported(error);
+      throw asReported(error, this.#options.isOwnFrame);
     } finally {
       door.shut();
       this.#running -= 1;
@@ -142,7 +108,7 @@ export class NativeEngine {
       const words = `what '${name}' answered is not JSON: ${String(error)}`;
       throw new NoaError('PLUGIN_OUTPUT_INVALID', words, { cause: error });
     }
-    const { maxOutputBytes } = this.#limits;
+    const { maxOutputBytes } = this.#options.limits;
     const bytes = Buffer.byteLength(output);
     if (bytes <= maxOutputBytes) return output;
     const words = `The plugin's output has ${bytes} bytes; limits.maxOutputBytes is ${maxOutputBytes}.`;
@@ -155,7 +121,10 @@ interface Door {
   readonly shut: () => void;
 }
 
-function openDoor(call: RuntimeCall, maxBytes: number): Door {
+function openDoor(
+  call: RuntimeCall,
+  { isSequential, maxRequestBytes = Infinity }: HandlerEngineOptions,
+): Door {
   const over = Promise.withResolvers<never>();
   over.promise.catch(() => undefined); // A call that waits for nothing has nobody to hear it.
   let open = true;
@@ -166,14 +135,15 @@ function openDoor(call: RuntimeCall, maxBytes: number): Door {
   call.signal.addEventListener('abort', shut, { once: true });
   const ask = (capability: string, operation: string, args: object): Promise<unknown> => {
     if (!open) return over.promise;
-    const bytes = Buffer.byteLength(JSON.stringify(args));
-    if (bytes > maxBytes) {
-      const words = `The request of ${capability}.${operation} has ${bytes} bytes, over ${maxBytes}.`;
+    const bytes = maxRequestBytes === Infinity ? 0 : Buffer.byteLength(JSON.stringify(args));
+    if (bytes > maxRequestBytes) {
+      const words = `The request of ${capability}.${operation} has ${bytes} bytes, over ${maxRequestBytes}.`;
       return Promise.reject(new NoaError('RESOURCE_EXHAUSTED', words));
     }
     const answered = call.invoke(capability, operation, args as Json, call.signal);
     return Promise.race([answered, over.promise]);
   };
+  if (!isSequential) return { shut, invoke: ask };
   let turn: Promise<unknown> = Promise.resolve();
   return {
     shut,
@@ -189,9 +159,12 @@ function openDoor(call: RuntimeCall, maxBytes: number): Door {
  * As the sandbox reports it: a code that a plugin may choose, or PLUGIN_TRAP with the plugin's stack, of
  * which the frames outside the module are left out, because they name paths of the host.
  */
-function asReported(error: unknown): NoaError {
+export function asReported(
+  error: unknown,
+  isOwnFrame: HandlerEngineOptions['isOwnFrame'],
+): NoaError {
   const { stack, ...body } = toBody(ownError(error));
-  const own = stack?.split('\n').filter((line) => !/^\s+at /.test(line) || line.includes(SCHEME));
+  const own = stack?.split('\n').filter((line) => !/^\s+at /.test(line) || isOwnFrame(line));
   return failure('error', JSON.stringify({ ...body, ...(own && { stack: own.join('\n') }) }));
 }
 
