@@ -47,6 +47,8 @@ export class RunningHost {
       NOA_DATA__PATH: dataPath,
       NOA_SERVER__PORT: '0',
       NOA_OBSERVABILITY__METRICS_PORT: '0',
+      // Most tests count what they have installed themselves.
+      NOA_PLUGINS__BUILTIN: '',
       ...(anonymous ? {} : { NOA_AUTH__BOOTSTRAP_TOKEN: this.token }),
       ...env,
     };

@@ -163,6 +163,8 @@ export function asReported(
   error: unknown,
   isOwnFrame: HandlerEngineOptions['isOwnFrame'],
 ): NoaError {
+  // It may come from a capability, and tells when to come again.
+  if (error instanceof NoaError && error.retryAfterMs !== undefined) return error;
   const { stack, ...body } = toBody(ownError(error));
   const own = stack?.split('\n').filter((line) => !/^\s+at /.test(line) || isOwnFrame(line));
   return failure('error', JSON.stringify({ ...body, ...(own && { stack: own.join('\n') }) }));
