@@ -10,12 +10,18 @@ export {
 export type { CloudEvent } from './cloud-event.ts';
 export type { Json } from './json.ts';
 export type {
+  CollectionInfo,
+  Filter,
   Generated,
   GeneratedItem,
   Inference,
   ModelInfo,
+  Point,
+  SparseVector,
   TensorData,
   TokenUsage,
+  VectorForm,
+  VectorPort,
 } from './model-ports.ts';
 export type {
   BlobEntry,

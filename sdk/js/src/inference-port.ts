@@ -1,8 +1,8 @@
 /**
- * The port `inference` over any way of calling a capability. Invariant: vectors and tensors
+ * The ports `inference` and `vector` over any way of calling a capability. Invariant: vectors and tensors
  * cross as bytes (32-bit floats are little-endian there as in every JavaScript engine that NOA runs on).
  */
-import type { GeneratedItem, Inference } from './model-ports.ts';
+import type { GeneratedItem, Inference, VectorPort } from './model-ports.ts';
 
 export interface Parts {
   /** What stands for these bytes in the arguments. */
@@ -94,6 +94,84 @@ async function* read<Item>(
   return undefined;
 }
 
+export function vectorPort(invoke: InvokeParts): VectorPort {
+  const plain = async <Value>(operation: string, args: object): Promise<Value> =>
+    (await invoke<Value>('vector', operation, () => args)).value;
+  const manage = <Value>(action: string, args: object = {}): Promise<Value> =>
+    plain('manage', { action, ...args });
+  type Described = Awaited<ReturnType<VectorPort['describe']>>;
+  const collections = async (action: string, args?: object): Promise<Described[]> =>
+    (await manage<{ collections: Described[] }>(action, args)).collections;
+  return {
+    create: async (collection, form) =>
+      (await manage<{ created: boolean }>('create', { collection, ...form })).created,
+    delete: async (collection) =>
+      (await manage<{ deleted: boolean }>('delete', { collection })).deleted,
+    list: () => collections('list'),
+    async describe(collection) {
+      const [first] = await collections('describe', { collection });
+      if (first === undefined) throw new TypeError('vector: the host described no collection');
+      return first;
+    },
+    alias: async (alias, collection) => {
+      await manage('alias', { alias, collection });
+    },
+    unalias: async (alias) => (await manage<{ deleted: boolean }>('unalias', { alias })).deleted,
+    async upsert(collection, points, name) {
+      const vectors = points.map(({ vector }) => vector).filter((vector) => vector !== undefined);
+      if (vectors.length > 0 && vectors.length < points.length) {
+        throw new TypeError('vector.upsert: all points have a vector, or none has');
+      }
+      const { value } = await invoke<{ upserted: number }>('vector', 'upsert', ({ place }) => ({
+        collection,
+        points: points.map(({ id, payload, sparse }) => ({ id, payload, sparse })),
+        ...(vectors.length > 0 && {
+          vectors: [{ ...(name !== undefined && { name }), base64: place(joined(vectors)) }],
+        }),
+      }));
+      return value.upserted;
+    },
+    async search(collection, { vector, name, ...query }) {
+      const { value, bytesOf } = await invoke<{
+        hits: Awaited<ReturnType<VectorPort['search']>>['hits'];
+        vectors?: Held<{ name: string }>[];
+      }>('vector', 'search', ({ place }) => ({
+        collection,
+        ...query,
+        ...(vector !== undefined && {
+          vector: { ...(name !== undefined && { name }), base64: place(joined([vector])) },
+        }),
+      }));
+      return { hits: value.hits, vectors: named(value, value.hits.length, bytesOf) };
+    },
+    async scroll(collection, options) {
+      const { value, bytesOf } = await invoke<{
+        points: Awaited<ReturnType<VectorPort['scroll']>>['points'];
+        next: string | null;
+        vectors?: Held<{ name: string }>[];
+      }>('vector', 'scroll', () => ({ collection, ...options }));
+      const { points, next } = value;
+      return { points, next, vectors: named(value, points.length, bytesOf) };
+    },
+    deletePoints: async (collection, which) =>
+      (await plain<{ deleted: number }>('delete', { collection, ...which })).deleted,
+  };
+}
+
+/** By name, a row for each point. */
+function named(
+  { vectors = [] }: { readonly vectors?: Held<{ name: string }>[] },
+  count: number,
+  bytesOf: (member: unknown) => Uint8Array<ArrayBuffer>,
+): Record<string, Float32Array[]> {
+  return Object.fromEntries(
+    vectors.map(({ name, base64 }) => {
+      const bytes = bytesOf(base64);
+      return [name, rows(bytes, count === 0 ? 0 : bytes.length / 4 / count, count)];
+    }),
+  );
+}
+
 /** Views on one buffer; bytes that begin at an odd place are moved first. */
 function rows(bytes: Uint8Array<ArrayBuffer>, width: number, count: number): Float32Array[] {
   if (bytes.length !== width * count * 4) {
@@ -104,4 +182,16 @@ function rows(bytes: Uint8Array<ArrayBuffer>, width: number, count: number): Flo
     { length: count },
     (_, row) => new Float32Array(placed.buffer, placed.byteOffset + row * width * 4, width),
   );
+}
+
+function joined(vectors: readonly (Float32Array | readonly number[])[]): Uint8Array {
+  const width = vectors[0]?.length ?? 0;
+  const floats = new Float32Array(width * vectors.length);
+  for (const [row, vector] of vectors.entries()) {
+    if (vector.length !== width) {
+      throw new TypeError(`vector: all vectors of a call have ${width} dimensions, as its first`);
+    }
+    floats.set(vector, row * width);
+  }
+  return new Uint8Array(floats.buffer);
 }

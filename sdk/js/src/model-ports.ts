@@ -1,4 +1,4 @@
-/** What a handler sees of `inference`: models of the host, and of upstreams. */
+/** What a handler sees of `inference` and `vector`: models, and collections of points with vectors. */
 import type { Json } from './json.ts';
 
 export interface TokenUsage {
@@ -100,4 +100,92 @@ export interface Inference {
     action: 'load' | 'unload',
     options?: { readonly version?: string },
   ): Promise<ModelInfo>;
+}
+
+export interface VectorForm {
+  readonly dimensions: number;
+  readonly distance: 'cosine' | 'dot' | 'euclidean';
+}
+
+export interface SparseVector {
+  readonly indices: readonly number[];
+  readonly values: readonly number[];
+}
+
+export interface Point {
+  /** At most 128 characters. */
+  readonly id: string;
+  readonly payload?: { readonly [name: string]: Json };
+  readonly vector?: Float32Array | readonly number[];
+  readonly sparse?: { readonly [name: string]: SparseVector };
+}
+
+export interface CollectionInfo {
+  collection: string;
+  vectors: Record<string, VectorForm>;
+  sparse: string[];
+  points: number;
+  aliases: string[];
+}
+
+/** The filter language of the capability: `{field: 'lang', eq: 'en'}`, `{and: […]}` … */
+export type Filter = { readonly [name: string]: Json };
+
+/** Collections in a namespace of the plugin's own. */
+export interface VectorPort {
+  /** False when there was one of this form. Rejects with CONFLICT when there is one of another. */
+  create(
+    collection: string,
+    form: {
+      readonly vectors: { readonly [name: string]: VectorForm };
+      readonly sparse?: readonly string[];
+    },
+  ): Promise<boolean>;
+  /** True when there was one. */
+  delete(collection: string): Promise<boolean>;
+  list(): Promise<CollectionInfo[]>;
+  describe(collection: string): Promise<CollectionInfo>;
+  /** Gives a collection another name, taken from whichever had it, at once. */
+  alias(alias: string, collection: string): Promise<void>;
+  unalias(alias: string): Promise<boolean>;
+  /** Writes points, each in place of the one with its id; durable when it resolves. Answers their number. */
+  upsert(collection: string, points: readonly Point[], name?: string): Promise<number>;
+  /** The points likest to a vector (dense or sparse), best first; vectors by name, a row for each hit. */
+  search(
+    collection: string,
+    query: {
+      readonly vector?: Float32Array | readonly number[];
+      /** Of the vector; `default` when absent. */
+      readonly name?: string;
+      readonly sparse?: SparseVector & { readonly name?: string };
+      readonly filter?: Filter;
+      readonly limit: number;
+      readonly offset?: number;
+      readonly withPayload?: boolean;
+      readonly withVectors?: boolean;
+      readonly minScore?: number;
+    },
+  ): Promise<{
+    hits: { id: string; score: number; payload?: { [name: string]: Json } }[];
+    vectors: Record<string, Float32Array[]>;
+  }>;
+  /** All points, page by page; `next` is the `after` of the next page, null after the last. */
+  scroll(
+    collection: string,
+    options: {
+      readonly limit: number;
+      readonly filter?: Filter;
+      readonly after?: string;
+      readonly withVectors?: boolean;
+    },
+  ): Promise<{
+    points: { id: string; payload: { [name: string]: Json } }[];
+    next: string | null;
+    vectors: Record<string, Float32Array[]>;
+  }>;
+  /** How many there were. */
+  deletePoints(
+    collection: string,
+    which: { readonly ids: readonly string[] } | { readonly filter: Filter },
+  ): Promise<number>;
 }

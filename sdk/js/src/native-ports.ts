@@ -2,7 +2,7 @@
  * The ports of handlers that run natively, in a test or as a native plugin, over an asynchronous door.
  * They write the same requests as the ports inside the sandbox (guest/context.ts), whose door is not.
  */
-import { type InvokeParts, inferencePort } from './inference-port.ts';
+import { type InvokeParts, inferencePort, vectorPort } from './inference-port.ts';
 import type { Cache, CallBudget, Capabilities, Db, Emit, PluginPort } from './ports.ts';
 import { blobPort, eventsPort, httpPort, type InvokeBytes, secretsPort } from './storage-ports.ts';
 
@@ -88,6 +88,7 @@ export function makePorts(door: InvokeDoor): Capabilities & { readonly emit: Emi
     events: eventsPort(invoke),
     plugin,
     inference: inferencePort(invokeParts),
+    vector: vectorPort(invokeParts),
     emit: async (value) => {
       await invoke('stream', 'emit', { value: value ?? null });
     },

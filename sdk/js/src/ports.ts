@@ -11,7 +11,7 @@
  */
 import type { CloudEvent } from './cloud-event.ts';
 import type { Json } from './json.ts';
-import type { Inference } from './model-ports.ts';
+import type { Inference, VectorPort } from './model-ports.ts';
 
 /** A value bound to `$1`, `$2` … of a statement. */
 export type SqlParameter = Json | undefined;
@@ -189,6 +189,7 @@ export interface Capabilities {
   events: EventsPort;
   plugin: PluginPort;
   inference: Inference;
+  vector: VectorPort;
 }
 
 /**

@@ -16,11 +16,14 @@ export const PORTS: {
   events: ['publish', 'subscribe'],
   plugin: ['call'],
   inference: ['embed', 'rerank', 'classify', 'generate', 'run', 'tokenize', 'models', 'manage'],
+  vector: ['manage', 'upsert', 'search', 'scroll', 'delete'],
 };
 /** Of operations whose method does not simply have their name. */
 const METHODS: { readonly [operation: string]: readonly string[] } = {
   'blob.read': ['read', 'readText'],
   'inference.generate': ['generate', 'stream'],
+  'vector.manage': ['create', 'delete', 'list', 'describe', 'alias', 'unalias'],
+  'vector.delete': ['deletePoints'],
 };
 const INTERFACES: { readonly [Port in keyof Capabilities]: string } = {
   db: 'Db',
@@ -31,6 +34,7 @@ const INTERFACES: { readonly [Port in keyof Capabilities]: string } = {
   events: 'EventsPort',
   plugin: 'PluginPort',
   inference: 'Inference',
+  vector: 'VectorPort',
 };
 
 /**

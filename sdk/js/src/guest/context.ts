@@ -14,7 +14,7 @@ import type {
   PluginPort,
   Random,
 } from '../ports.ts';
-import { type InvokeParts, type Whole, inferencePort } from '../inference-port.ts';
+import { type InvokeParts, type Whole, inferencePort, vectorPort } from '../inference-port.ts';
 import { type Answered, blobPort, eventsPort, httpPort, secretsPort } from '../storage-ports.ts';
 import { randomUUID } from './crypto.ts';
 import * as engine from './engine.ts';
@@ -190,6 +190,7 @@ export const context: Capabilities & {
   events: eventsPort(invoke),
   plugin,
   inference: inferencePort(invokeParts),
+  vector: vectorPort(invokeParts),
   log,
   clock,
   random,
