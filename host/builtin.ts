@@ -13,6 +13,7 @@ import { plugin } from '../capabilities/plugin/capability.ts';
 import { random } from '../capabilities/random/capability.ts';
 import { secrets } from '../capabilities/secrets/capability.ts';
 import { stream } from '../capabilities/stream/capability.ts';
+import { vector } from '../capabilities/vector/capability.ts';
 import type { CapabilityEntry } from './kernel/broker.ts';
 import { bytesTable } from './loaders/wasm/attachment.ts';
 
@@ -24,6 +25,7 @@ const CAPABILITIES = {
   http,
   events,
   inference,
+  vector,
   gateway,
   plugin,
   log,
@@ -50,6 +52,7 @@ export function builtinCapabilities(drivers: Drivers): readonly CapabilityEntry[
     { capability: http, driver: drivers.http },
     { capability: events, driver: drivers.events },
     { capability: inference, driver: drivers.inference },
+    { capability: vector, driver: drivers.vector },
     { capability: gateway, driver: drivers.gateway },
     { capability: plugin, driver: drivers.plugin },
     { capability: log, driver: drivers.log },

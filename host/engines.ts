@@ -1,6 +1,6 @@
 /**
  * What one machine has once, however many processes serve on it: the data folder with its secrets, the
- * database, the cache, the blobs. Engines that no URL names run inside this process.
+ * database, the cache, the blobs, the vectors. Engines that no URL names run inside this process.
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -10,6 +10,8 @@ import { openBlobFolder } from '../capabilities/blob/folder.ts';
 import { openEmbeddedCache } from '../capabilities/cache/embedded.ts';
 import type { RedisEndpoint } from '../capabilities/cache/redis.ts';
 import { startPostgres } from '../capabilities/db/embedded.ts';
+import { createVectorDriver } from '../capabilities/vector/driver.ts';
+import { openEmbeddedStore } from '../capabilities/vector/embedded/store.ts';
 import type { Config } from './config.ts';
 import { openDataFolder } from './data-folder.ts';
 import type { Logs } from './telemetry/logs.ts';
@@ -29,6 +31,7 @@ export interface Engines {
   /** Where the host's other processes find the cache. */
   readonly shareCache: () => Promise<RedisEndpoint>;
   readonly blob: Driver;
+  readonly vector: Driver;
   /** What runs inside this process instead of a service. */
   readonly embedded: readonly string[];
 }
@@ -96,6 +99,16 @@ export async function openEngines(
     warn,
   });
 
+  const vector = createVectorDriver(
+    openEmbeddedStore({
+      folder: join(folder.path, 'vectors'),
+      maxPoints: config.plugins.vector_max_points,
+      warn,
+    }),
+  );
+  parts.defer(() => vector.close());
+  embedded.push('vectors');
+
   const open = parts.move();
   return {
     path: folder.path,
@@ -106,6 +119,7 @@ export async function openEngines(
     cache,
     shareCache,
     blob,
+    vector,
     embedded,
     [Symbol.asyncDispose]: () => open.disposeAsync(),
   };

@@ -214,6 +214,7 @@ export async function startFront(
           admit: (plugin, count) => eventRate.take(plugin, 'events.publish of a plugin', count),
         }),
         inference,
+        vector: engines.vector,
         gateway: createGatewayDriver(),
         plugin: pluginDriver(call),
         log: createLogDriver({
@@ -334,6 +335,7 @@ export async function startFront(
       cache: () => cache.check(),
       blob: () => engines.blob.check(),
       inference: () => inference.check(),
+      vector: () => engines.vector.check(),
     },
     metrics: base.exposeAll ?? metrics.expose,
     maxBodyBytes: config.server.max_body_bytes,

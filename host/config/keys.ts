@@ -165,6 +165,10 @@ export const KEYS = {
     blob_max_count: integer(0, 1_000_000, 10_000, {
       description: 'Blobs that one plugin has at most, on each host.',
     }),
+    vector_max_points: integer(0, 100_000_000, 500_000, {
+      description:
+        'Points that all vector collections of one plugin have together at most, in the embedded store. Their payloads are held in memory.',
+    }),
     db_max_bytes: integer(MiB, 2 ** 50, 1024 * MiB, {
       description:
         'Bytes that the tables and definitions of one plugin take together at most, with their indexes. Over it the plugin reads and deletes but writes no more; it is measured each second while a plugin writes.',

@@ -18,7 +18,7 @@ import type { Logs } from '../telemetry/logs.ts';
 import { PastCounters } from '../telemetry/past-counters.ts';
 import type { LogLine } from '../telemetry/plugin-logs.ts';
 import { Peer } from './peer.ts';
-import type { BlobCall, Start } from './worker.ts';
+import type { EngineCall, EngineName, Start } from './worker.ts';
 
 const CONVERGE_MS = 1000;
 const RESTART_MS = 250;
@@ -53,8 +53,9 @@ export async function startFleet(
     throw new NoaError('INVALID_ARGUMENT', `${rule}: set database.url, or fewer workers`);
   }
   return openHost(config, onProgress, async (engines, logs, progress) => {
-    const { blob, shareCache, ...shared } = engines;
-    const fleet = new Fleet({ ...shared, cache: await shareCache() }, blob, logs, progress);
+    const { blob, vector, shareCache, ...shared } = engines;
+    const drivers = { blob, vector };
+    const fleet = new Fleet({ ...shared, cache: await shareCache() }, drivers, logs, progress);
     try {
       await fleet.start(config);
     } catch (error) {
@@ -72,7 +73,7 @@ export async function startFleet(
 
 class Fleet {
   readonly #shared: Start['engines'];
-  readonly #blob: Engines['blob'];
+  readonly #drivers: Pick<Engines, 'blob' | 'vector'>;
   readonly #logs: Logs;
   readonly #onProgress: (step: string) => void;
   readonly #members = new Map<number, Member>();
@@ -84,12 +85,12 @@ class Fleet {
 
   constructor(
     shared: Start['engines'],
-    blob: Engines['blob'],
+    drivers: Pick<Engines, 'blob' | 'vector'>,
     logs: Logs,
     onProgress: (step: string) => void,
   ) {
     this.#shared = shared;
-    this.#blob = blob;
+    this.#drivers = drivers;
     this.#logs = logs;
     this.#onProgress = onProgress;
     // Workers accept by themselves. A connection that Node hands to a worker which is killed just then is
@@ -218,10 +219,11 @@ class Fleet {
   #methods(asking: number) {
     const { plugins } = this.#logs;
     return {
-      blob: ({ operation, input, ...call }: BlobCall, signal: AbortSignal) =>
-        this.#blob.invoke(operation, input, { ...call, signal, chain: undefined }),
-      checkBlob: () => this.#blob.check(),
-      dropBlobs: ({ plugin }: { plugin: string }) => this.#blob.drop?.(plugin),
+      engine: ({ engine, operation, input, ...call }: EngineCall, signal: AbortSignal) =>
+        this.#drivers[engine].invoke(operation, input, { ...call, signal, chain: undefined }),
+      checkEngine: ({ engine }: { engine: EngineName }) => this.#drivers[engine].check(),
+      dropArea: ({ engine, plugin }: { engine: EngineName; plugin: string }) =>
+        this.#drivers[engine].drop?.(plugin),
       noteLine: ({ plugin, line }: { plugin: string; line: LogLine }) =>
         void plugins.append(plugin, line.level, line.message),
       readLines: ({ plugin, ...query }: { plugin: string; since: number; limit: number }) =>

@@ -16,11 +16,15 @@ import { Peer, type Wire } from './peer.ts';
 export interface Start {
   readonly config: Config;
   readonly worker: number;
-  readonly engines: Omit<Engines, 'blob' | 'shareCache'>;
+  readonly engines: Omit<Engines, EngineName | 'shareCache'>;
 }
 
-/** A call of the blob driver, without what cannot be sent. */
-export interface BlobCall {
+/** Engines that one process of the host has for all. */
+export type EngineName = 'blob' | 'vector';
+
+/** A call of such an engine's driver, without what cannot be sent. */
+export interface EngineCall {
+  readonly engine: EngineName;
   readonly operation: string;
   readonly input: Json;
   readonly plugin: string;
@@ -37,7 +41,12 @@ async function start({ config, worker, engines }: Start): Promise<{ url: string 
   const front = await startFront(
     config,
     {
-      engines: { ...engines, blob: remoteBlob(), shareCache: () => Promise.resolve(engines.cache) },
+      engines: {
+        ...engines,
+        blob: remote('blob'),
+        vector: remote('vector'),
+        shareCache: () => Promise.resolve(engines.cache),
+      },
       logs,
       pluginLines: {
         read: (plugin, query) => peer.ask<LogPage>('readLines', { plugin, ...query }),
@@ -59,16 +68,16 @@ async function start({ config, worker, engines }: Start): Promise<{ url: string 
   return { url: front.url };
 }
 
-function remoteBlob(): Driver {
+function remote(engine: EngineName): Driver {
   return {
     invoke: (operation, input, { plugin, resources, deadline, signal }) =>
       peer.ask(
-        'blob',
-        { operation, input, plugin, resources, deadline } satisfies BlobCall,
+        'engine',
+        { engine, operation, input, plugin, resources, deadline } satisfies EngineCall,
         signal,
       ),
-    check: () => peer.ask('checkBlob', {}),
-    drop: (plugin) => peer.ask('dropBlobs', { plugin }),
+    check: () => peer.ask('checkEngine', { engine }),
+    drop: (plugin) => peer.ask('dropArea', { engine, plugin }),
     close: () => Promise.resolve(), // it belongs to the other process
   };
 }
