@@ -107,8 +107,10 @@ t.test('all that is wrong with a list of tables is told at once, each with its p
 t.test('every key can be set by a file, and by a variable of its name', async (t) => {
   const samples: Readonly<Record<string, string | number | boolean | (string | object)[]>> = {
     'plugins.allow_native': true,
+    'plugins.approve_builtin': false,
     'plugins.native': [`/srv/tool.mjs@sha256:${'0a'.repeat(32)}`],
     'plugins.http_private_hosts': ['billing.internal', '10.0.0.1', '::1'],
+    'plugins.builtin': ['inference'],
     'plugins.untrusted': ['my-notes', 'digest'],
     'inference.untrusted': ['mine', 'group-*'],
     'server.host': '::1',

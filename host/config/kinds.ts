@@ -141,7 +141,7 @@ export function origins(about: About): Key<readonly string[] | undefined> {
   };
 }
 
-/** Any of these words: a list, or one text with commas between them; an empty text is none. */
+/** Any of these words, or `none`: a list, or one text with commas between them. */
 export function choices<const Word extends string>(
   words: readonly Word[],
   fallback: readonly Word[],
@@ -149,12 +149,11 @@ export function choices<const Word extends string>(
 ): Key<readonly Word[]> {
   return {
     ...about,
-    rule: `any of ${words.join(', ')}, with commas between them`,
+    rule: `any of ${words.join(', ')} with commas between them, or none`,
     default: fallback.join(','),
     read: (value) => {
-      const text = typeof value === 'string' ? value.trim() : value;
-      const given: unknown = typeof text === 'string' ? text.split(/\s*,\s*/) : text;
-      if (text === '') return [];
+      if (value === 'none') return [];
+      const given: unknown = typeof value === 'string' ? value.split(/\s*,\s*/) : value;
       if (!Array.isArray(given)) return undefined;
       const read = words.filter((word) => given.includes(word));
       return read.length === new Set(given).size ? Object.freeze(read) : undefined;

@@ -48,7 +48,7 @@ export class RunningHost {
       NOA_SERVER__PORT: '0',
       NOA_OBSERVABILITY__METRICS_PORT: '0',
       // Most tests count what they have installed themselves.
-      NOA_PLUGINS__BUILTIN: '',
+      NOA_PLUGINS__BUILTIN: 'none',
       ...(anonymous ? {} : { NOA_AUTH__BOOTSTRAP_TOKEN: this.token }),
       ...env,
     };
