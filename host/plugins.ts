@@ -14,6 +14,7 @@ export type BuiltinName = keyof typeof MODULES;
 /** Imported when the plugin is first loaded. */
 const MODULES = {
   inference: (): Promise<unknown> => import('../plugins/inference/src/index.ts'),
+  retrieval: (): Promise<unknown> => import('../plugins/retrieval/src/index.ts'),
 };
 
 export interface Builtin extends BuiltinPlugin {

@@ -185,7 +185,7 @@ export const KEYS = {
       description:
         'Threads that run plugin code; 0 means one less than the processor cores, at least one.',
     }),
-    builtin: choices(['inference'], ['inference'], {
+    builtin: choices(['inference', 'retrieval'], ['inference', 'retrieval'], {
       description:
         "Plugins that are parts of the host: they are installed at the start and kept at the host's version. One that is not named here stays as it is; `noa plugin remove` removes it.",
     }),

@@ -1,0 +1,142 @@
+/** HTML, parsed as browsers do (parse5): what a reader would read, without scripts, styles and hidden parts. */
+import { defaultTreeAdapter as tree, type DefaultTreeAdapterTypes, parse } from 'parse5';
+import { type Block, type ParsedDocument, refused, Writer } from './document.ts';
+
+type Element = DefaultTreeAdapterTypes.Element;
+type Node = DefaultTreeAdapterTypes.ChildNode;
+
+const LEFT_OUT: ReadonlySet<string> = new Set([
+  'script',
+  'style',
+  'template',
+  'noscript',
+  'iframe',
+  'object',
+  'embed',
+  'svg',
+  'math',
+  'head',
+  'select',
+  'textarea',
+]);
+const BLOCKS: ReadonlySet<string> = new Set([
+  'address',
+  'article',
+  'aside',
+  'blockquote',
+  'body',
+  'caption',
+  'dd',
+  'details',
+  'dialog',
+  'div',
+  'dl',
+  'dt',
+  'fieldset',
+  'figcaption',
+  'figure',
+  'footer',
+  'form',
+  'header',
+  'hr',
+  'html',
+  'main',
+  'nav',
+  'p',
+  'section',
+  'summary',
+]);
+/** Taken whole: what is in them belongs together. */
+const WHOLE: { readonly [tag: string]: Block['kind'] } = {
+  pre: 'code',
+  ul: 'list',
+  ol: 'list',
+  table: 'table',
+};
+const MAX_DEPTH = 512;
+
+export function parseHtml(source: string): ParsedDocument {
+  const writer = new Writer();
+  const document = parse(source);
+  const title = find(document.childNodes, 'title', 0);
+  let open = '';
+  const flush = (): void => {
+    writer.block('paragraph', spaced(open));
+    open = '';
+  };
+  const walk = (nodes: readonly Node[], depth: number): void => {
+    if (depth > MAX_DEPTH) throw refused(`is nested deeper than ${MAX_DEPTH} elements`);
+    for (const node of nodes) {
+      if (tree.isTextNode(node)) open += node.value;
+      else if (tree.isElementNode(node)) visit(node, depth);
+    }
+  };
+  const visit = (element: Element, depth: number): void => {
+    const { tagName: tag } = element;
+    if (LEFT_OUT.has(tag) || isHidden(element)) return;
+    const level = /^h([1-6])$/.exec(tag)?.[1];
+    const kind = WHOLE[tag];
+    if (level !== undefined || kind !== undefined) {
+      flush();
+      const text = contentOf(element, depth, tag === 'pre');
+      writer.block(kind ?? 'heading', text, Number(level ?? 0));
+    } else if (tag === 'br') {
+      open += ' ';
+    } else {
+      const isBlock = BLOCKS.has(tag);
+      if (isBlock) flush();
+      walk(element.childNodes, depth + 1);
+      if (isBlock) flush();
+    }
+  };
+  walk(document.childNodes, 0);
+  flush();
+  const named = title === undefined ? '' : contentOf(title, 0, false);
+  if (named !== '') writer.title = named.slice(0, 200);
+  return writer.done();
+}
+
+/** The text in an element; items, rows and lines are lines of it. */
+function contentOf(element: Element, depth: number, isRaw: boolean): string {
+  let text = '';
+  const walk = (nodes: readonly Node[], level: number): void => {
+    if (level > MAX_DEPTH) throw refused(`is nested deeper than ${MAX_DEPTH} elements`);
+    for (const node of nodes) {
+      if (tree.isTextNode(node)) text += isRaw ? node.value : node.value.replaceAll(/\s+/g, ' ');
+      else if (tree.isElementNode(node) && !LEFT_OUT.has(node.tagName) && !isHidden(node)) {
+        const { tagName: tag } = node;
+        if (tag === 'li' || tag === 'tr' || tag === 'br') text += '\n';
+        if (tag === 'td' || tag === 'th') text += ' | ';
+        walk(node.childNodes, level + 1);
+      }
+    }
+  };
+  walk(element.childNodes, depth);
+  if (isRaw) return text.replaceAll(/^\n+|\s+$/g, '');
+  const lines = text.split('\n').map((line) => spaced(line).replace(/^\| /, ''));
+  return lines.filter((line) => line !== '').join('\n');
+}
+
+function find(nodes: readonly Node[], tag: string, depth: number): Element | undefined {
+  for (const node of nodes) {
+    if (!tree.isElementNode(node)) continue;
+    if (node.tagName === tag) return node;
+    // In html and head, and nowhere deeper.
+    const found = depth < 2 ? find(node.childNodes, tag, depth + 1) : undefined;
+    if (found !== undefined) return found;
+  }
+  return undefined;
+}
+
+function isHidden({ attrs }: Element): boolean {
+  return attrs.some(
+    ({ name, value }) =>
+      name === 'hidden' ||
+      (name === 'aria-hidden' && value === 'true') ||
+      (name === 'style' && /display\s*:\s*none/i.test(value)),
+  );
+}
+
+function spaced(text: string): string {
+  return text.replaceAll(/\s+/g, ' ').trim();
+}
