@@ -7,7 +7,7 @@ import { NoaError } from '@noa/sdk';
 import { type ParsedDocument, refused, textOf } from './document.ts';
 import { parseMarkdown, parsePlain } from './plain.ts';
 
-const TIME_MS = 60_000;
+const TIME_MS = 20_000;
 const MEMORY_MB = 512;
 /** Threads at one time; as many again may wait. */
 const MAX_THREADS = 2;
