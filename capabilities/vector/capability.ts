@@ -162,7 +162,10 @@ export const vector = defineCapability({
             filter: filterSchema,
             offset: { type: 'integer', minimum: 0, maximum: 10_000 },
             withPayload: { type: 'boolean', description: 'true when absent.' },
-            withVectors: { type: 'boolean' },
+            withVectors: {
+              type: 'boolean',
+              description: 'Of a cosine the direction; the length may have become 1.',
+            },
             minScore: { type: 'number' },
           },
         ),

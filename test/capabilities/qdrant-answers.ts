@@ -111,7 +111,7 @@ export function answering(store: VectorStore): { readonly [operation: string]: A
     async create_collection(name, { vectors = {}, sparse_vectors }: Schemas['CreateCollection']) {
       const there = await store.list(SPACE);
       if (there.some(({ collection, aliases }) => collection === name || aliases.includes(name))) {
-        throw new NoaError('CONFLICT', `Wrong input: Collection \`${name}\` already exists!`);
+        throw conflict(name);
       }
       const dense = Object.entries(vectors as { [name: string]: Schemas['VectorParams'] });
       const form: Form = {
@@ -123,8 +123,10 @@ export function answering(store: VectorStore): { readonly [operation: string]: A
         ),
         sparse: Object.keys(sparse_vectors ?? {}),
       };
+      const isNew = await store.create(SPACE, name, form);
+      if (!isNew) throw conflict(name);
       indexes.set(name, new Set());
-      return store.create(SPACE, name, form);
+      return true;
     },
     async delete_collection(name) {
       return store.drop(SPACE, name);
@@ -280,6 +282,10 @@ function assertSparse({ indices, values }: Sparse): void {
 function assertId(id: unknown): asserts id is string {
   if (typeof id === 'string' && UUID.test(id)) return;
   throw invalid(`Unable to parse UUID: ${String(id)}`);
+}
+
+function conflict(name: string): NoaError {
+  return new NoaError('CONFLICT', `Wrong input: Collection \`${name}\` already exists!`);
 }
 
 export function invalid(text: string): NoaError {

@@ -6,10 +6,10 @@
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { buffer } from 'node:stream/consumers';
-import { type Json, NoaError } from '@noa/sdk/host';
+import { type Json, NoaError, type SchemaViolation } from '@noa/sdk/host';
 import { openEmbeddedStore } from '../../capabilities/vector/embedded/store.ts';
 import { answering, invalid } from './qdrant-answers.ts';
-import { type QdrantOperation, qdrantOperations } from './qdrant-types.ts';
+import { qdrantOperations } from './qdrant-types.ts';
 
 const MAX_BODY = 32 << 20;
 const STATUS: { readonly [code: string]: number } = {
@@ -49,10 +49,12 @@ export async function qdrantServer(folder: string, apiKey?: string): Promise<Qdr
     const unknown = [...searchParams.keys()].find((key) => !operation.query.has(key));
     if (unknown !== undefined) throw invalid(`query: ${unknown} is not known`);
     const body = bytes.length === 0 ? null : (JSON.parse(bytes.toString()) as Json);
-    if (!operation.isRequest(body)) throw invalid(`Format error in JSON body: ${told(operation)}`);
+    const [broken] = operation.judgeRequest(body);
+    if (broken !== undefined) throw invalid(`Format error in JSON body: ${told(broken)}`);
     const name = operation.pattern.exec(pathname)?.groups?.['collection_name'] ?? '';
     const result = await answers[operation.name]?.(decodeURIComponent(name), body as never);
-    if (!operation.isAnswer(result)) throw new TypeError(`${operation.name}: ${told(operation)}`);
+    const [wrong] = operation.judgeAnswer(result);
+    if (wrong !== undefined) throw new TypeError(`${operation.name}: ${told(wrong)}`);
     return result;
   };
 
@@ -89,9 +91,8 @@ export async function qdrantServer(folder: string, apiKey?: string): Promise<Qdr
   };
 }
 
-function told({ isRequest, isAnswer }: QdrantOperation): string {
-  const [broken] = isRequest.errors ?? isAnswer.errors ?? [];
-  return `${broken?.instancePath} ${broken?.message}`;
+function told({ path, message }: SchemaViolation): string {
+  return `${path} ${message}`;
 }
 
 function send(response: ServerResponse, status: number, body: object): void {

@@ -5,7 +5,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { Ajv, type ValidateFunction } from 'ajv';
+import { type CompiledSchema, compileSchema, type JsonSchema } from '@noa/sdk/host';
 
 type Type =
   | { readonly kind: 'object'; readonly members: ReadonlyMap<string, Member>; readonly rest?: Type }
@@ -20,8 +20,6 @@ interface Member {
   readonly type: Type;
   readonly isOptional: boolean;
 }
-
-type Schema = boolean | { readonly [name: string]: unknown };
 
 const TOKEN = /\s+|\/\*[\s\S]*?\*\/|("(?:[^"\\]|\\.)*"|[A-Za-z_$][\w$]*|-?\d+|[{}()[\]|:;?<>,=])/y;
 
@@ -132,16 +130,18 @@ class Parser {
   }
 }
 
-const WORDS: { readonly [word: string]: Schema } = {
+const NOTHING: JsonSchema = { not: {} };
+
+const WORDS: { readonly [word: string]: JsonSchema } = {
   string: { type: 'string' },
   number: { type: 'number' },
   boolean: { type: 'boolean' },
   null: { type: 'null' },
-  unknown: true,
-  undefined: false,
+  unknown: {},
+  undefined: NOTHING,
 };
 
-function schemaOf(type: Type): Schema {
+function schemaOf(type: Type): JsonSchema {
   switch (type.kind) {
     case 'object': {
       const members = [...type.members];
@@ -159,7 +159,7 @@ function schemaOf(type: Type): Schema {
     case 'literal':
       return { const: type.value };
     case 'nothing':
-      return false;
+      return NOTHING;
     case 'reference': {
       const [root, schemas, name] = type.path;
       if (root !== 'components' || schemas !== 'schemas') throw new SyntaxError(String(type.path));
@@ -179,8 +179,8 @@ export interface QdrantOperation {
   readonly pattern: RegExp;
   readonly method: string;
   readonly query: ReadonlySet<string>;
-  readonly isRequest: ValidateFunction;
-  readonly isAnswer: ValidateFunction;
+  readonly judgeRequest: CompiledSchema;
+  readonly judgeAnswer: CompiledSchema;
 }
 
 /** All operations of Qdrant's REST interface that this reads; `names` are those that are wanted. */
@@ -199,8 +199,8 @@ export function qdrantOperations(names: readonly string[]): QdrantOperation[] {
 
   const definitions = membersOf(at(interfaces.get('components'), 'schemas'));
   const $defs = Object.fromEntries(definitions.map(([name, { type }]) => [name, schemaOf(type)]));
-  const ajv = new Ajv({ allErrors: false, strict: false });
-  const checking = (schema: Schema): ValidateFunction => ajv.compile({ allOf: [schema], $defs });
+  const checking = (schema: JsonSchema): CompiledSchema =>
+    compileSchema({ allOf: [schema], $defs });
 
   const found: QdrantOperation[] = [];
   for (const [path, { type }] of membersOf(interfaces.get('paths'))) {
@@ -216,8 +216,8 @@ export function qdrantOperations(names: readonly string[]): QdrantOperation[] {
         method: method.toUpperCase(),
         pattern: new RegExp(`^${path.replaceAll(/\{(\w+)\}/g, '(?<$1>[^/]+)')}$`),
         query: new Set(membersOf(at(of, 'parameters', 'query')).map(([key]) => key)),
-        isRequest: checking(body === undefined ? { type: 'null' } : schemaOf(body)),
-        isAnswer: checking(schemaOf(answer)),
+        judgeRequest: checking(body === undefined ? { type: 'null' } : schemaOf(body)),
+        judgeAnswer: checking(schemaOf(answer)),
       });
     }
   }

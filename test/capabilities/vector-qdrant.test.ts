@@ -164,6 +164,26 @@ t.test('a removed plugin leaves nothing, and others keep theirs', async (t) => {
   });
 });
 
+t.test('the server of these tests refuses what Qdrant would', async (t) => {
+  const { server, invoke } = await place(t);
+  await invoke('manage', { action: 'create', collection: 'docs', ...form }, 'strict');
+  const send = async (path: string, body: object, method = 'POST') => {
+    const headers = { 'content-type': 'application/json' };
+    const target = `${server.url}/collections/noa.strict.docs${path}`;
+    const answer = await fetch(target, { method, headers, body: JSON.stringify(body) });
+    return [answer.status, await answer.text()];
+  };
+  const query = { query: [1, 0], using: 'default' };
+  t.match(await send('/points/query', query), [200]);
+  t.match(await send('/points/query', { ...query, limitt: 1 }), [400, /Format error/]);
+  t.match(await send('/points/query?waiting=true', query), [400, /waiting is not known/]);
+  t.match(await send('/points/query', { ...query, query: [1] }), [400, /expected dim: 2/]);
+  const filter = { must: [{ key: 'other', match: { value: 'x' } }] };
+  t.match(await send('/points/query', { ...query, filter }), [400, /Index required/]);
+  const point = { id: 'a', vector: { default: [1, 0] }, payload: {} };
+  t.match(await send('/points', { points: [point] }, 'PUT'), [400, /parse UUID/]);
+});
+
 t.test('ids are UUIDs of version 5, and tokens are of one field and value alone', async (t) => {
   t.match(uuidOf('a'), /^[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
   t.equal(uuidOf('a'), uuidOf('a'), 'for ever');

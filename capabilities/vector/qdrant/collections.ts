@@ -73,10 +73,9 @@ export class QdrantCollections {
     const vectors = Object.fromEntries(dense) as { [name: string]: Schemas['VectorParams'] };
     const sparse_vectors = Object.fromEntries(form.sparse.map((name) => [name, {}]));
     try {
-      await this.#server.ask((api, init) =>
+      return await this.#server.ask((api, init) =>
         api.createCollection({ collection_name: full, vectors, sparse_vectors }, init),
       );
-      return true;
     } catch (error) {
       if (!isCode(error, 'CONFLICT')) throw error;
       return false;
