@@ -2,8 +2,7 @@
  * The operation table of `vector`: collections of points with vectors, searched by likeness. Each plugin
  * has a namespace of its own: a collection is named by its own name, and two plugins' `docs` never meet.
  */
-import { type JsonSchema, NoaError, defineCapability } from '@noa/sdk/host';
-import { filterSchema } from './filter.ts';
+import { defineCapability, filterSchema, type JsonSchema, NoaError } from '@noa/sdk/host';
 
 export const MAX_POINTS = 1000;
 export const MAX_LIMIT = 1000;

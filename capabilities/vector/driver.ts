@@ -2,9 +2,16 @@
  * The driver of `vector`: what comes through the door becomes values that a store may rely on. Invariants: no
  * number is NaN or infinite, a filter is one, and each plugin has its own space.
  */
-import { type Driver, type DriverCall, inSpan, type Json, NoaError, stopped } from '@noa/sdk/host';
+import {
+  type Driver,
+  type DriverCall,
+  inSpan,
+  type Json,
+  NoaError,
+  readFilter,
+  stopped,
+} from '@noa/sdk/host';
 import { MAX_PAYLOAD_BYTES } from './capability.ts';
-import { readFilter } from './filter.ts';
 import type { Chosen, Form, NewPoint, Payload, Query, Rows, Sparse, VectorStore } from './store.ts';
 
 const DEFAULT_NAME = 'default';

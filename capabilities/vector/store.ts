@@ -3,8 +3,7 @@
  * its name in it, or by an alias. Invariant: a write is durable when its promise resolves, and each method may
  * be called again with the same arguments to the same effect.
  */
-import { type Json, NoaError } from '@noa/sdk/host';
-import type { Filter } from './filter.ts';
+import { type Filter, type Json, NoaError } from '@noa/sdk/host';
 
 export type Distance = 'cosine' | 'dot' | 'euclidean';
 export type Payload = { readonly [name: string]: Json };

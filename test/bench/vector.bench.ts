@@ -7,7 +7,7 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Filter } from '../../capabilities/vector/filter.ts';
+import type { Filter } from '@noa/sdk/host';
 import { openEmbeddedStore } from '../../capabilities/vector/embedded/store.ts';
 
 const POINTS = 100_000;

@@ -3,14 +3,15 @@ import {
   compileSchema,
   type Driver,
   type DriverCall,
+  type Filter,
   type Json,
+  matches,
   NoaError,
   type Span,
 } from '@noa/sdk/host';
 import fc from 'fast-check';
 import type { Test } from 'tap';
 import { vector } from '../../capabilities/vector/capability.ts';
-import { type Filter, matches } from '../../capabilities/vector/filter.ts';
 
 const tables = Object.entries(vector.operations);
 const CHECKS = new Map(tables.map(([name, { input }]) => [name, compileSchema(input)]));

@@ -23,7 +23,7 @@ async function copyOf(name: string): Promise<string> {
   return dir;
 }
 
-for (const name of ['notes', 'digest', 'orders', 'triage']) {
+for (const name of ['notes', 'digest', 'orders', 'triage', 'handbook']) {
   void t.test(`${name} builds, passes its tests at both levels, and packs`, async (t) => {
     const dir = await copyOf(name);
     const manifest = parseManifest(readFileSync(path.join(dir, 'plugin.json'), 'utf8'));

@@ -2,7 +2,7 @@
  * One collection in memory: the payloads of its points, by which filters are judged exactly, before the index
  * that keeps them and finds the nearest. Invariant: what is here is what the index has on disk.
  */
-import { type Filter, matches } from '../filter.ts';
+import { type Filter, matches } from '@noa/sdk/host';
 import {
   assertAnswers,
   assertFits,

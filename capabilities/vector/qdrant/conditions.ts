@@ -3,7 +3,7 @@
  * the points that `matches` does, and no others.
  */
 import type { Schemas } from '@qdrant/js-client-rest';
-import { type Condition, type Filter, wordsOf } from '../filter.ts';
+import { type Condition, type Filter, wordsOf } from '@noa/sdk/host';
 import { tokenOf } from './points.ts';
 
 export function conditionsOf(filter: Filter): Schemas['Filter'] {

@@ -4,9 +4,8 @@
  * over few fields that are known beforehand and indexed.
  */
 import { createHash } from 'node:crypto';
-import type { Json } from '@noa/sdk/host';
+import { type Json, wordsOf } from '@noa/sdk/host';
 import type { Schemas } from '@qdrant/js-client-rest';
-import { wordsOf } from '../filter.ts';
 import type { Form, Found, NewPoint, Payload, Rows } from '../store.ts';
 
 export interface Kept {

@@ -20,3 +20,12 @@ export { makePorts } from './native-ports.ts';
 export { nearest } from './nearest.ts';
 export { mapStack } from './stack.ts';
 export * from './tracing.ts';
+export {
+  type Condition,
+  type Filter,
+  filterSchema,
+  matches,
+  readFilter,
+  valuesAt,
+  wordsOf,
+} from './vector-filter.ts';

@@ -1,5 +1,5 @@
 /** Retrieval-augmented answers in a plugin: passages as vectors, the likest of them as what a model answers from. */
-import { definePlugin } from '@noa/sdk';
+import { definePlugin, type Json } from '@noa/sdk';
 import type { Plugin } from './noa.gen.ts';
 
 const COLLECTION = 'pages';
@@ -35,8 +35,8 @@ export default definePlugin<Plugin>({
       ...(title !== undefined && { filter: { field: 'title', eq: title } }),
     });
     const passages = hits.map(({ payload = {}, score }) => ({
-      title: String(payload['title']),
-      text: String(payload['text']),
+      title: textOf(payload['title']),
+      text: textOf(payload['text']),
       likeness: score,
     }));
     if (config.model === undefined || passages.length === 0) return { passages };
@@ -50,6 +50,10 @@ export default definePlugin<Plugin>({
         { role: 'user', content: `${excerpts}\n\nQuestion: ${question}` },
       ],
     });
-    return { passages, answer: String(message?.['content'] ?? '') };
+    return { passages, answer: textOf(message?.['content']) };
   },
 });
+
+function textOf(value: Json | undefined): string {
+  return typeof value === 'string' ? value : '';
+}

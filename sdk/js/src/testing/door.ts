@@ -8,6 +8,7 @@ import type { Json } from '../json.ts';
 import type { CapabilityRequest, Manifest } from '../manifest.ts';
 import { FakeEvents } from './fake-events.ts';
 import { FakeModels } from './fake-models.ts';
+import { FakeVectors } from './fake-vectors.ts';
 import { FakeHttp, httpResource } from './fake-http.ts';
 import { FakeBlob, FakeSecrets, prefixOf } from './fake-storage.ts';
 import { FakeCache, FakeDb, FakePlugins, copy, isObject, text } from './fakes.ts';
@@ -33,6 +34,7 @@ export class FakeDoor {
   readonly http: FakeHttp = new FakeHttp();
   readonly events: FakeEvents;
   readonly models: FakeModels;
+  readonly vectors: FakeVectors = new FakeVectors();
   readonly plugin: FakePlugins = new FakePlugins();
   readonly calls: CapabilityCall[] = [];
   readonly lines: LogLine[] = [];
@@ -82,6 +84,7 @@ export class FakeDoor {
     if (capability === 'http') return this.http.invoke(operation, fields);
     if (capability === 'events') return this.events.invoke(operation, fields);
     if (capability === 'plugin') return this.plugin.invoke(operation, fields);
+    if (capability === 'vector') return copy(this.vectors.invoke(operation, fields));
     if (capability === 'inference') return copy(this.models.invoke(operation, fields));
     throw new NoaError(
       'INVALID_ARGUMENT',
@@ -128,6 +131,10 @@ function resourceOf(
   if (capability === 'http') return httpResource(`${text(args, 'method')} ${text(args, 'url')}`);
   if (capability === 'cache') return text(args, 'key');
   if (capability === 'events') return text(args, 'subject');
+  if (capability === 'vector') {
+    const { collection, alias } = args;
+    return [collection, alias].find((name) => typeof name === 'string');
+  }
   if (capability === 'inference') return operation === 'models' ? undefined : text(args, 'model');
   return capability === 'plugin' ? `${text(args, 'plugin')}/${text(args, 'export')}` : undefined;
 }

@@ -18,6 +18,7 @@ import type { FakeBlob, FakeSecrets } from './fake-storage.ts';
 import { copy, type FakeCache, type FakeDb, type FakePlugins } from './fakes.ts';
 import type { FakeEvents } from './fake-events.ts';
 import type { FakeModels } from './fake-models.ts';
+import type { FakeVectors } from './fake-vectors.ts';
 import type { FakeHttp } from './fake-http.ts';
 import { moduleRunner } from './module.ts';
 import { nativeRunner, type Run } from './native.ts';
@@ -25,6 +26,7 @@ import { nativeRunner, type Run } from './native.ts';
 export { provideLoader, type LoaderFactory, type TestLoader, type TestRuntime } from './loader.ts';
 export type { FakeEvents } from './fake-events.ts';
 export type { FakeModels } from './fake-models.ts';
+export type { FakeVectors } from './fake-vectors.ts';
 export type { FakeAnswer, FakeHttp, SentRequest } from './fake-http.ts';
 export type { CapabilityCall, LogLine } from './door.ts';
 export type { FakeBlob, FakeSecrets } from './fake-storage.ts';
@@ -61,6 +63,8 @@ export interface TestHost<Plugin extends PluginContract> {
   readonly events: FakeEvents;
   readonly plugin: FakePlugins;
   readonly models: FakeModels;
+  /** Collections of `vector`. */
+  readonly vectors: FakeVectors;
   /** Every capability call of the plugin so far, logs apart. */
   readonly calls: readonly CapabilityCall[];
   /** Every value that exports with `stream: true` have emitted so far; `call` answers their result alone. */
@@ -116,6 +120,7 @@ export async function createTestHost<Plugin extends PluginContract>(
     http: door.http,
     events: door.events,
     models: door.models,
+    vectors: door.vectors,
     plugin: door.plugin,
     calls: door.calls,
     emitted: door.emitted,

@@ -2,7 +2,8 @@
  * The filters of `vector`: a tree of conditions on the payload. The language is ours, so that no text of a
  * caller becomes part of an engine's own query language; `matches` says what every driver must answer.
  */
-import { type Json, type JsonSchema, NoaError } from '@noa/sdk/host';
+import { NoaError } from './errors.ts';
+import type { Json, JsonSchema } from './json.ts';
 
 const MAX_DEPTH = 8;
 const MAX_NODES = 64;
