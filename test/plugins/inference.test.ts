@@ -6,7 +6,9 @@ import { readBundle } from '@noa/sdk/host';
 import OpenAI from 'openai';
 import t from 'tap';
 import { eventually, RunningHost } from '../e2e/running-host.ts';
+import { Conformance, type OpenApiDocument } from '../transports/conformance.ts';
 import { GrpcClient, headers } from '../transports/grpc-front.ts';
+import { lint } from '../transports/lint.ts';
 import { SseClient, until } from '../transports/sse.ts';
 import { Client } from '../transports/websocket-client.ts';
 
@@ -82,9 +84,19 @@ const send = (path: string, body?: unknown, more: Record<string, string> = {}) =
     },
     ...(body === undefined ? {} : { body: typeof body === 'string' ? body : JSON.stringify(body) }),
   });
+const document = (await (
+  await fetch(new URL('/openapi.json', host.url))
+).json()) as OpenApiDocument;
+const conformance = new Conformance(document);
+/** What is answered is as the document says, errors included. */
 const ask = async (path: string, body?: unknown) => {
   const answer = await send(path, body);
-  return { status: answer.status, body: await answer.json() };
+  const { status, headers } = answer;
+  const text = await answer.text();
+  const method = body === undefined ? 'GET' : 'POST';
+  const fault = conformance.fault(method, path, { status, headers, text });
+  if (fault !== undefined) throw new Error(`${method} ${path} ${status}: ${JSON.stringify(fault)}`);
+  return { status, body: JSON.parse(text) as unknown };
 };
 const messages = [{ role: 'user' as const, content: 'hi' }];
 
@@ -100,10 +112,9 @@ t.test('a host that starts has the plugin, with its rights by configuration', as
   const shown = await host.cli('plugin', 'show', 'inference');
   t.match(shown.stdout, /POST\s+\/v1\/chat\/completions/);
   t.match(shown.stdout, /part of the host/);
-  const { body: document } = await host.get('/openapi.json');
-  const paths = document['paths'] as Record<string, { post?: { summary: string } }>;
-  t.equal(paths['/v1/embed']?.post?.summary, 'Embed texts');
-  t.ok(paths['/v2/models/{model}/versions/{version}/infer']);
+  t.equal(document.paths['/v1/embed']?.['post']?.['summary'], 'Embed texts');
+  t.ok(document.paths['/v2/models/{model}/versions/{version}/infer']);
+  t.strictSame(await lint(document), [], 'two linters of others find nothing in the reference');
 });
 
 t.test("OpenAI's client embeds, in base64 as it asks by itself and in numbers", async (t) => {

@@ -4,7 +4,9 @@ import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
 import { eventually, RunningHost } from '../e2e/running-host.ts';
+import { Conformance, type OpenApiDocument } from '../transports/conformance.ts';
 import { GrpcClient, headers } from '../transports/grpc-front.ts';
+import { lint } from '../transports/lint.ts';
 import { SseClient, until } from '../transports/sse.ts';
 import { pdfBomb, pdfOf } from './pdf.ts';
 
@@ -51,6 +53,11 @@ const host = await RunningHost.start({
 });
 t.teardown(() => host.dispose());
 
+const document = (await (
+  await fetch(new URL('/openapi.json', host.url))
+).json()) as OpenApiDocument;
+const conformance = new Conformance(document);
+
 interface Answer {
   readonly status: number;
   readonly body: Record<string, unknown>;
@@ -72,7 +79,10 @@ const ask = async (
       : { body: Buffer.isBuffer(body) || typeof body === 'string' ? body : JSON.stringify(body) }),
   });
   const text = await answer.text();
-  return { status: answer.status, body: text === '' ? {} : (JSON.parse(text) as Answer['body']) };
+  const { status, headers: told } = answer;
+  const fault = conformance.fault(method, path, { status, headers: told, text });
+  if (fault !== undefined) throw new Error(`${method} ${path} ${status}: ${JSON.stringify(fault)}`);
+  return { status, body: text === '' ? {} : (JSON.parse(text) as Answer['body']) };
 };
 const add = (body: object) => ask('POST', '/v1/documents', { collection: 'animals', ...body });
 const search = (body: object) => ask('POST', '/v1/search', { collection: 'animals', ...body });
@@ -102,6 +112,7 @@ const DOGS =
   '<html><head><title>Dogs</title><script>alert("evil()")</script></head><body><h1>Dogs &amp; more</h1><p>A dog has four legs and barks at strangers.</p><ul><li>bones<li>balls</ul><p style="display:none">secret words</p></body></html>';
 
 t.test('collections are made, listed and read', async (t) => {
+  t.strictSame(await lint(document), [], 'two linters of others find nothing in the reference');
   const made = await ask('POST', '/v1/collections', {
     name: 'animals',
     description: 'All of them',
