@@ -12,6 +12,7 @@ import type { RedisEndpoint } from '../capabilities/cache/redis.ts';
 import { startPostgres } from '../capabilities/db/embedded.ts';
 import { createVectorDriver } from '../capabilities/vector/driver.ts';
 import { openEmbeddedStore } from '../capabilities/vector/embedded/store.ts';
+import { openQdrantStore } from '../capabilities/vector/qdrant/store.ts';
 import type { Config } from './config.ts';
 import { openDataFolder } from './data-folder.ts';
 import type { Logs } from './telemetry/logs.ts';
@@ -99,15 +100,18 @@ export async function openEngines(
     warn,
   });
 
+  const { url, api_key: apiKey } = config.qdrant;
   const vector = createVectorDriver(
-    openEmbeddedStore({
-      folder: join(folder.path, 'vectors'),
-      maxPoints: config.plugins.vector_max_points,
-      warn,
-    }),
+    url === undefined
+      ? openEmbeddedStore({
+          folder: join(folder.path, 'vectors'),
+          maxPoints: config.plugins.vector_max_points,
+          warn,
+        })
+      : openQdrantStore({ url, apiKey }),
   );
   parts.defer(() => vector.close());
-  embedded.push('vectors');
+  if (url === undefined) embedded.push('vectors');
 
   const open = parts.move();
   return {

@@ -66,7 +66,7 @@ t.test('the README works when typed as written', async (t) => {
   const port = await freePort();
   const host = await RunningHost.start({
     dataPath: join(clone, '.noa'),
-    env: { NOA_SERVER__PORT: String(port) },
+    env: { NOA_SERVER__PORT: String(port), NOA_PLUGINS__BUILTIN: 'inference,retrieval' },
     anonymous: true,
   });
   t.teardown(() => host.stop());

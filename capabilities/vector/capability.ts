@@ -2,7 +2,7 @@
  * The operation table of `vector`: collections of points with vectors, searched by likeness. Each plugin
  * has a namespace of its own: a collection is named by its own name, and two plugins' `docs` never meet.
  */
-import { type Json, type JsonSchema, NoaError, defineCapability } from '@noa/sdk/host';
+import { type JsonSchema, NoaError, defineCapability } from '@noa/sdk/host';
 import { filterSchema } from './filter.ts';
 
 export const MAX_POINTS = 1000;
@@ -162,7 +162,10 @@ export const vector = defineCapability({
             filter: filterSchema,
             offset: { type: 'integer', minimum: 0, maximum: 10_000 },
             withPayload: { type: 'boolean', description: 'true when absent.' },
-            withVectors: { type: 'boolean' },
+            withVectors: {
+              type: 'boolean',
+              description: 'Of a cosine the direction; the length may have become 1.',
+            },
             minScore: { type: 'number' },
           },
         ),
@@ -232,8 +235,6 @@ export const vector = defineCapability({
     );
   },
 });
-
-export type Payload = { readonly [name: string]: Json };
 
 function members(schema: JsonSchema): { readonly [name: string]: JsonSchema } {
   return schema['properties'] as { readonly [name: string]: JsonSchema };

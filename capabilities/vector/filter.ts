@@ -169,7 +169,7 @@ export function valuesAt(payload: { readonly [name: string]: Json }, field: stri
       return inner === undefined ? [] : flat(inner);
     });
   }
-  return found.filter((value) => isScalar(value));
+  return found.filter((value) => value !== null && typeof value !== 'object');
 }
 
 function flat(value: Json): Json[] {

@@ -25,7 +25,6 @@ import {
 } from './kinds.ts';
 
 const MiB = 1 << 20;
-const later = 'Accepted and checked; this version does not use it yet.';
 const requestsAMinute = (fallback: number, level: string) =>
   integer(1, 10_000_000, fallback, {
     reloadable: true,
@@ -117,9 +116,12 @@ export const KEYS = {
     }),
   },
   qdrant: {
-    url: url(['http', 'https'], { description: `Qdrant, for vectors. ${later}` }),
+    url: url(['http', 'https'], {
+      description:
+        'Qdrant 1.10 or later, for vectors; without it they are kept in the data folder. The port is 6333 unless the URL names one, and a path is kept. Hosts that share a database share it too.',
+    }),
     api_key: secretText('text that is not empty', (text) => text !== '', {
-      description: `Key of \`qdrant.url\`. ${later}`,
+      description: 'Key of `qdrant.url`. It goes over the wire as it is: use https.',
     }),
   },
   inference: {

@@ -149,6 +149,14 @@ export function vectorContract(t: Test, invoke: Invoke, fresh: () => string): vo
     t.same(await by({ field: 'at.page', lte: 1 }), ['a']);
     t.same(await by({ field: 'text', text: 'fox QUICK' }), ['b']);
     t.same(await by({ not: { field: 'tags', exists: true } }), ['ü/ c"\\']);
+    const long = { body: `${'all work and no play '.repeat(200)} makes`, parts: ['quick', 'fox'] };
+    const vectors = [{ base64: base64([0, 0, 1]) }];
+    const points = [{ id: 'long', payload: long }];
+    await invoke('upsert', { collection: 'docs', points, vectors }, plugin);
+    t.same(await by({ field: 'body', text: 'makes WORK' }), ['long'], 'of any length');
+    t.same(await by({ field: 'body', exists: true }), ['long']);
+    t.same(await by({ field: 'parts', text: 'quick fox' }), [], 'words of one text');
+    await invoke('delete', { collection: 'docs', ids: ['long'] }, plugin);
     t.same(await by({ field: 'year', gt: 2020, lte: 2022 }), ['b', 'ü/ c"\\']);
     const either = [
       { field: 'lang', ne: 'de' },

@@ -18,7 +18,7 @@ const BATCH = 64;
 /** A document of more chunks is embedded after the answer. */
 const MAX_AT_ONCE = 512;
 /** How long a batch may take before another call takes the document over. */
-const LEASE_SECONDS = 60;
+const LEASE_SECONDS = 20;
 /** For how long one call goes on with what waits. */
 const RESUME_MS = 240_000;
 /** Texts of one call of the tokenizer, and characters. */
@@ -66,7 +66,7 @@ function contentOf(input: AddDocumentInput): { bytes: Uint8Array; mediaType: str
     const { mediaType, charset, base64 } = content;
     if (charset !== undefined && !['utf-8', 'utf8', 'us-ascii'].includes(charset)) {
       const words = `content-type: the charset ${charset} is not taken; send UTF-8`;
-      throw new NoaError('UNSUPPORTED_MEDIA_TYPE', words);
+      throw new NoaError('INVALID_ARGUMENT', words);
     }
     return { bytes: Buffer.from(base64, 'base64'), mediaType };
   }

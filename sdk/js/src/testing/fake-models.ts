@@ -54,7 +54,8 @@ export class FakeModels {
   read(operation: string, stream: string): Json {
     const items = this.#streams.get(stream);
     if (operation === 'close') return { closed: this.#streams.delete(stream) };
-    if (items === undefined) throw new NoaError('NOT_FOUND', 'stream: this call has no such stream');
+    if (items === undefined)
+      throw new NoaError('NOT_FOUND', 'stream: this call has no such stream');
     const [item, ...rest] = items;
     this.#streams.set(stream, rest);
     if (rest.length === 0) this.#streams.delete(stream);
