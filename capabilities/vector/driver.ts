@@ -2,7 +2,7 @@
  * The driver of `vector`: what comes through the door becomes values that a store may rely on. Invariants: no
  * number is NaN or infinite, a filter is one, and each plugin has its own space.
  */
-import { type Driver, type DriverCall, type Json, NoaError } from '@noa/sdk/host';
+import { type Driver, type DriverCall, inSpan, type Json, NoaError, stopped } from '@noa/sdk/host';
 import { MAX_PAYLOAD_BYTES } from './capability.ts';
 import { readFilter } from './filter.ts';
 import type { Chosen, Form, NewPoint, Payload, Query, Rows, Sparse, VectorStore } from './store.ts';
@@ -38,16 +38,20 @@ type Operation = (store: VectorStore, space: string, input: Input) => Promise<un
 
 export function createVectorDriver(store: VectorStore): Driver {
   return {
-    async invoke(operation: string, input: Json, { plugin, signal }: DriverCall) {
+    async invoke(operation: string, input: Json, call: DriverCall) {
+      const { plugin, signal, span } = call;
       const run = OPERATIONS[operation];
       if (run === undefined) throw new TypeError(`vector has no operation ${operation}`);
+      if (signal.aborted) throw stopped('vector', call);
       const gone = Promise.withResolvers<never>();
-      const leave = (): void => gone.reject(new NoaError('CANCELLED', 'the caller went away'));
+      const leave = (): void => gone.reject(stopped('vector', call));
       signal.addEventListener('abort', leave, { once: true });
-      if (signal.aborted) leave();
       try {
-        const work = run(store, plugin, input as never); // as the door has judged it
-        return await Promise.race([work, gone.promise]);
+        const about = { 'db.system.name': store.system, 'db.operation.name': operation };
+        return await inSpan(span, `${store.system} ${operation}`, about, () => {
+          const work = run(store, plugin, input as never); // as the door has judged it
+          return Promise.race([work, gone.promise]);
+        });
       } finally {
         signal.removeEventListener('abort', leave);
       }

@@ -71,6 +71,8 @@ export interface ScrollPage extends Page<Found> {
 export type Chosen = { readonly ids: readonly string[] } | { readonly filter: Filter };
 
 export interface VectorStore {
+  /** What keeps them, as traces name it. */
+  readonly system: 'embedded' | 'qdrant';
   list(space: string): Promise<CollectionView[]>;
   /** Rejects with NOT_FOUND, as whatever names a collection does. */
   describe(space: string, name: string): Promise<CollectionView>;

@@ -1,5 +1,12 @@
 /** What every store of vectors does, asked through the driver as the door asks it. */
-import { compileSchema, type Driver, type Json, NoaError } from '@noa/sdk/host';
+import {
+  compileSchema,
+  type Driver,
+  type DriverCall,
+  type Json,
+  NoaError,
+  type Span,
+} from '@noa/sdk/host';
 import fc from 'fast-check';
 import type { Test } from 'tap';
 import { vector } from '../../capabilities/vector/capability.ts';
@@ -9,16 +16,25 @@ const tables = Object.entries(vector.operations);
 const CHECKS = new Map(tables.map(([name, { input }]) => [name, compileSchema(input)]));
 const ANSWERS = new Map(tables.map(([name, { output }]) => [name, compileSchema(output)]));
 
-export type Invoke = (operation: string, input: object, plugin?: string) => Promise<Json>;
+export type Invoke = (
+  operation: string,
+  input: object,
+  plugin?: string,
+  part?: Partial<DriverCall>,
+) => Promise<Json>;
 
 export function invoking(driver: Driver): Invoke {
-  return async (operation, input, plugin = 'tester') => {
+  return async (operation, input, plugin = 'tester', part = {}) => {
     const given = input as Json;
     const broken = CHECKS.get(operation)?.(given) ?? [];
     if (broken.length > 0) throw new NoaError('INVALID_ARGUMENT', JSON.stringify(broken));
     const { signal } = new AbortController();
     const call = { plugin, resources: ['*'], signal, deadline: Date.now() + 30_000 };
-    const output = (await driver.invoke(operation, given, { ...call, chain: undefined })) as Json;
+    const output = (await driver.invoke(operation, given, {
+      ...call,
+      chain: undefined,
+      ...part,
+    })) as Json;
     const wrong = ANSWERS.get(operation)?.(output) ?? [];
     if (wrong.length > 0) throw new TypeError(`${operation} answered ${JSON.stringify(wrong)}`);
     return output;
@@ -87,6 +103,36 @@ export function vectorContract(t: Test, invoke: Invoke, fresh: () => string): vo
     const rows = Buffer.from(bare.vectors?.[0]?.base64 ?? '', 'base64');
     t.equal(rows.length, 3 * 3 * 4);
     t.ok(Math.abs(rows.readFloatLE(0) - 1) < 1e-5);
+  });
+
+  t.test('a call without time is not made, and a traced one is in the trace', async (t) => {
+    const plugin = await filled();
+    const made: unknown[] = [];
+    const span: Span = {
+      traceId: '0'.repeat(32),
+      spanId: '0'.repeat(16),
+      traceparent: '',
+      child(name, kind, attributes) {
+        made.push([name, kind, attributes]);
+        return span;
+      },
+      rename: () => undefined,
+      set: () => undefined,
+      end: (error) => void made.push(error ?? 'ok'),
+    };
+    await invoke('manage', { action: 'list' }, plugin, { span });
+    const about = { 'db.operation.name': 'manage', 'db.system.name': /^(embedded|qdrant)$/ };
+    t.match(made, [[/^(embedded|qdrant) manage$/, 'client', about], 'ok']);
+    const vector = { base64: base64([1, 0, 0]) };
+    const search = (signal: AbortSignal) =>
+      invoke('search', { collection: 'docs', limit: 1, vector }, plugin, { signal });
+    const late = new DOMException('late', 'TimeoutError');
+    await refused(t, search(AbortSignal.abort(late)), 'DEADLINE_EXCEEDED', /time is over/);
+    await refused(t, search(AbortSignal.abort()), 'CANCELLED', /caller went away/);
+    const erase = { collection: 'docs', ids: ['a'] };
+    const erased = invoke('delete', erase, plugin, { signal: AbortSignal.abort() });
+    await refused(t, erased, 'CANCELLED', /caller went away/);
+    t.match(await invoke('manage', { action: 'list' }, plugin), { collections: [{ points: 3 }] });
   });
 
   t.test('dot and distance are scores too, and higher is better', async (t) => {

@@ -20,7 +20,7 @@ const send = (reply: Reply): void => {
 
 let quiet: NodeJS.Timeout | undefined;
 
-type Served = Omit<VectorStore, 'check' | 'close'>;
+type Served = Omit<VectorStore, 'system' | 'check' | 'close'>;
 
 function serve(shelves: Shelves): Served {
   const tendSoon = (): void => {

@@ -2,7 +2,7 @@
 import { isErrorCode, NoaError } from '@noa/sdk/host';
 import type { VectorStore } from '../store.ts';
 
-export type Method = Exclude<keyof VectorStore, 'check' | 'close'>;
+export type Method = Exclude<keyof VectorStore, 'system' | 'check' | 'close'>;
 
 export interface Request {
   readonly id: number;

@@ -49,6 +49,7 @@ export function openEmbeddedStore(options: EmbeddedOptions): EmbeddedStore {
     (...args: unknown[]): Promise<never> =>
       keeper.ask(method, args) as Promise<never>; // the process has the same methods
   return {
+    system: 'embedded',
     list: asked('list'),
     describe: asked('describe'),
     create: asked('create'),

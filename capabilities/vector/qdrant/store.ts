@@ -26,6 +26,7 @@ export function openQdrantStore(endpoint: QdrantEndpoint): VectorStore {
   const server = new QdrantConnection(endpoint);
   const collections = new QdrantCollections(server);
   return {
+    system: 'qdrant',
     list: (space) => collections.list(space),
     describe: (space, name) => collections.describe(space, name),
     create: (space, name, form) => collections.create(space, name, form),
