@@ -44,6 +44,29 @@ export function pdfOf(pages: readonly (readonly string[])[], title?: string): Bu
   return fileOf(objects, `/Info ${info} 0 R`);
 }
 
+/** One page with such a content stream, which is packed by so many rounds of Flate; `more` is of the trailer. */
+export function pdfPage(
+  content: Buffer,
+  { rounds = 1, font = '', more = '', objects = [] as readonly string[] } = {},
+): Buffer {
+  let packed = content;
+  for (let round = 0; round < rounds; round += 1) packed = deflateSync(packed);
+  const filters = '/FlateDecode '.repeat(rounds);
+  const head = `<< /Length ${packed.length} /Filter [${filters}] >>\nstream\n`;
+  const stream = Buffer.concat([Buffer.from(head), packed, Buffer.from('\nendstream')]);
+  return fileOf(
+    [
+      '<< /Type /Catalog /Pages 2 0 R >>',
+      '<< /Type /Pages /Kids [4 0 R] /Count 1 >>',
+      `<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica ${font} >>`,
+      '<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 5 0 R /Resources << /Font << /F1 3 0 R >> >> >>',
+      stream,
+      ...objects,
+    ],
+    more,
+  );
+}
+
 function fileOf(objects: readonly (string | Buffer)[], more: string): Buffer {
   const parts: Buffer[] = [Buffer.from('%PDF-1.4\n')];
   const offsets: number[] = [];

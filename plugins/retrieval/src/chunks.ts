@@ -1,7 +1,7 @@
 /**
  * Cuts a document into chunks that a model can embed whole. Invariants: a chunk is a run of the document's text
- * with its place in it; none has more tokens than it may, by the model's own count, but for a word that is
- * longer; nothing of the text is in no chunk.
+ * with its place in it; none has more tokens than it may, by the model's own count of its pieces, but for a
+ * character that is longer; nothing of the text but spaces is in no chunk.
  */
 import type { Block, ParsedDocument } from './documents/document.ts';
 
@@ -23,13 +23,24 @@ export interface ChunkSize {
 /** How many tokens each of these texts has. */
 export type CountTokens = (texts: string[]) => Promise<number[]>;
 
-/** What is not cut any further: a sentence, a line, or a part of one that is too long. */
-interface Piece {
+/** A run of text, and where what follows it begins: between them are spaces. */
+interface Span {
   readonly start: number;
   readonly end: number;
-  readonly tokens: number;
+  readonly next: number;
   readonly block: Block;
 }
+
+/** What is not cut any further: a sentence, a line, code or a table, or a part of one that is too long. */
+interface Piece extends Span {
+  /** With the spaces after it. */
+  readonly tokens: number;
+}
+
+/** So many UTF-16 units count as a token at least, so that a chunk is bounded in both. */
+const UNITS_PER_TOKEN = 16;
+/** Of the spaces after a piece, so many are shown to the model. */
+const COUNTED_SPACES = 32;
 
 export async function chunk(
   document: ParsedDocument,
@@ -39,25 +50,36 @@ export async function chunk(
   const pieces = await piecesOf(document, count, tokens);
   const chunks: Chunk[] = [];
   let open: Piece[] = [];
-  let size = 0;
   /** Pieces at the front of `open` that the chunk before has too. */
   let shared = 0;
-  const close = (): void => {
-    if (open.length > shared) chunks.push(chunkOf(document.text, open, shared));
+  let size = 0;
+  const close = (from: Piece[], next: Piece[], sharedNext: number): void => {
+    if (from.length > shared) chunks.push(chunkOf(document.text, from, shared));
+    open = next;
+    shared = sharedNext;
+    size = sizeOf(next);
   };
   for (const piece of pieces) {
-    const begins =
-      piece.block.kind === 'heading' && size - sizeOf(open.slice(0, shared)) >= tokens / 4;
-    if (begins || size + piece.tokens > tokens) {
-      close();
-      open = begins ? [] : tail(open, Math.min(overlap, tokens - piece.tokens));
-      shared = open.length;
-      size = sizeOf(open);
+    const isFull = size + piece.tokens > tokens;
+    const fresh = size - sizeOf(open.slice(0, shared));
+    if (piece.block.kind === 'heading' && fresh >= tokens / 4) {
+      close(open, [], 0);
+    } else if (isFull) {
+      // Headings go with what is below them.
+      const above = open.findLastIndex(({ block }) => block.kind !== 'heading') + 1;
+      const headings = open.slice(above);
+      const isMoved = above > shared && headings.length > 0;
+      if (isMoved && sizeOf(headings) + piece.tokens <= tokens) {
+        close(open.slice(0, above), headings, 0);
+      } else {
+        const common = tail(open, Math.min(overlap, tokens - piece.tokens));
+        close(open, common, common.length);
+      }
     }
     open.push(piece);
     size += piece.tokens;
   }
-  close();
+  close(open, [], 0);
   return chunks;
 }
 
@@ -95,66 +117,91 @@ async function piecesOf(
   count: CountTokens,
   most: number,
 ): Promise<Piece[]> {
-  let spans = blocks.flatMap((block) => spansOf(text, block));
+  const places = blocks.flatMap((block) => placesOf(text, block));
+  const longest = most * UNITS_PER_TOKEN;
+  let spans: Span[] = places.flatMap((place, i) =>
+    shortened(text, { ...place, next: places[i + 1]?.start ?? text.length }, longest),
+  );
   const done: Piece[] = [];
-  // Each round halves what is too long, so this ends; a word that is too long stays.
+  // Each round halves what is too long, so this ends; a character that is too long stays.
   while (spans.length > 0) {
-    const counts = await count(spans.map(({ start, end }) => text.slice(start, end)));
-    const next: typeof spans = [];
+    const counts = await count(
+      spans.map(({ start, end, next }) => text.slice(start, Math.min(next, end + COUNTED_SPACES))),
+    );
+    const rest: Span[] = [];
     for (const [i, span] of spans.entries()) {
-      const tokens = Math.max(1, counts[i] ?? 1);
-      const parts = tokens > most ? halves(text, span.start, span.end) : undefined;
-      if (parts === undefined) done.push({ ...span, tokens });
-      else next.push(...parts.map((part) => ({ ...part, block: span.block })));
+      const counted = Math.max(1, counts[i] ?? 1);
+      const parts = counted > most ? halves(text, span) : undefined;
+      const units = Math.ceil((span.next - span.start) / UNITS_PER_TOKEN);
+      if (parts === undefined) done.push({ ...span, tokens: Math.max(counted, units) });
+      else rest.push(...parts);
     }
-    spans = next;
+    spans = rest;
   }
   return done.toSorted((a, b) => a.start - b.start);
 }
 
-interface Span {
-  readonly start: number;
-  readonly end: number;
+function shortened(text: string, span: Span, longest: number): Span[] {
+  const parts = span.end - span.start > longest ? halves(text, span) : undefined;
+  return parts?.flatMap((part) => shortened(text, part, longest)) ?? [span];
 }
 
-/** The sentences of a paragraph, the lines of all else. */
-function spansOf(text: string, block: Block): (Span & { readonly block: Block })[] {
+/** The sentences of a paragraph, the lines of a list, all else whole. */
+function placesOf(text: string, block: Block): { start: number; end: number; block: Block }[] {
   const content = text.slice(block.start, block.end);
-  const isProse = block.kind === 'paragraph';
-  const parts = isProse
-    ? [...SENTENCES.segment(content)].map(({ segment }) => segment)
-    : content.split(/(?<=\n)/);
+  const { kind } = block;
+  const parts =
+    kind === 'paragraph'
+      ? [...SENTENCES.segment(content)].map(({ segment }) => segment)
+      : kind === 'list'
+        ? content.split(/(?<=\n)/)
+        : [content];
   let at = block.start;
   return parts.flatMap((part) => {
-    const span = { start: at, end: at + part.trimEnd().length, block };
+    const start = at + part.length - part.trimStart().length;
+    const end = at + part.trimEnd().length;
     at += part.length;
-    return part.trim() === '' ? [] : [span];
+    return part.trim() === '' ? [] : [{ start, end, block }];
   });
 }
 
 const SENTENCES = new Intl.Segmenter('en', { granularity: 'sentence' });
 
-/** At the space nearest to the middle; in the middle of what has none, unless that is too short. */
-function halves(text: string, start: number, end: number): Span[] | undefined {
-  if (end - start < 2) return undefined;
-  const middle = (start + end) >>> 1;
-  let cut = middle;
-  for (let step = 0; step < middle - start; step += 1) {
-    const found = [middle + step, middle - step].find(
-      (at) => at < end && /\s/.test(text[at] ?? ''),
-    );
-    if (found !== undefined) {
-      cut = found;
-      break;
-    }
-  }
+/** A space is looked for so far from the middle: what has none there is no prose. */
+const LONGEST_WORD = 512;
+
+/**
+ * Cut where it hurts least near the middle: at the end of a line, but for prose, or at a space. In the middle of
+ * what has neither, unless that is one character.
+ */
+function halves(text: string, span: Span): Span[] | undefined {
+  const content = text.slice(span.start, span.end);
+  const line = span.block.kind === 'paragraph' ? undefined : nearestLine(content);
+  let cut = line ?? nearestSpace(content) ?? content.length >>> 1;
   // Not between the two units of one character.
-  if (/[\uDC00-\uDFFF]/.test(text[cut] ?? '')) cut -= 1;
-  if (cut <= start) return undefined;
-  const left = { start, end: start + text.slice(start, cut).trimEnd().length };
-  const right = {
-    start: cut + (text.slice(cut, end).length - text.slice(cut, end).trimStart().length),
-    end,
-  };
-  return [left, right].filter((span) => span.end > span.start);
+  if (/^[\uDC00-\uDFFF]$/.test(content[cut] ?? '')) cut += cut > 1 ? -1 : 1;
+  if (cut <= 0 || cut >= content.length) return undefined;
+  const start = span.end - content.slice(cut).trimStart().length;
+  const end = span.start + content.slice(0, cut).trimEnd().length;
+  return [
+    { ...span, end, next: start },
+    { ...span, start },
+  ];
+}
+
+function nearestLine(content: string): number | undefined {
+  const middle = content.length >>> 1;
+  const [before, after] = [content.lastIndexOf('\n', middle), content.indexOf('\n', middle)];
+  if (before < 0 || after < 0)
+    return Math.max(before, after) < 0 ? undefined : Math.max(before, after);
+  return middle - before < after - middle ? before : after;
+}
+
+function nearestSpace(content: string): number | undefined {
+  const middle = content.length >>> 1;
+  for (let step = 0; step < Math.min(middle, LONGEST_WORD); step += 1) {
+    if (/\s/.test(content[middle + step] ?? '')) return middle + step;
+    if (/\s/.test(content[middle - step] ?? '')) return middle - step;
+  }
+  return undefined;
 }

@@ -21,6 +21,8 @@ export interface ParsedDocument {
 /** Longest text of a document, in UTF-16 units. */
 export const MAX_TEXT = 8 << 20;
 const MAX_HEADING = 200;
+/** Part of a text that may be control characters, as of a terminal's colours; the text is kept without them. */
+const MAX_CONTROLS = 0.05;
 
 /** Writes a document part by part. */
 export class Writer {
@@ -36,7 +38,7 @@ export class Writer {
 
   /** Nothing is written of what is blank. `level` is of a heading. */
   block(kind: Block['kind'], content: string, level = 0): void {
-    const text = content.trim();
+    const text = cleaned(content).trim();
     if (text === '') return;
     if (kind === 'heading') {
       while ((this.#headings.at(-1)?.level ?? 0) >= level) this.#headings.pop();
@@ -48,8 +50,8 @@ export class Writer {
     const start = this.#text.length;
     this.#text += text;
     if (kind === 'heading') {
-      this.title ??= text.slice(0, MAX_HEADING);
-      this.#headings.push({ level, text: text.slice(0, MAX_HEADING) });
+      this.title ??= clipped(text);
+      this.#headings.push({ level, text: clipped(text) });
     }
     const headings = this.#headings.map((each) => each.text);
     const page = this.#page === undefined ? {} : { page: this.#page };
@@ -57,9 +59,23 @@ export class Writer {
   }
 
   done(): ParsedDocument {
-    const { title } = this;
-    return { ...(title !== undefined && { title }), text: this.#text, blocks: this.#blocks };
+    const title = clipped(cleaned(this.title ?? '').trim());
+    return { ...(title !== '' && { title }), text: this.#text, blocks: this.#blocks };
   }
+}
+
+/** Without what no reader sees and no database takes: control characters, halves of a character. */
+function cleaned(text: string): string {
+  return text.toWellFormed().replaceAll(CONTROLS, '');
+}
+
+// oxlint-disable-next-line no-control-regex -- they are what is looked for
+const CONTROLS = /[\0-\x08\x0B\x0E-\x1F\x7F]/g;
+
+/** Cut between two characters, not between the halves of one. */
+function clipped(text: string): string {
+  const cut = text.slice(0, MAX_HEADING);
+  return (cut.isWellFormed() ? cut : cut.slice(0, -1)).trimEnd();
 }
 
 export function refused(words: string): NoaError {
@@ -75,5 +91,9 @@ export function textOf(bytes: Uint8Array): string {
     throw refused('is not UTF-8: send it as UTF-8');
   }
   if (text.includes('\0')) throw refused('holds NUL, and so is no text');
-  return text.replaceAll('\r\n', '\n');
+  const controls = text.match(CONTROLS)?.length ?? 0;
+  if (controls > text.length * MAX_CONTROLS) {
+    throw refused(`holds ${controls} control characters, and so is no text`);
+  }
+  return text.replaceAll(/\r\n?/g, '\n');
 }

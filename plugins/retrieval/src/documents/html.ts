@@ -40,13 +40,21 @@ const BLOCKS: ReadonlySet<string> = new Set([
   'header',
   'hr',
   'html',
+  'li',
   'main',
   'nav',
+  'ol',
   'p',
   'section',
   'summary',
+  'table',
+  'td',
+  'th',
+  'tr',
+  'ul',
 ]);
-/** Taken whole: what is in them belongs together. */
+const HEADING = /^h([1-6])$/;
+/** Taken whole: what is in them belongs together. But for code and headings, as where a table is the layout. */
 const WHOLE: { readonly [tag: string]: Block['kind'] } = {
   pre: 'code',
   ul: 'list',
@@ -74,8 +82,10 @@ export function parseHtml(source: string): ParsedDocument {
   const visit = (element: Element, depth: number): void => {
     const { tagName: tag } = element;
     if (LEFT_OUT.has(tag) || isHidden(element)) return;
-    const level = /^h([1-6])$/.exec(tag)?.[1];
-    const kind = WHOLE[tag];
+    const level = HEADING.exec(tag)?.[1];
+    const whole = WHOLE[tag];
+    const isWhole = tag === 'pre' || (whole !== undefined && !holdsParts(element, depth));
+    const kind = isWhole ? whole : undefined;
     if (level !== undefined || kind !== undefined) {
       flush();
       const text = contentOf(element, depth, tag === 'pre');
@@ -92,7 +102,7 @@ export function parseHtml(source: string): ParsedDocument {
   walk(document.childNodes, 0);
   flush();
   const named = title === undefined ? '' : contentOf(title, 0, false);
-  if (named !== '') writer.title = named.slice(0, 200);
+  if (named !== '') writer.title = named;
   return writer.done();
 }
 
@@ -106,15 +116,25 @@ function contentOf(element: Element, depth: number, isRaw: boolean): string {
       else if (tree.isElementNode(node) && !LEFT_OUT.has(node.tagName) && !isHidden(node)) {
         const { tagName: tag } = node;
         if (tag === 'li' || tag === 'tr' || tag === 'br') text += '\n';
-        if (tag === 'td' || tag === 'th') text += ' | ';
+        else if (tag === 'td' || tag === 'th') text += ' | ';
+        else if (!isRaw && BLOCKS.has(tag)) text += ' ';
         walk(node.childNodes, level + 1);
       }
     }
   };
   walk(element.childNodes, depth);
-  if (isRaw) return text.replaceAll(/^\n+|\s+$/g, '');
+  if (isRaw) return text;
   const lines = text.split('\n').map((line) => spaced(line).replace(/^\| /, ''));
   return lines.filter((line) => line !== '').join('\n');
+}
+
+function holdsParts({ childNodes }: Element, depth: number): boolean {
+  if (depth > MAX_DEPTH) return false;
+  return childNodes.some(
+    (node) =>
+      tree.isElementNode(node) &&
+      (node.tagName === 'pre' || HEADING.test(node.tagName) || holdsParts(node, depth + 1)),
+  );
 }
 
 function find(nodes: readonly Node[], tag: string, depth: number): Element | undefined {

@@ -9,6 +9,11 @@ import { parseMarkdown, parsePlain } from './plain.ts';
 
 const TIME_MS = 20_000;
 const MEMORY_MB = 512;
+/** Unpacked beside the thread's own memory, whose limit does not count it, and beside copies of what was sent. */
+const UNPACKED_BYTES = 192 << 20;
+const COPIES = 4;
+const WATCH_MS = 50;
+const APART: ReadonlySet<string> = new Set(['text/html', 'application/pdf']);
 /** Threads at one time; as many again may wait. */
 const MAX_THREADS = 2;
 const MAX_WAITING = 16;
@@ -18,12 +23,15 @@ export async function parse(bytes: Uint8Array, mediaType: string): Promise<Parse
   if (bytes.length === 0) throw refused('is empty');
   if (mediaType === 'text/plain') return parsePlain(textOf(bytes));
   if (mediaType === 'text/markdown') return parseMarkdown(textOf(bytes));
+  if (!APART.has(mediaType)) throw refused(`is ${mediaType}, which is not read here`);
   await takePlace();
   try {
     return await parseApart(bytes, mediaType);
   } finally {
-    running -= 1;
-    waiting.shift()?.();
+    // The place goes to who waits longest; nobody can come between.
+    const next = waiting.shift();
+    if (next === undefined) running -= 1;
+    else next();
   }
 }
 
@@ -36,7 +44,7 @@ async function takePlace(): Promise<void> {
       const words = `${MAX_WAITING} documents wait to be read already; try again`;
       throw new NoaError('RESOURCE_EXHAUSTED', words, { retryAfterMs: 5000 });
     }
-    await new Promise<void>((resolve) => waiting.push(resolve));
+    return new Promise((resolve) => waiting.push(resolve));
   }
   running += 1;
 }
@@ -55,30 +63,38 @@ async function parseApart(bytes: Uint8Array, mediaType: string): Promise<ParsedD
     stdout: true,
     stderr: true,
   });
+  const large = refused('takes too much memory to read: send it in parts');
+  let watch: NodeJS.Timeout | undefined;
+  let timer: NodeJS.Timeout | undefined;
   const told = new Promise<ParsedDocument>((resolve, reject) => {
     const late = refused(`takes more than ${TIME_MS / 1000} s to read: send it in parts`);
-    const timer = setTimeout(() => reject(late), TIME_MS);
-    worker.on('message', ({ document, words = '', isOwn }: Told) => {
-      clearTimeout(timer);
-      if (document !== undefined) resolve(document);
-      else
-        reject(
-          isOwn
-            ? new NoaError('INVALID_ARGUMENT', words)
-            : refused('cannot be read: it is damaged, or of another kind'),
+    timer = setTimeout(reject, TIME_MS, late);
+    worker.on('online', () => {
+      watch = setInterval(() => {
+        worker.getHeapStatistics().then(
+          ({ external_memory: held }) => {
+            if (held > UNPACKED_BYTES + COPIES * bytes.length) reject(large);
+          },
+          // There is nothing to ask of a thread that has just ended.
+          () => undefined,
         );
+      }, WATCH_MS);
     });
-    worker.on('error', (error: Error & { code?: string }) => {
-      clearTimeout(timer);
-      const isMemory = error.code === 'ERR_WORKER_OUT_OF_MEMORY';
-      reject(
-        isMemory ? refused(`takes more than ${MEMORY_MB} MiB to read: send it in parts`) : error,
-      );
+    worker.on('message', ({ document, words = '', isOwn }: Told) => {
+      if (document !== undefined) resolve(document);
+      else if (isOwn) reject(new NoaError('INVALID_ARGUMENT', words));
+      else reject(refused('cannot be read: it is damaged, or of another kind'));
     });
+    worker.on('error', (error: Error & { code?: string }) =>
+      reject(error.code === 'ERR_WORKER_OUT_OF_MEMORY' ? large : error),
+    );
+    worker.on('exit', () => reject(new Error('the thread that read a document ended')));
   });
   try {
     return await told;
   } finally {
+    clearTimeout(timer);
+    clearInterval(watch);
     await worker.terminate();
   }
 }

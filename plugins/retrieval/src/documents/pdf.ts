@@ -1,6 +1,6 @@
 /** PDF by PDF.js (unpdf): the text of each page. Run where it can be ended: a page may ask for any amount of work. */
 import { getDocumentProxy } from 'unpdf';
-import { type ParsedDocument, refused, Writer } from './document.ts';
+import { MAX_TEXT, type ParsedDocument, refused, Writer } from './document.ts';
 
 const MAX_PAGES = 2000;
 
@@ -26,20 +26,20 @@ export async function parsePdf(bytes: Uint8Array): Promise<ParsedDocument> {
     for (const item of items) {
       if (!('str' in item)) continue;
       text += item.str + (item.hasEOL ? '\n' : '');
+      if (text.length > MAX_TEXT) throw refused(`has too much text on page ${number}`);
     }
     writer.page(number);
     for (const paragraph of text.split(/\n[ \t]*\n/)) writer.block('paragraph', joined(paragraph));
     page.cleanup();
   }
+  const { info } = await pdf.getMetadata();
+  const title: unknown = Reflect.get(info, 'Title');
+  if (typeof title === 'string' && title.trim() !== '') writer.title = title;
   const parsed = writer.done();
   if (parsed.text === '') {
     throw refused('is a PDF without text, such as scanned pages: recognise its text first');
   }
-  const { info } = await pdf.getMetadata();
-  const title: unknown = Reflect.get(info, 'Title');
-  return typeof title === 'string' && title.trim() !== ''
-    ? { ...parsed, title: title.trim().slice(0, 200) }
-    : parsed;
+  return parsed;
 }
 
 /** Lines of a paragraph as one text; a word that is divided at the end of a line is one again. */

@@ -7,8 +7,11 @@ export function parsePlain(text: string): ParsedDocument {
   return writer.done();
 }
 
-const FENCE = /^ {0,3}(`{3,}|~{3,})/;
-const HEADING = /^ {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*$/;
+// What follows backticks is code within a line when it has backticks too. Each of these is linear on any line.
+const FENCE = /^ {0,3}(`{3,}(?=[^`]*$)|~{3,})/;
+const FENCE_END = /^ {0,3}(`{3,}|~{3,})[ \t]*$/;
+const HEADING = /^ {0,3}(#{1,6})(?=[ \t]|$)/;
+const HEADING_END = /(?:^|[ \t])#+$/;
 const UNDERLINE = /^ {0,3}(=+|-{2,})[ \t]*$/;
 const ITEM = /^[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t]/;
 const ROW = /^[ \t]*\|/;
@@ -28,16 +31,17 @@ export function parseMarkdown(source: string): ParsedDocument {
   for (let at = 0; at < lines.length; at += 1) {
     const line = lines[at] ?? '';
     const fence = FENCE.exec(line)?.[1];
-    const heading = HEADING.exec(line);
+    const heading = HEADING.exec(line)?.[0];
     if (fence !== undefined) {
       flush();
       const from = at;
       do at += 1;
       while (at < lines.length && !closes(lines[at] ?? '', fence));
       writer.block('code', lines.slice(from, at + 1).join('\n'));
-    } else if (heading !== null) {
+    } else if (heading !== undefined) {
       flush();
-      writer.block('heading', plainOf(heading[2] ?? ''), heading[1]?.length ?? 1);
+      const title = line.slice(heading.length).trim().replace(HEADING_END, '');
+      writer.block('heading', plainOf(title), heading.trimStart().length);
     } else if (open.length === 1 && UNDERLINE.test(line) && !ITEM.test(open[0] ?? '')) {
       const [title = ''] = open;
       open = [];
@@ -53,7 +57,7 @@ export function parseMarkdown(source: string): ParsedDocument {
 }
 
 function closes(line: string, fence: string): boolean {
-  const own = FENCE.exec(line)?.[1];
+  const own = FENCE_END.exec(line)?.[1];
   return own !== undefined && own[0] === fence[0] && own.length >= fence.length;
 }
 
@@ -66,5 +70,5 @@ function withoutFrontMatter(source: string): string {
 
 /** Without marks of emphasis, code and links. */
 function plainOf(text: string): string {
-  return text.replaceAll(/!?\[([^\]]*)\]\([^)]*\)/g, '$1').replaceAll(/[*_`]/g, '');
+  return text.replaceAll(/!?\[([^[\]]*)\]\([^()]*\)/g, '$1').replaceAll(/[*_`]/g, '');
 }
