@@ -4,7 +4,7 @@
  * plugin `inference`, door, upstream). Told is the time from that write to the client's first token, in
  * milliseconds; aim: the host's is within 5 ms of the direct one. Half a minute.
  */
-import { createServer } from 'node:http';
+import { createServer, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { RunningHost } from '../e2e/running-host.ts';
@@ -14,6 +14,18 @@ const THINKING_MS = 15;
 const print = (text: string): void => void process.stdout.write(`${text}\n`);
 
 const wrote = new Map<string, number>();
+
+async function answer(text: string, response: ServerResponse): Promise<void> {
+  const { messages } = JSON.parse(text) as { messages: { content: string }[] };
+  response.setHeader('content-type', 'text/event-stream');
+  await sleep(THINKING_MS);
+  wrote.set(messages[0]?.content ?? '', performance.now());
+  response.write('data: {"choices":[{"index":0,"delta":{"content":"first"}}]}\n\n');
+  await sleep(THINKING_MS);
+  response.write('data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n');
+  response.end('data: [DONE]\n\n');
+}
+
 const server = createServer((request, response) => {
   if (request.url === '/v1/models') {
     response.setHeader('content-type', 'application/json');
@@ -21,17 +33,7 @@ const server = createServer((request, response) => {
   }
   let text = '';
   request.setEncoding('utf8').on('data', (part: string) => (text += part));
-  request.on('end', async () => {
-    const { messages } = JSON.parse(text) as { messages: { content: string }[] };
-    response.setHeader('content-type', 'text/event-stream');
-    await sleep(THINKING_MS);
-    wrote.set(messages[0]?.content ?? '', performance.now());
-    response.write('data: {"choices":[{"index":0,"delta":{"content":"first"}}]}\n\n');
-    await sleep(THINKING_MS);
-    response.end(
-      'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n',
-    );
-  });
+  request.on('end', () => void answer(text, response));
   return undefined;
 });
 await new Promise<void>((done) => server.listen(0, '127.0.0.1', done));
