@@ -2,6 +2,7 @@
  * What does batching gain? Sentences embedded a second by the engine, against the same model in one thread that
  * takes one text at a time, for 64 clients and for one; how long a request takes; and how long the host's own
  * thread is kept from other work. Sentences have 3 to 40 words, alike in both. Half a minute; wants two cores.
+ * With the name of a folder in which `@huggingface/transformers` is installed, that runs the same model too.
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { availableParallelism, tmpdir } from 'node:os';
@@ -9,6 +10,7 @@ import { join } from 'node:path';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { Engine } from '../../capabilities/inference/engine/engine.ts';
 import { ModelRegistry } from '../../capabilities/inference/models/registry.ts';
+import { openTransformers } from './transformers.ts';
 
 const CLIENTS = [64, 1] as const;
 const MS = 4000;
@@ -23,16 +25,27 @@ function sentence(seed: number): string {
   return Array.from({ length }, (_, at) => WORDS[(seed * 31 + at * 17) % WORDS.length]).join(' ');
 }
 
-async function measure(engine: Engine, clients: number) {
+type Embed = (text: string) => Promise<unknown>;
+
+const embedderOf =
+  (engine: Engine): Embed =>
+  (text) => {
+    const call = {
+      plugin: 'bench',
+      signal: AbortSignal.timeout(60_000),
+      deadline: Date.now() + 60_000,
+    };
+    return engine.embed({ model: 'use-lite', texts: [text], truncate: true }, call);
+  };
+
+async function measure(embed: Embed, clients: number) {
   let seed = 0;
   const times: number[] = [];
   const lag = monitorEventLoopDelay({ resolution: 1 });
   const run = async (until: number): Promise<void> => {
     for (let at = performance.now(); at < until;) {
       seed += 1;
-      const signal = AbortSignal.timeout(60_000);
-      const request = { model: 'use-lite', texts: [sentence(seed)], truncate: true };
-      await engine.embed(request, { plugin: 'bench', signal, deadline: Date.now() + 60_000 });
+      await embed(sentence(seed));
       const now = performance.now();
       times.push(now - at);
       at = now;
@@ -69,9 +82,11 @@ const common = {
 } as const;
 const alone = new Engine({ ...common, workers: 1, maxBatch: 1 });
 const engine = new Engine({ ...common, workers: availableParallelism(), maxBatch: 32 });
+let peer: Embed | undefined;
+const [peerFolder] = process.argv.slice(2);
 for (const clients of CLIENTS) {
-  const floor = await measure(alone, clients);
-  const ours = await measure(engine, clients);
+  const floor = await measure(embedderOf(alone), clients);
+  const ours = await measure(embedderOf(engine), clients);
   const line = (name: string, { rate, p50, p99, lag }: typeof ours): void =>
     print(
       `  ${name.padEnd(24)} ${rate.toFixed(0).padStart(5)} a second, p50 ${p50.toFixed(1)} ms, p99 ${p99.toFixed(1)} ms, loop p99 ${lag.toFixed(1)} ms`,
@@ -80,6 +95,11 @@ for (const clients of CLIENTS) {
   line('one text, one thread', floor);
   line('the engine', ours);
   print(`  the engine : one text, one thread = ${(ours.rate / floor.rate).toFixed(2)}`);
+  if (peerFolder === undefined) continue;
+  peer ??= await openTransformers(peerFolder, cache);
+  const theirs = await measure(peer, clients);
+  line('transformers.js', theirs);
+  print(`  the engine : transformers.js = ${(ours.rate / theirs.rate).toFixed(2)}`);
 }
 await Promise.all([alone.close(), engine.close()]);
 await rm(cache, { recursive: true, force: true });
