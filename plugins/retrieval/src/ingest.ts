@@ -16,7 +16,7 @@ const MAX_CHUNKS = 10_000;
 /** Chunks that are embedded and written at a time. */
 const BATCH = 64;
 /** A document of more chunks is embedded after the answer. */
-const MAX_AT_ONCE = 512;
+const MAX_AT_ONCE = 2048;
 /** How long a batch may take before another call takes the document over. */
 const LEASE_SECONDS = 20;
 /** For how long one call goes on with what waits. */
@@ -232,7 +232,7 @@ async function embedBatch(
   if (points.length > 0) await vector.upsert(vectorsOf(name), points);
 }
 
-/** Called every few seconds: goes on with what waits, as after a host was killed. */
+/** Called now and then: goes on with what waits, as after a host was killed. */
 export async function resume(_input: ResumeInput, context: Ctx): Promise<ResumeOutput> {
   const { db, clock, log } = context;
   const until = clock.now() + RESUME_MS;
