@@ -63,9 +63,7 @@ export class FakeVectors {
     const name = typeof args['collection'] === 'string' ? args['collection'] : '';
     if (action === 'create') {
       if (this.#collections.has(name)) return { created: false };
-      const { vectors, sparse } = args as unknown as Partial<Collection>;
-      const form = { vectors: vectors ?? {}, sparse: sparse ?? [] };
-      this.#collections.set(name, { ...form, points: new Map() });
+      this.#collections.set(name, { ...formOf(args), points: new Map() });
       return { created: true };
     }
     if (action === 'unalias') return { deleted: this.#aliases.delete(text(args, 'alias')) };
@@ -85,6 +83,23 @@ export class FakeVectors {
       .map(([alias]) => alias);
     return { collection, vectors, sparse: [...sparse], points: points.size, aliases };
   }
+}
+
+function formOf({ vectors, sparse }: Arguments): Pick<Collection, 'vectors' | 'sparse'> {
+  const dense = Object.entries(isObject(vectors) ? vectors : {}).flatMap(([name, each]) =>
+    isObject(each)
+      ? [
+          [
+            name,
+            { dimensions: Number(each['dimensions']), distance: text(each, 'distance') },
+          ] as const,
+        ]
+      : [],
+  );
+  return {
+    vectors: Object.fromEntries(dense),
+    sparse: Array.isArray(sparse) ? sparse.filter((each) => typeof each === 'string') : [],
+  };
 }
 
 function upsert(collection: Collection, args: Arguments): Json {
