@@ -190,7 +190,7 @@ t.test(
       const took = performance.now() - began;
       longest = Math.max(longest, ...chunks.map(({ text }) => text.length));
       t.ok(longest <= 65_536, `${what}: a text of ${longest} characters`);
-      t.ok(took < 3000, `${what}: ${Math.round(took)} ms`);
+      t.ok(took < 10_000, `${what}: ${Math.round(took)} ms`);
     }
   },
 );

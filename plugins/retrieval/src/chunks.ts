@@ -53,15 +53,17 @@ export async function chunk(
   /** Pieces at the front of `open` that the chunk before has too. */
   let shared = 0;
   let size = 0;
+  let sharedSize = 0;
   const close = (from: Piece[], next: Piece[], sharedNext: number): void => {
     if (from.length > shared) chunks.push(chunkOf(document.text, from, shared));
     open = next;
     shared = sharedNext;
     size = sizeOf(next);
+    sharedSize = sharedNext === 0 ? 0 : size;
   };
   for (const piece of pieces) {
     const isFull = size + piece.tokens > tokens;
-    const fresh = size - sizeOf(open.slice(0, shared));
+    const fresh = size - sharedSize;
     if (piece.block.kind === 'heading' && fresh >= tokens / 4) {
       close(open, [], 0);
     } else if (isFull) {
