@@ -318,7 +318,7 @@ t.test("the host's own form: embed, rerank, tokenize, infer by the task of a mod
   const generated = {
     model: 'demo-generator',
     prompt: 'the act of',
-    parameters: { max_tokens: 4 },
+    parameters: { max_tokens: 4, temperature: 0 },
   };
   t.match(await ask('/v1/infer', generated), {
     body: { task: 'generation', outputs: String, usage: { completion_tokens: 4 } },
@@ -435,7 +435,10 @@ t.test('gRPC answers and streams', async (t) => {
 t.test('/ws/stream chats frame by frame, with credit, and can be cancelled', async (t) => {
   const socket = await Client.open(`${host.url}/ws/stream`, host.token);
   t.teardown(() => socket.socket.terminate());
-  const input = { model: 'demo-generator', messages, max_tokens: 40, stream: true };
+  const input = {
+    ...{ model: 'demo-generator', messages },
+    ...{ max_tokens: 40, temperature: 0, stream: true },
+  };
   socket.send({ type: 'request', id: 'a', plugin: 'inference', export: 'chat', input, credit: 2 });
   await until('two chunks', () => socket.of('chunk').length === 2);
   socket.send({ type: 'cancel', id: 'a' });
