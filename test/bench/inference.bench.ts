@@ -1,8 +1,9 @@
 /**
  * What does batching gain? Sentences embedded a second by the engine, against the same model in one thread that
  * takes one text at a time, for 64 clients and for one; how long a request takes; and how long the host's own
- * thread is kept from other work. Sentences have 3 to 40 words, alike in both. Half a minute; wants two cores.
- * With the name of a folder in which `@huggingface/transformers` is installed, that runs the same model too.
+ * thread is kept from other work. Sentences have 3 to 40 words, alike in both. A minute; wants two cores.
+ * The embedder with weights of 16 bits, and that of 8. With the name of a folder in which
+ * `@huggingface/transformers` is installed, that runs the same model with its defaults too.
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { availableParallelism, tmpdir } from 'node:os';
@@ -28,14 +29,14 @@ function sentence(seed: number): string {
 type Embed = (text: string) => Promise<unknown>;
 
 const embedderOf =
-  (engine: Engine): Embed =>
+  (engine: Engine, model: string): Embed =>
   (text) => {
     const call = {
       plugin: 'bench',
       signal: AbortSignal.timeout(60_000),
       deadline: Date.now() + 60_000,
     };
-    return engine.embed({ model: 'use-lite', texts: [text], truncate: true }, call);
+    return engine.embed({ model, texts: [text], truncate: true }, call);
   };
 
 async function measure(embed: Embed, clients: number) {
@@ -85,21 +86,27 @@ const engine = new Engine({ ...common, workers: availableParallelism(), maxBatch
 let peer: Embed | undefined;
 const [peerFolder] = process.argv.slice(2);
 for (const clients of CLIENTS) {
-  const floor = await measure(embedderOf(alone), clients);
-  const ours = await measure(embedderOf(engine), clients);
-  const line = (name: string, { rate, p50, p99, lag }: typeof ours): void =>
-    print(
-      `  ${name.padEnd(24)} ${rate.toFixed(0).padStart(5)} a second, p50 ${p50.toFixed(1)} ms, p99 ${p99.toFixed(1)} ms, loop p99 ${lag.toFixed(1)} ms`,
-    );
   print(`${clients} client${clients === 1 ? '' : 's'}:`);
-  line('one text, one thread', floor);
-  line('the engine', ours);
-  print(`  the engine : one text, one thread = ${(ours.rate / floor.rate).toFixed(2)}`);
-  if (peerFolder === undefined) continue;
-  peer ??= await openTransformers(peerFolder, cache);
-  const theirs = await measure(peer, clients);
-  line('transformers.js', theirs);
-  print(`  the engine : transformers.js = ${(ours.rate / theirs.rate).toFixed(2)}`);
+  const rated = async (name: string, embed: Embed): Promise<number> => {
+    const { rate, p50, p99, lag } = await measure(embed, clients);
+    print(
+      `  ${name.padEnd(32)} ${rate.toFixed(0).padStart(5)} a second, p50 ${p50.toFixed(1)} ms, p99 ${p99.toFixed(1)} ms, loop p99 ${lag.toFixed(1)} ms`,
+    );
+    return rate;
+  };
+  const rates = new Map<string, number>();
+  for (const model of ['use-lite', 'use-lite-q8']) {
+    const floor = await rated(`${model}, one text, one process`, embedderOf(alone, model));
+    const ours = await rated(`${model}, the engine`, embedderOf(engine, model));
+    rates.set(model, ours);
+    print(`    the engine : one text, one process = ${(ours / floor).toFixed(2)}`);
+    if (peerFolder !== undefined) peer ??= await openTransformers(peerFolder, cache);
+  }
+  if (peer === undefined) continue;
+  const theirs = await rated('use-lite, transformers.js', peer);
+  for (const [model, ours] of rates) {
+    print(`    ${model}, the engine : transformers.js = ${(ours / theirs).toFixed(2)}`);
+  }
 }
 await Promise.all([alone.close(), engine.close()]);
 await rm(cache, { recursive: true, force: true });

@@ -208,7 +208,7 @@ t.test(
     const { engine: made } = engine(t, { workers: 2, memoryBytes: most });
     const ask = (model: string) =>
       made.embed({ model, texts: texts(20), truncate: true }, call(model));
-    await ask('use-lite');
+    await Promise.all([ask('use-lite'), ask('use-lite')]);
     const held: number[] = [];
     const watch = setInterval(() => held.push(made.memoryBytes), 5);
     await Promise.all([1, 2, 3, 4].map(() => ask('use-lite')));

@@ -186,6 +186,8 @@ t.test('the converted embedder agrees with the released weights', async (t) => {
     );
     const [alone = []] = await vectors(other, [sentence]);
     t.ok(cosine(vector, alone) > 0.999999, 'padding changes nothing');
+    const [aloneOf8 = []] = await vectors(eighth, [sentence]);
+    t.ok(cosine(quantized[at] ?? [], aloneOf8) > 0.999999, 'nor does it with 8 bits');
   }
   const [question = [], alike = [], unlike = []] = together;
   t.ok(cosine(question, alike) > cosine(question, unlike) + 0.3, 'what means the same lies closer');

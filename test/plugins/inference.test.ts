@@ -436,8 +436,11 @@ t.test('/ws/stream chats frame by frame, with credit, and can be cancelled', asy
   const socket = await Client.open(`${host.url}/ws/stream`, host.token);
   t.teardown(() => socket.socket.terminate());
   const input = {
-    ...{ model: 'demo-generator', messages },
-    ...{ max_tokens: 40, temperature: 0, stream: true },
+    model: 'demo-generator',
+    messages,
+    max_tokens: 40,
+    temperature: 0,
+    stream: true,
   };
   socket.send({ type: 'request', id: 'a', plugin: 'inference', export: 'chat', input, credit: 2 });
   await until('two chunks', () => socket.of('chunk').length === 2);

@@ -14,6 +14,8 @@ const MAX_CHARS = 32 << 20;
 const MAX_JOBS = 256;
 /** At one worker; other work goes on between their tokens. */
 const MAX_GENERATIONS = 4;
+/** Texts that one run takes though others could share them: fewer would not be worth it. */
+const WORTHWHILE = 8;
 /** Of what a worker does in a second, the part of the past. */
 const MEMORY = 0.8;
 const MAX_RETRY_MS = 30_000;
@@ -62,8 +64,8 @@ export class Crew {
   readonly stations: readonly Station[];
   readonly #options: CrewOptions;
   readonly #embeddings = new EmbeddingQueue<EmbeddingJob>();
-  /** Chosen, and not yet asked for anything: its model is being prepared. */
-  readonly #held = new Set<Station>();
+  /** Chosen, and not yet asked for anything: this model is being prepared. */
+  readonly #held = new Map<Station, Key>();
   /** Generations at each. */
   readonly #places = new Map<Station, number>();
   #jobs: Job[] = [];
@@ -176,7 +178,7 @@ export class Crew {
             // Nobody would give back a place that nobody has taken.
             if (hasLeft) return;
             const working = work(station, done);
-            this.#held.delete(station);
+            this.#letGo(station);
             if ((await working) === 'again' && !hasLeft) this.#jobs.unshift(job);
           } catch (error) {
             fail(asError(error));
@@ -245,7 +247,7 @@ export class Crew {
       );
       if (station === undefined) continue;
       this.#jobs.splice(at, 1);
-      this.#held.add(station);
+      this.#held.set(station, job.key);
       void job.run(station).then(() => this.#pump());
       return true;
     }
@@ -257,14 +259,26 @@ export class Crew {
     const station = next && this.#pick(next.key, ({ isFree }) => isFree);
     if (next === undefined || station === undefined) return false;
     const { key, truncate } = next;
-    void this.#embedAt(station, key, this.#embeddings.take(key, truncate, this.#options.maxBatch));
+    // One worker that takes all has whoever comes next wait for the whole of it.
+    const share = Math.max(WORTHWHILE, Math.ceil(this.#embeddings.size / this.stations.length));
+    const most = Math.min(this.#options.maxBatch, share);
+    void this.#embedAt(station, key, this.#embeddings.take(key, truncate, most));
     return true;
+  }
+
+  /** Its model is there: others of this model have waited for that. */
+  #letGo(station: Station): void {
+    this.#held.delete(station);
+    this.#pump();
   }
 
   #pick(key: Key, can: (station: Station) => boolean): Station | undefined {
     const able = this.stations.filter((station) => !this.#held.has(station) && can(station));
     const withIt = able.find(({ loaded }) => loaded.has(key));
     if (withIt !== undefined) return withIt;
+    // One copy after another, so that each knows what room the others have left.
+    const isComing = [...this.#held].some(([one, held]) => held === key && !one.loaded.has(key));
+    if (isComing) return undefined;
     // A copy that has no room is no use: whoever has the model is waited for.
     const isSomewhere = this.stations.some((one) => one.loaded.has(key) || one.uses(key));
     return isSomewhere && !this.#options.hasRoom(key) ? undefined : able[0];
@@ -273,13 +287,13 @@ export class Crew {
   async #embedAt(station: Station, key: Key, pieces: Piece<EmbeddingJob>[]): Promise<void> {
     const texts = pieces.flatMap(({ request, from, to }) => request.texts.slice(from, to));
     const truncate = pieces[0]?.request.truncate ?? true;
-    this.#held.add(station);
+    this.#held.set(station, key);
     try {
       await this.#options.prepare(station, key);
       const started = this.#options.now();
       const work: Work = { kind: 'embed', texts, truncate };
       const answering = station.run<EmbedAnswer>(key, work, this.#options.limitMs);
-      this.#held.delete(station);
+      this.#letGo(station);
       const answer = await answering;
       const seconds = Math.max(1, this.#options.now() - started) / 1000;
       const rate = (texts.length / seconds) * this.stations.length;

@@ -9,7 +9,7 @@ const OPSET = 17;
 const IR_VERSION = 8;
 
 /** `TensorProto.DataType`. */
-const TYPE = { F32: 1, I8: 3, I64: 7, F16: 10 } as const;
+const TYPE = { F32: 1, U8: 2, I8: 3, I64: 7, F16: 10 } as const;
 type GraphType = keyof typeof TYPE;
 
 type Attribute = number | readonly number[] | { readonly float: number };
@@ -108,6 +108,10 @@ export class Graph {
     this.#contributed = true;
     this.#node(operator, inputs, [name], {}, 'com.microsoft');
     return name;
+  }
+
+  byte(value: number): string {
+    return this.#constant('U8', [], Buffer.from([value]));
   }
 
   floats(value: number): string {

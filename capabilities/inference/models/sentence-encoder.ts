@@ -14,6 +14,22 @@ const WIDTHS = [256, 512] as const;
 /** Weights of eight bits are kept to seven, because sums of products may saturate on older processors. */
 const WEIGHT_LEVELS = 63;
 const EMBEDDING_LEVELS = 127;
+/**
+ * What enters each matrix of eight bits is cut beyond so much. The bounds are constants, for a vector shall not
+ * depend on what it is computed with; these bring most texts of WordNet and of technical documentation closest
+ * to their vectors of 16 bits (cosine .998 in the mean, .994 at the least).
+ */
+const PEAKS: { readonly [matrix: string]: number } = {
+  'layers.0.residual': 2.16,
+  'layers.0.qkv': 2.2,
+  'layers.0.out': 4.56,
+  'layers.0.fc1': 3,
+  'layers.0.fc2': 7.6,
+  'layers.1.qkv': 2.3,
+  'layers.1.out': 4.2,
+  'layers.1.fc1': 6.4,
+  'layers.1.fc2': 20.4,
+};
 /** Smaller ones stay as they are. */
 const WORTH_SHRINKING = 1000;
 
@@ -96,8 +112,10 @@ export function store(weights: readonly Weight[], precision: Precision): NewTens
     if (shape.length !== 2 || values.length <= WORTH_SHRINKING) {
       return [{ name, dtype: 'F32', shape, data: values }];
     }
-    if (precision === 'f16') return [{ name, dtype: 'F16', shape, data: new Float16Array(values) }];
     const byRow = name === 'embeddings';
+    if (precision === 'f16' || !(byRow || matrixOf(name) in PEAKS)) {
+      return [{ name, dtype: 'F16', shape, data: new Float16Array(values) }];
+    }
     const [rows = 0, columns = 0] = shape;
     const { levels, scales } = quantize(values, rows, columns, byRow);
     return [
@@ -106,6 +124,8 @@ export function store(weights: readonly Weight[], precision: Precision): NewTens
     ];
   });
 }
+
+const matrixOf = (weight: string): string => weight.replace(/\.weight$/, '');
 
 /** Symmetric, one scale for each row or column. */
 function quantize(
@@ -128,6 +148,16 @@ function quantize(
   return { levels, scales };
 }
 
+/** How what enters a matrix becomes bytes: with a sign, but not behind a rectifier. */
+function inputOf(g: Graph, matrix: string): { scale: string; zero: string } {
+  const peak = PEAKS[matrix] ?? 1;
+  const isRectified = matrix.endsWith('.fc2');
+  return {
+    scale: g.floats(peak / (isRectified ? 255 : 127)),
+    zero: g.byte(isRectified ? 0 : 128),
+  };
+}
+
 /** The graph over weights that lie in `location`: input_ids, attention_mask [batch, seq] → sentence_embedding [batch, 512]. */
 export function buildGraph(location: string, weights: ReadonlyMap<string, StoredTensor>): Buffer {
   const g = new Graph(location, weights);
@@ -135,14 +165,14 @@ export function buildGraph(location: string, weights: ReadonlyMap<string, Stored
   const ids = g.input('input_ids', 'I64', ['batch', 'seq']);
   const mask = g.toFloat(g.input('attention_mask', 'I64', ['batch', 'seq']));
   const lin = (x: string, name: string): string => {
-    if (!quantized || !weights.has(`${name}.weight.levels`)) {
-      return g.op('Add', [
-        g.op('MatMul', [x, g.weight(`${name}.weight`)]),
-        g.weight(`${name}.bias`),
-      ]);
+    const bias = g.weight(`${name}.bias`);
+    if (!weights.has(`${name}.weight.levels`)) {
+      return g.op('Add', [g.op('MatMul', [x, g.weight(`${name}.weight`)]), bias]);
     }
-    const matrix = [g.stored(`${name}.weight.levels`), g.stored(`${name}.weight.scales`)];
-    return g.contributed('DynamicQuantizeMatMul', [x, ...matrix, '', g.weight(`${name}.bias`)]);
+    const [levels, scales] = [g.stored(`${name}.weight.levels`), g.stored(`${name}.weight.scales`)];
+    const { scale, zero } = inputOf(g, name);
+    const bytes = g.op('QuantizeLinear', [x, scale, zero]);
+    return g.contributed('MatMulIntegerToFloat', [bytes, levels, scale, scales, zero, '', bias]);
   };
   const norm = (x: string, name: string): string =>
     g.op('LayerNormalization', [x, g.weight(`${name}.weight`), g.weight(`${name}.bias`)], {
@@ -179,8 +209,9 @@ export function buildGraph(location: string, weights: ReadonlyMap<string, Stored
       g.ints([0, 0, width]),
     ]);
     const attended = g.op('Add', [lin(joined, `${layer}.out`), residual]);
-    const inner = g.op('Relu', [lin(norm(attended, `${layer}.ln2`), `${layer}.fc1`)]);
-    x = g.op('Add', [lin(inner, `${layer}.fc2`), attended]);
+    const inner = lin(norm(attended, `${layer}.ln2`), `${layer}.fc1`);
+    const positive = quantized ? inner : g.op('Relu', [inner]); // bytes without a sign do that by themselves
+    x = g.op('Add', [lin(positive, `${layer}.fc2`), attended]);
   }
   const kept = g.op('Mul', [x, g.op('Unsqueeze', [mask, g.ints([2])])]);
   const sum = g.op('ReduceSum', [kept, g.ints([1])], { keepdims: 0 });

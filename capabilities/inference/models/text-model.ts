@@ -197,9 +197,11 @@ export class TextModel {
 
 function toUnitLength(vectors: Float32Array, width: number): void {
   for (let from = 0; from < vectors.length; from += width) {
-    const row = vectors.subarray(from, from + width);
-    const norm = Math.hypot(...row);
-    if (norm > 0) row.set(row.map((each) => each / norm));
+    let square = 0;
+    for (let at = from; at < from + width; at += 1) square += (vectors[at] ?? 0) ** 2;
+    const norm = Math.sqrt(square);
+    if (norm === 0) continue;
+    for (let at = from; at < from + width; at += 1) vectors[at] = (vectors[at] ?? 0) / norm;
   }
 }
 
