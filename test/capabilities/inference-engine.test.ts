@@ -45,6 +45,7 @@ function crew(test: Test, options: Partial<CrewOptions> = {}) {
       return lane;
     },
     workers: 1,
+    threads: 1,
     maxBatch: 4,
     maxQueued: 64,
     limitMs: 30_000,

@@ -23,6 +23,8 @@ const MAX_RETRY_MS = 30_000;
 export interface CrewOptions {
   readonly open: OpenLane;
   readonly workers: number;
+  /** Of a worker whose model knows how to use more than one. */
+  readonly threads: number;
   /** Texts in one run. */
   readonly maxBatch: number;
   /** Texts that may wait. */
@@ -75,10 +77,11 @@ export class Crew {
 
   constructor(options: CrewOptions) {
     this.#options = options;
-    const { open, workers, onLost } = options;
+    const { open, workers, threads, onLost } = options;
     this.stations = Array.from(
       { length: workers },
-      () => new Station(open, { free: () => this.#pump(), lost: (reason) => onLost(reason) }),
+      () =>
+        new Station(open, threads, { free: () => this.#pump(), lost: (reason) => onLost(reason) }),
     );
   }
 
@@ -95,10 +98,8 @@ export class Crew {
   ): Promise<Embedded> {
     const { size, chars } = this.#embeddings;
     const more = texts.reduce((sum, { length }) => sum + length, 0);
-    const { maxQueued } = this.#options;
-    if (size > 0 && (size + texts.length > maxQueued || chars + more > MAX_CHARS)) {
-      throw this.#full(size / this.#rate);
-    }
+    const isFull = size + texts.length > this.#options.maxQueued || chars + more > MAX_CHARS;
+    if (size > 0 && isFull) throw this.#full(size / this.#rate);
     const queue = this.#embeddings;
     return this.#settled<Embedded>(call, (done, fail) => {
       const { plugin } = call;

@@ -1,7 +1,6 @@
 /**
- * The models of this host, run by workers: which are loaded where, and that they fit into memory. Invariants:
- * a model is loaded when it is first asked for, by as many workers as are asked; what was unused longest goes
- * when there is no room; a model that cannot be loaded is tried again later and later, and says why.
+ * The models of this host, run by workers. Invariant: a model is loaded when it is first asked for, by as many
+ * workers as are asked and have room for it.
  */
 import { NoaError, stopped } from '@noa/sdk/host';
 import type {
@@ -19,22 +18,18 @@ import type {
   TokenPlace,
   TokenUsage,
 } from '../backend.ts';
+import { isLlama } from '../models/llama.ts';
+import { maxTokensOf, PRESET_TOKENS } from '../models/manifest.ts';
 import type { ModelEntry, ModelRegistry } from '../models/registry.ts';
-import {
-  type Device,
-  type GeneratedPart,
-  type ModelFiles,
-  OVERHEAD_BYTES,
-} from '../models/runner.ts';
+import type { Device, GeneratedPart } from '../models/runner.ts';
 import { Crew } from './crew.ts';
 import { openProcess } from './lane.ts';
-import { promptOf, readParameters } from './parameters.ts';
+import { promptOf, readParameters, turnsOf } from './parameters.ts';
 import type { Key, ScoresAnswer, Work } from './protocol.ts';
-import { type Station, WorkerLostError } from './station.ts';
+import { Shelf } from './shelf.ts';
+import type { Station } from './station.ts';
 
 const LOOK_MS = 10_000;
-const MAX_BACKOFF_MS = 60_000;
-const PRESET_TOKENS = 512;
 
 export interface EngineOptions {
   readonly registry: ModelRegistry;
@@ -54,30 +49,19 @@ export interface EngineOptions {
   readonly now: () => number;
 }
 
-interface Failure {
-  readonly reason: string;
-  readonly until: number;
-  readonly times: number;
-}
-
 export class Engine implements Backend {
   readonly #options: EngineOptions;
   readonly #trusted: Crew;
+  /** One worker that takes all threads: it holds models that are too large for a copy at each core. */
+  readonly #llama: Crew;
   readonly #untrusted: Crew;
-  readonly #files = new Map<Key, Promise<ModelFiles>>();
-  readonly #failures = new Map<Key, Failure>();
-  readonly #usedAt = new Map<Key, number>();
-  /** Of models that were loaded once. */
-  readonly #sizes = new Map<Key, number>();
+  readonly #shelf: Shelf;
   readonly #timer: NodeJS.Timeout;
   #scanned: Promise<void> | undefined;
-  /** Bytes of what is being loaded now. */
-  #reserved = 0;
-  /** What `auto` has turned out to be. */
-  #device: Device | undefined;
 
   constructor(options: EngineOptions) {
     this.#options = options;
+    this.#shelf = new Shelf({ ...options, stations: () => this.#stations() });
     const { maxBatch, maxQueued, limitMs, observeBatch, now, onNotice } = options;
     const crew = {
       maxBatch,
@@ -85,25 +69,29 @@ export class Engine implements Backend {
       limitMs,
       observeBatch,
       now,
-      prepare: (station: Station, key: Key) => this.#prepare(station, key),
-      hasRoom: (key: Key) => this.#hasRoom(key),
+      prepare: (station: Station, key: Key) => this.#shelf.prepare(station, key),
+      hasRoom: (key: Key) => this.#shelf.hasRoom(key),
       onLost: (reason: string) => onNotice(`a worker of inference ended: ${reason}`),
     };
-    this.#trusted = new Crew({ ...crew, open: openProcess, workers: options.workers });
-    this.#untrusted = new Crew({ ...crew, open: openProcess, workers: 1 });
-    this.#timer = setInterval(() => this.#unloadUnused(), LOOK_MS).unref();
+    const { workers } = options;
+    this.#trusted = new Crew({ ...crew, open: openProcess, workers, threads: 1 });
+    this.#llama = new Crew({ ...crew, open: openProcess, workers: 1, threads: workers });
+    this.#untrusted = new Crew({ ...crew, open: openProcess, workers: 1, threads: workers });
+    this.#timer = setInterval(() => this.#shelf.unloadUnused(), LOOK_MS).unref();
+  }
+
+  get #crews(): readonly Crew[] {
+    return [this.#trusted, this.#llama, this.#untrusted];
   }
 
   /** What waits for a worker. */
   get queued(): number {
-    return this.#trusted.queued + this.#untrusted.queued;
+    return this.#crews.reduce((sum, { queued }) => sum + queued, 0);
   }
 
   /** Bytes of the models in all workers. */
   get memoryBytes(): number {
-    let sum = 0;
-    for (const { loaded } of this.#stations()) for (const bytes of loaded.values()) sum += bytes;
-    return sum;
+    return this.#shelf.memoryBytes;
   }
 
   async models(): Promise<readonly ModelView[]> {
@@ -138,9 +126,10 @@ export class Engine implements Backend {
 
   async *generate(request: GenerateRequest, call: BackendCall): AsyncIterable<GenerateItem> {
     const { key, entry } = await this.#usable(request.model);
-    const most = entry.manifest?.limits?.maxTokens ?? PRESET_TOKENS;
+    const most = entry.manifest === undefined ? PRESET_TOKENS : maxTokensOf(entry.manifest);
     const parameters = readParameters(request.parameters, most);
-    const work: Work = { kind: 'generate', prompt: promptOf(request), parameters };
+    const prompt = promptOf(request);
+    const work: Work = { kind: 'generate', prompt, turns: turnsOf(request), parameters };
     const { station, release } = await this.#crewOf(key).place(key, call);
     const { signal } = call;
     const parts: GeneratedPart[] = [];
@@ -240,8 +229,9 @@ export class Engine implements Backend {
 
   /** At one worker, and then at those for whose copy there is room. */
   async #loadAt(key: Key, first: Station | undefined, others: readonly Station[]): Promise<void> {
-    if (first !== undefined) await this.#prepare(first, key);
-    for (const station of others) if (this.#hasRoom(key)) await this.#prepare(station, key);
+    if (first !== undefined) await this.#shelf.prepare(first, key);
+    for (const station of others)
+      if (this.#shelf.hasRoom(key)) await this.#shelf.prepare(station, key);
   }
 
   async unload(model: string, version: string | undefined): Promise<ModelView> {
@@ -266,8 +256,7 @@ export class Engine implements Backend {
 
   close(): Promise<void> {
     clearInterval(this.#timer);
-    this.#trusted.close();
-    this.#untrusted.close();
+    for (const crew of this.#crews) crew.close();
     return Promise.resolve();
   }
 
@@ -302,13 +291,13 @@ export class Engine implements Backend {
       throw new NoaError('INVALID_ARGUMENT', `model ${model} is of no use: ${entry.reason}`);
     }
     const key = keyOf(entry);
-    const failure = this.#failures.get(key);
+    const failure = this.#shelf.failureOf(key);
     const retryAfterMs = (failure?.until ?? 0) - this.#options.now();
     if (failure !== undefined && retryAfterMs > 0 && !isForced) {
       const text = `model ${model} cannot be loaded: ${failure.reason}`;
       throw new NoaError('UNAVAILABLE', text, { retryAfterMs });
     }
-    this.#usedAt.set(key, this.#options.now());
+    this.#shelf.use(key);
     return { key, entry };
   }
 
@@ -317,127 +306,26 @@ export class Engine implements Backend {
     const isUntrusted = this.#options.untrusted.some((pattern) =>
       pattern.endsWith('*') ? id.startsWith(pattern.slice(0, -1)) : id === pattern,
     );
-    return isUntrusted ? this.#untrusted : this.#trusted;
+    if (isUntrusted) return this.#untrusted;
+    const graph = this.#options.registry.find(id, key.slice(id.length + 1))?.manifest?.graph ?? '';
+    return isLlama({ graph }) ? this.#llama : this.#trusted;
   }
 
   *#stations(): Generator<Station> {
-    yield* this.#trusted.stations;
-    yield* this.#untrusted.stations;
-  }
-
-  /** Has a worker load a model, and others go when there is no room for it. */
-  async #prepare(station: Station, key: Key): Promise<void> {
-    this.#usedAt.set(key, this.#options.now());
-    if (station.loaded.has(key)) return;
-    try {
-      const files = await this.#filesOf(key);
-      const needed = this.#makeRoom(key, files);
-      this.#reserved += needed;
-      try {
-        await this.#load(station, key, files);
-      } finally {
-        this.#reserved -= needed;
-      }
-      this.#failures.delete(key);
-      this.#sizes.set(key, station.loaded.get(key) ?? 0);
-    } catch (error) {
-      const isOfTheModel = error instanceof NoaError && !(error instanceof WorkerLostError);
-      if (!isOfTheModel || error.code === 'RESOURCE_EXHAUSTED') throw error;
-      const times = (this.#failures.get(key)?.times ?? 0) + 1;
-      const until = this.#options.now() + Math.min(MAX_BACKOFF_MS, 1000 * 2 ** (times - 1));
-      this.#failures.set(key, { reason: error.message, until, times });
-      this.#options.onNotice(`model ${key} cannot be loaded: ${error.message}`);
-      throw error;
-    }
-  }
-
-  async #load(station: Station, key: Key, files: ModelFiles): Promise<void> {
-    const { device } = this.#options;
-    const wanted = device === 'auto' ? (this.#device ?? 'cuda') : device;
-    try {
-      await station.load(key, files, wanted);
-      this.#device ??= wanted;
-    } catch (error) {
-      if (device !== 'auto' || wanted === 'cpu' || error instanceof WorkerLostError) throw error;
-      await station.load(key, files, 'cpu');
-      this.#device = 'cpu';
-    }
-  }
-
-  #filesOf(key: Key): Promise<ModelFiles> {
-    let files = this.#files.get(key);
-    if (files === undefined) {
-      const at = key.lastIndexOf('@');
-      const { registry } = this.#options;
-      const entry = registry.find(key.slice(0, at), key.slice(at + 1));
-      if (entry === undefined) throw new NoaError('NOT_FOUND', `there is no model ${key}`);
-      files = registry.files(entry).finally(() => this.#files.delete(key));
-      this.#files.set(key, files);
-    }
-    return files;
-  }
-
-  /** Answers the bytes that the model is taken to need. */
-  #makeRoom(key: Key, { files }: ModelFiles): number {
-    const { memoryBytes: most } = this.#options;
-    const needed =
-      this.#sizes.get(key) ?? files.reduce((sum, { bytes }) => sum + bytes, OVERHEAD_BYTES);
-    if (needed > most) {
-      const text = `model ${key} takes ${mib(needed)}, and inference.memory_mib is ${mib(most)}`;
-      throw new NoaError('RESOURCE_EXHAUSTED', text);
-    }
-    const oldestFirst = [...this.#stations()]
-      .flatMap((station) => [...station.loaded.keys()].map((loaded) => ({ station, loaded })))
-      .filter(({ station, loaded }) => loaded !== key && !station.uses(loaded))
-      .toSorted((a, b) => (this.#usedAt.get(a.loaded) ?? 0) - (this.#usedAt.get(b.loaded) ?? 0));
-    for (const { station, loaded } of oldestFirst) {
-      if (this.#taken + needed <= most) return needed;
-      station.unload(loaded);
-    }
-    if (this.#taken + needed <= most) return needed;
-    const text = `there is no room for model ${key} while others are at work (inference.memory_mib is ${mib(most)})`;
-    throw new NoaError('RESOURCE_EXHAUSTED', text, { retryAfterMs: 1000 });
-  }
-
-  get #taken(): number {
-    return this.memoryBytes + this.#reserved;
-  }
-
-  /** Whether another copy of a model that is loaded somewhere can be had without waiting. */
-  #hasRoom(key: Key): boolean {
-    const needed = this.#sizes.get(key) ?? 0;
-    let idle = 0;
-    for (const station of this.#stations()) {
-      for (const [loaded, bytes] of station.loaded) {
-        if (loaded !== key && !station.uses(loaded)) idle += bytes;
-      }
-    }
-    return this.#taken - idle + needed <= this.#options.memoryBytes;
-  }
-
-  #unloadUnused(): void {
-    const now = this.#options.now();
-    for (const station of this.#stations()) {
-      for (const key of Array.from(station.loaded.keys())) {
-        const at = key.lastIndexOf('@');
-        const entry = this.#options.registry.find(key.slice(0, at), key.slice(at + 1));
-        const keepMs = entry?.manifest?.keepAliveMs ?? Infinity;
-        const isUnused = now - (this.#usedAt.get(key) ?? 0) > keepMs;
-        if (isUnused && !station.uses(key)) station.unload(key);
-      }
-    }
+    for (const { stations } of this.#crews) yield* stations;
   }
 
   #view(entry: ModelEntry): ModelView {
     const { id, version, manifest } = entry;
     const key = keyOf(entry);
     const stations = [...this.#stations()];
-    const failure = entry.reason ?? this.#failures.get(key)?.reason;
+    const failure = entry.reason ?? this.#shelf.failureOf(key)?.reason;
     const isReady = stations.some(({ loaded }) => loaded.has(key));
     const isLoading = stations.some((station) => station.uses(key));
     const state = isReady ? 'ready' : isLoading ? 'loading' : failure ? 'failed' : 'available';
-    const bytes = this.#sizes.get(key) ?? entry.bytes;
+    const bytes = this.#shelf.bytesOf(key) ?? entry.bytes;
     const { description, dimensions, limits, licence, inputs, outputs } = manifest ?? {};
+    const device = this.#shelf.deviceOf({ graph: manifest?.graph ?? '' });
     return {
       id,
       version,
@@ -448,7 +336,7 @@ export class Engine implements Backend {
       ...(dimensions !== undefined && { dimensions }),
       ...(limits?.maxTokens !== undefined && { maxTokens: limits.maxTokens }),
       ...(licence !== undefined && { licence }),
-      ...(isReady && this.#device !== undefined && { device: this.#device }),
+      ...(isReady && device !== undefined && { device }),
       ...(bytes !== undefined && { bytes }),
       ...(inputs && { inputs }),
       ...(outputs && { outputs }),
@@ -459,8 +347,4 @@ export class Engine implements Backend {
 
 function keyOf({ id, version }: ModelEntry): Key {
   return `${id}@${version}`;
-}
-
-function mib(bytes: number): string {
-  return `${Math.ceil(bytes / (1 << 20))} MiB`;
 }

@@ -1,7 +1,7 @@
 /** What a caller says of a generation, as a local model takes it; by OpenAI's names, and nothing is ignored in silence. */
 import { type Json, NoaError } from '@noa/sdk/host';
 import type { GenerateRequest, Parameters } from '../backend.ts';
-import type { GenerateParameters } from '../models/runner.ts';
+import type { GenerateParameters, Turn } from '../models/runner.ts';
 
 const PRESET_TOKENS = 128;
 const MAX_STOPS = 4;
@@ -97,6 +97,21 @@ function wrong(name: string, rule: string): NoaError {
 export function promptOf({ prompt, messages = [] }: GenerateRequest): string {
   if (prompt !== undefined) return prompt;
   return messages.map((message, at) => textOf(message['content'], at)).join('\n');
+}
+
+/** The same for a model that has one. */
+export function turnsOf({ messages }: GenerateRequest): Turn[] | undefined {
+  return messages?.map(({ role, content }, at) => ({
+    role: roleOf(role, at),
+    text: textOf(content, at),
+  }));
+}
+
+function roleOf(role: Json | undefined, at: number): Turn['role'] {
+  if (role === 'system' || role === 'user' || role === 'assistant') return role;
+  if (role === 'developer') return 'system';
+  const rule = 'this model knows system, developer, user and assistant';
+  throw new NoaError('INVALID_ARGUMENT', `messages/${at}/role: ${rule}`);
 }
 
 function textOf(content: Json | undefined, at: number): string {

@@ -4,7 +4,7 @@
  */
 import { type ErrorCode, isErrorCode, NoaError } from '@noa/sdk/host';
 import type { Tensor } from '../backend.ts';
-import type { Device, GenerateParameters, ModelFiles } from '../models/runner.ts';
+import type { Device, GenerateParameters, ModelFiles, Turn } from '../models/runner.ts';
 
 /** Names a loaded model to a worker: `id@version`. */
 export type Key = string;
@@ -19,7 +19,13 @@ export type Work =
       readonly inputs: readonly Tensor[];
       readonly outputs: readonly string[] | undefined;
     }
-  | { readonly kind: 'generate'; readonly prompt: string; readonly parameters: GenerateParameters };
+  | {
+      readonly kind: 'generate';
+      readonly prompt: string;
+      /** What `prompt` was made from, for a model that was taught a form of its own. */
+      readonly turns: readonly Turn[] | undefined;
+      readonly parameters: GenerateParameters;
+    };
 
 export type ToWorker =
   | {
@@ -28,6 +34,7 @@ export type ToWorker =
       readonly key: Key;
       readonly files: ModelFiles;
       readonly device: Device;
+      readonly threads: number;
     }
   | { readonly type: 'unload'; readonly key: Key }
   | { readonly type: 'work'; readonly id: number; readonly key: Key; readonly work: Work }

@@ -47,6 +47,7 @@ export class Station {
   readonly loaded = new Map<Key, number>();
   readonly #open: OpenLane;
   readonly #events: StationEvents;
+  readonly #threads: number;
   readonly #jobs = new Map<number, Job>();
   readonly #loading = new Map<Key, Promise<void>>();
   #lane: Lane | undefined;
@@ -55,8 +56,10 @@ export class Station {
   #restart: NodeJS.Timeout | undefined;
   #isClosed = false;
 
-  constructor(open: OpenLane, events: StationEvents) {
+  /** `threads` is what a model may take that knows how to use more than one. */
+  constructor(open: OpenLane, threads: number, events: StationEvents) {
     this.#open = open;
+    this.#threads = threads;
     this.#events = events;
   }
 
@@ -80,7 +83,8 @@ export class Station {
     if (this.loaded.has(key)) return Promise.resolve();
     let loading = this.#loading.get(key);
     if (loading === undefined) {
-      loading = this.#ask<LoadAnswer>(key, (id) => ({ type: 'load', id, key, files, device }))
+      const how = { key, files, device, threads: this.#threads };
+      loading = this.#ask<LoadAnswer>(key, (id) => ({ type: 'load', id, ...how }))
         .then(({ memoryBytes }) => void this.loaded.set(key, memoryBytes))
         .finally(() => this.#loading.delete(key));
       this.#loading.set(key, loading);

@@ -61,7 +61,7 @@ function receive(message: ToWorker): void {
     case 'load':
       return start(message.id, async () => {
         await close(message.key);
-        const runner = await openRunner(message.files, message.device);
+        const runner = await openRunner(message.files, message.device, message.threads);
         models.set(message.key, { runner, maxTokens: message.files.maxTokens });
         return { memoryBytes: runner.memoryBytes };
       });
@@ -208,14 +208,14 @@ function places(runner: Runner, text: string): TokenPlace[] {
 async function generate(
   id: number,
   key: Key,
-  { prompt, parameters }: Extract<Work, { kind: 'generate' }>,
+  { prompt, turns, parameters }: Extract<Work, { kind: 'generate' }>,
 ): Promise<void> {
   const generation = new Generation();
   generations.set(id, generation);
   try {
     const { runner } = loadedOf(key);
     if (runner.generate === undefined) throw cannot('generate text');
-    const { ids } = tokenized(runner, prompt);
+    const ids = (turns && runner.chat?.(turns)) ?? tokenized(runner, prompt).ids;
     let tokens = 0;
     for await (const part of runner.generate(ids, parameters, generation.abort.signal)) {
       tokens += part.tokens;

@@ -68,15 +68,15 @@ export function generatorOf(
 }
 
 /** What was generated and not yet handed over. */
-class Outgoing {
-  readonly #tokenizer: Tokenizer;
+export class Outgoing {
+  readonly #tokenizer: Pick<Tokenizer, 'decode'>;
   readonly #stops: readonly string[];
   readonly #ids: number[] = [];
   #text = '';
   #sent = 0;
   stopped = false;
 
-  constructor(tokenizer: Tokenizer, stops: readonly string[]) {
+  constructor(tokenizer: Pick<Tokenizer, 'decode'>, stops: readonly string[]) {
     this.#tokenizer = tokenizer;
     this.#stops = stops.filter((stop) => stop !== '');
   }

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { type CompiledSchema, type JsonSchema, NoaError, compileSchema } from '@noa/sdk/host';
 import type { Task, TensorForm } from '../backend.ts';
 import { DATATYPES } from '../capability.ts';
+import { isLlama } from './llama.ts';
 import type { ModelFiles } from './runner.ts';
 
 export const MANIFEST = 'model.json';
@@ -14,6 +15,9 @@ const MAX_MANIFEST = 1 << 20;
 /** ONNX files are protobuf messages, which end at 2 GiB; weights may lie beside them. */
 const MAX_GRAPH = 2 ** 31 - 1;
 const MAX_FILE = 64 * 2 ** 30;
+/** Of a text, or of a prompt with its answer, where the manifest does not say. */
+export const PRESET_TOKENS = 512;
+const PRESET_LLAMA_TOKENS = 4096;
 
 const fileName: JsonSchema = {
   type: 'string',
@@ -160,7 +164,11 @@ export async function filesOf(folder: string, manifest: ModelManifest): Promise<
   const { inputs, outputs } = manifest;
   const files = await Promise.all(
     Object.entries(manifest.files).map(async ([name, sha256]) => {
-      const bytes = await sizeOf(folder, name, name === graph ? MAX_GRAPH : MAX_FILE);
+      const bytes = await sizeOf(
+        folder,
+        name,
+        name === graph && !isLlama(manifest) ? MAX_GRAPH : MAX_FILE,
+      );
       return { name, sha256, bytes };
     }),
   );
@@ -176,16 +184,30 @@ export async function filesOf(folder: string, manifest: ModelManifest): Promise<
     ...(pooling !== undefined && { pooling }),
     normalize: manifest.normalize ?? task === 'embedding',
     ...(dimensions !== undefined && { dimensions }),
-    maxTokens: manifest.limits?.maxTokens ?? 512,
+    maxTokens: maxTokensOf(manifest),
     ...(labels !== undefined && { labels }),
     ...(inputs !== undefined && { inputs }),
     ...(outputs !== undefined && { outputs }),
   };
 }
 
+/** Of one text, or of a prompt with its answer. */
+export function maxTokensOf(manifest: Pick<ModelManifest, 'graph' | 'limits'>): number {
+  const preset = isLlama(manifest) ? PRESET_LLAMA_TOKENS : PRESET_TOKENS;
+  return manifest.limits?.maxTokens ?? preset;
+}
+
 function requirePieces(manifest: ModelManifest): void {
   const { task, tokenizer, dimensions, labels } = manifest;
-  if (task !== 'tensor' && tokenizer === undefined) {
+  if (isLlama(manifest)) {
+    if (task !== 'generation' && task !== 'embedding') {
+      throw invalid('/task must be generation or embedding for a GGUF file');
+    }
+    for (const name of ['weights', 'tokenizer'] as const) {
+      if (manifest[name] !== undefined)
+        throw invalid(`/${name} lies in the GGUF file; leave it out`);
+    }
+  } else if (task !== 'tensor' && tokenizer === undefined) {
     throw invalid(`/tokenizer is required by the task ${task}`);
   }
   if (task === 'embedding' && dimensions === undefined) {

@@ -5,6 +5,7 @@
 import { NoaError } from '@noa/sdk/host';
 import type { InferenceSession, Tensor as RuntimeTensor } from 'onnxruntime-node';
 import { generatorOf } from './generator.ts';
+import { isLlama, openLlama } from './llama.ts';
 import { type Device, type ModelFiles, OVERHEAD_BYTES, type Runner } from './runner.ts';
 import { openSession, reason, runtime, verifyFiles } from './session.ts';
 import { formsOf, fromRuntime, toRuntime } from './tensors.ts';
@@ -13,14 +14,28 @@ import { type Tokenizer, openTokenizer } from './tokenizer.ts';
 
 /**
  * Rejects with NoaError INVALID_ARGUMENT when the files are not what the manifest says or do not fit together,
- * UNAVAILABLE when this machine lacks the device. Blocks its thread while the model runs: for worker threads.
+ * UNAVAILABLE when this machine lacks the device or what runs such files. ONNX takes one thread whatever `threads`
+ * says, and blocks it while the model runs.
  */
-export async function openRunner(model: ModelFiles, device: Device): Promise<Runner> {
+export async function openRunner(model: ModelFiles, device: Device, threads = 1): Promise<Runner> {
   await verifyFiles(model);
+  const runner = isLlama(model)
+    ? await openLlama(model, device, threads)
+    : await openOnnx(model, device);
+  try {
+    await warmUp(runner);
+    return runner;
+  } catch (error) {
+    await runner.close();
+    throw unfit(model, error);
+  }
+}
+
+async function openOnnx(model: ModelFiles, device: Device): Promise<Runner> {
   const tokenizer = model.tokenizer === undefined ? undefined : await openTokenizer(model);
   const session = await openSession(model, device);
   try {
-    const runner: Runner = {
+    return {
       memoryBytes: model.files.reduce((sum, { bytes }) => sum + bytes, OVERHEAD_BYTES),
       device,
       ...(tokenizer !== undefined && {
@@ -30,16 +45,18 @@ export async function openRunner(model: ModelFiles, device: Device): Promise<Run
       ...(await abilities(model, session, tokenizer)),
       close: async () => session.release(),
     };
-    await warmUp(runner);
-    return runner;
   } catch (error) {
     await session.release();
-    if (error instanceof NoaError) throw error;
-    const why = reason(error, model.folder);
-    throw new NoaError('INVALID_ARGUMENT', `Model ${model.id} does not run: ${why}`, {
-      cause: error,
-    });
+    throw unfit(model, error);
   }
+}
+
+function unfit(model: ModelFiles, error: unknown): NoaError {
+  if (error instanceof NoaError) return error;
+  const why = reason(error, model.folder);
+  return new NoaError('INVALID_ARGUMENT', `Model ${model.id} does not run: ${why}`, {
+    cause: error,
+  });
 }
 
 async function abilities(

@@ -16,7 +16,7 @@ export interface ModelFiles {
     readonly sha256: string;
     readonly bytes: number;
   }[];
-  /** Name of the ONNX file. */
+  /** Name of the ONNX file, or of a GGUF file. */
   readonly graph: string;
   /** Name of the SafeTensors file that the graph takes its external data from. */
   readonly weights?: string;
@@ -52,6 +52,12 @@ export interface GenerateParameters {
   readonly stop: readonly string[];
 }
 
+/** One piece of a conversation. */
+export interface Turn {
+  readonly role: 'system' | 'user' | 'assistant';
+  readonly text: string;
+}
+
 /** The last has a reason; text ends at whole characters. */
 export interface GeneratedPart {
   readonly text: string;
@@ -77,6 +83,8 @@ export interface Runner {
     query: string,
     texts: readonly string[],
   ): Promise<{ scores: Float32Array; tokens: number }>;
+  /** The prompt of a conversation; absent from a model that was taught no form of it. */
+  chat?(turns: readonly Turn[]): Int32Array;
   generate?(
     prompt: Int32Array,
     parameters: GenerateParameters,
