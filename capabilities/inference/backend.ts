@@ -45,11 +45,17 @@ export interface BackendCall {
   readonly span?: Span | undefined;
 }
 
+/** What nobody waits for comes behind what somebody does. */
+export const PRIORITIES = ['interactive', 'batch'] as const;
+export type Priority = (typeof PRIORITIES)[number];
+
 export interface EmbedRequest {
   readonly model: string;
   readonly texts: readonly string[];
   readonly dimensions?: number | undefined;
   readonly truncate: boolean;
+  /** `interactive` when absent. */
+  readonly priority?: Priority | undefined;
 }
 
 export interface Embedded {

@@ -3,6 +3,7 @@
  * id; a model of an upstream group is `group/model`. Vectors and tensors are bytes, never JSON numbers.
  */
 import { type JsonSchema, NoaError, defineCapability } from '@noa/sdk/host';
+import { PRIORITIES } from './backend.ts';
 
 /** Texts of one call. */
 export const MAX_TEXTS = 256;
@@ -119,6 +120,11 @@ export const inference = defineCapability({
           truncate: {
             type: 'boolean',
             description: 'false: a text over the limit of the model is refused and not cut.',
+          },
+          priority: {
+            enum: PRIORITIES,
+            description:
+              'batch: work that nobody waits for, behind all that is interactive (the default).',
           },
         },
       ),

@@ -3,7 +3,14 @@
  * is asked, likeness of embeddings answers, and says so.
  */
 import { covers, type Driver, type DriverCall, type Json, NoaError } from '@noa/sdk/host';
-import type { Backend, BackendCall, GenerateItem, GenerateRequest, ModelView } from './backend.ts';
+import type {
+  Backend,
+  BackendCall,
+  GenerateItem,
+  GenerateRequest,
+  ModelView,
+  Priority,
+} from './backend.ts';
 
 /** By how much the likest label stands out. */
 const SHARPNESS = 20;
@@ -34,6 +41,7 @@ type Input = {
   labels?: string[];
   dimensions?: number;
   truncate?: boolean;
+  priority?: Priority;
   prompt?: string;
   messages?: { [name: string]: Json }[];
   parameters?: { [name: string]: Json };
@@ -119,10 +127,10 @@ type Run = (
 ) => Promise<unknown> | AsyncIterable<GenerateItem>;
 
 const OPERATIONS: { readonly [operation: string]: Run } = {
-  embed: async (backend, view, { model, texts, dimensions, truncate = true }, call) => {
+  embed: async (backend, view, { model, texts, dimensions, truncate = true, priority }, call) => {
     if (backend.embed === undefined) throw cannot(view, 'embed texts');
     if (view.backend === 'local' && view.task !== 'embedding') throw cannot(view, 'embed texts');
-    const request = { model, texts, dimensions, truncate };
+    const request = { model, texts, dimensions, truncate, priority };
     const { vectors, tokens, dimensions: width } = await backend.embed(request, call);
     const bytes = Buffer.from(vectors.buffer, vectors.byteOffset, vectors.byteLength);
     return {

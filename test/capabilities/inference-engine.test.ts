@@ -4,10 +4,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import t, { type Test } from 'tap';
-import type { BackendCall, Embedded } from '../../capabilities/inference/backend.ts';
+import {
+  type BackendCall,
+  type Embedded,
+  PRIORITIES,
+} from '../../capabilities/inference/backend.ts';
 import { Crew, type CrewOptions } from '../../capabilities/inference/engine/crew.ts';
 import {
-  EmbeddingQueue,
+  EmbeddingQueues,
   type Request,
 } from '../../capabilities/inference/engine/embedding-queue.ts';
 import { Engine, type EngineOptions } from '../../capabilities/inference/engine/engine.ts';
@@ -92,48 +96,51 @@ t.test(
         plugin: fc.constantFrom('a', 'b', 'c'),
         key: fc.constantFrom('x', 'y'),
         truncate: fc.boolean(),
+        priority: fc.constantFrom(...PRIORITIES),
       }),
       fc.record({ take: fc.integer({ min: 1, max: 6 }), back: fc.boolean() }),
       fc.record({ remove: fc.nat() }),
     );
     fc.assert(
       fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
-        const queue = new EmbeddingQueue<Request & { readonly id: number }>();
+        const queues = new EmbeddingQueues<Request & { readonly id: number }>();
         const waiting = new Map<number, Request & { readonly id: number }>();
         const left = new Map<number, Set<number>>();
         let id = 0;
         for (const each of steps) {
           if ('add' in each) {
             id += 1;
-            const { plugin, key, truncate } = each;
-            const request = { id, plugin, key, truncate, texts: texts(each.add) };
-            queue.add(request);
+            const { plugin, key, truncate, priority } = each;
+            const request = { id, plugin, key, truncate, priority, texts: texts(each.add) };
+            queues.of(request).add(request);
             waiting.set(id, request);
             left.set(id, new Set(request.texts.keys()));
           } else if ('remove' in each) {
             const request = waiting.get((each.remove % (id + 1)) + 1);
             if (request === undefined) continue;
-            queue.remove(request);
+            queues.of(request).remove(request);
             waiting.delete(request.id);
             left.delete(request.id);
           } else {
-            const next = queue.next();
+            const next = queues.next();
             if (next === undefined) continue;
-            const pieces = queue.take(next.key, next.truncate, each.take);
+            const pieces = queues.take(next, each.take);
             const count = pieces.reduce((sum, { from, to }) => sum + to - from, 0);
             if (count === 0 || count > each.take) return false;
             if (!next.truncate && pieces.length !== 1) return false;
             for (const piece of pieces) {
               const { request, from, to } = piece;
+              if (request.priority !== next.priority) return false;
               if (request.key !== next.key || request.truncate !== next.truncate) return false;
-              if (each.back) queue.putBack(piece);
+              if (each.back) queues.of(request).putBack(piece);
               else
                 for (let at = from; at < to; at += 1)
                   if (!left.get(request.id)?.delete(at)) return false;
             }
           }
           const expected = [...left.values()].reduce((sum, { size }) => sum + size, 0);
-          if (queue.size !== expected || queue.chars < queue.size) return false;
+          const all = PRIORITIES.map((priority) => queues.of({ priority }));
+          if (queues.size !== expected || all.some((one) => one.chars < one.size)) return false;
         }
         return true;
       }),
@@ -145,19 +152,45 @@ t.test(
 t.test('plugins take turns: one text waits for a batch, not for a crowd', async (t) => {
   const { crew: made, batches } = crew(t);
   const order: string[] = [];
-  const crowd = made.embed(KEY, texts(60), true, call('crowd')).then(() => order.push('crowd'));
-  const one = made.embed(KEY, ['alone'], true, call('one')).then(() => order.push('one'));
+  const crowd = made
+    .embed(KEY, { texts: texts(60), truncate: true }, call('crowd'))
+    .then(() => order.push('crowd'));
+  const one = made
+    .embed(KEY, { texts: ['alone'], truncate: true }, call('one'))
+    .then(() => order.push('one'));
   await Promise.all([crowd, one]);
   t.strictSame(order, ['one', 'crowd']);
   t.ok(batches.every((size) => size <= 4));
 });
 
+t.test('work that nobody waits for comes behind what somebody does, and gets on', async (t) => {
+  const { crew: made } = crew(t, { maxQueued: 400 });
+  const order: string[] = [];
+  const priority = 'batch';
+  const some = { texts: texts(200), truncate: true };
+  const ingest = made.embed(KEY, { ...some, priority }, call()).then(() => order.push('ingest'));
+  const more = made.embed(KEY, { ...some, priority }, call()).then(() => order.push('more'));
+  t.throws(() => made.embed(KEY, { ...some, priority }, call()), { code: 'RESOURCE_EXHAUSTED' });
+  const question = { texts: texts(100), truncate: true };
+  const asked = made.embed(KEY, question, call()).then(() => order.push('question'));
+  await asked;
+  t.strictSame(order, ['question'], 'of the same plugin, with its own room in the queue');
+  let isOver = false;
+  const crowd = Array.from({ length: 8 }, async () => {
+    while (!isOver) await made.embed(KEY, { texts: ['a', 'b'], truncate: true }, call());
+  });
+  await Promise.all([ingest, more]);
+  isOver = true;
+  await Promise.all(crowd);
+  t.strictSame(order, ['question', 'ingest', 'more'], 'whatever else is asked all the time');
+});
+
 t.test('what comes in company is what comes alone', async (t) => {
   const { crew: made } = crew(t, { maxBatch: 32 });
   const all = ['short', 'a text that is longer than the others, by many a word', '', 'Ünïcode ✓'];
-  const together = await made.embed(KEY, all, true, call());
+  const together = await made.embed(KEY, { texts: all, truncate: true }, call());
   for (const [row, text] of all.entries()) {
-    const alone: Embedded = await made.embed(KEY, [text], true, call());
+    const alone: Embedded = await made.embed(KEY, { texts: [text], truncate: true }, call());
     const part = together.vectors.subarray(row * 512, (row + 1) * 512);
     const likeness = part.reduce((sum, value, at) => sum + value * (alone.vectors[at] ?? 0), 0);
     t.ok(Math.abs(likeness - 1) < 1e-4, JSON.stringify(text));
@@ -166,40 +199,49 @@ t.test('what comes in company is what comes alone', async (t) => {
 
 t.test('a full queue refuses with a time, and takes again what fits', async (t) => {
   const { crew: made } = crew(t);
-  const running = made.embed(KEY, texts(64), true, call());
-  const refused = (): unknown => made.embed(KEY, texts(60), true, call());
+  const running = made.embed(KEY, { texts: texts(64), truncate: true }, call());
+  const refused = (): unknown => made.embed(KEY, { texts: texts(60), truncate: true }, call());
   t.throws(refused, { code: 'RESOURCE_EXHAUSTED', retryAfterMs: Number });
   await running;
   t.equal(made.queued, 0);
-  t.equal((await made.embed(KEY, texts(60), true, call())).vectors.length, 60 * 512);
+  t.equal(
+    (await made.embed(KEY, { texts: texts(60), truncate: true }, call())).vectors.length,
+    60 * 512,
+  );
 });
 
 t.test('a deadline and a caller that leaves take what waits out of the queue', async (t) => {
   const { crew: made } = crew(t);
-  await made.embed(KEY, ['loaded'], true, call());
-  const running = made.embed(KEY, texts(40), true, call('busy'));
+  await made.embed(KEY, { texts: ['loaded'], truncate: true }, call());
+  const running = made.embed(KEY, { texts: texts(40), truncate: true }, call('busy'));
   const gone = call('gone');
-  const left = made.embed(KEY, texts(8), true, gone);
+  const left = made.embed(KEY, { texts: texts(8), truncate: true }, gone);
   gone.leave();
   await t.rejects(left, { code: 'CANCELLED' });
-  await t.rejects(made.embed(KEY, texts(8), true, call('late', 1)), { code: 'DEADLINE_EXCEEDED' });
+  await t.rejects(made.embed(KEY, { texts: texts(8), truncate: true }, call('late', 1)), {
+    code: 'DEADLINE_EXCEEDED',
+  });
   await running;
   t.equal(made.queued, 0);
 });
 
 t.test('what a worker took with it is done once more, and then fails as retryable', async (t) => {
   const { crew: made, lanes, lost } = crew(t, { maxBatch: 32 });
-  await made.embed(KEY, ['loaded'], true, call());
-  const survives = made.embed(KEY, texts(32), true, call());
+  await made.embed(KEY, { texts: ['loaded'], truncate: true }, call());
+  const survives = made.embed(KEY, { texts: texts(32), truncate: true }, call());
   lanes[0]?.end();
   t.equal((await survives).vectors.length, 32 * 512);
   t.equal(lost.length, 1);
-  const fails = made.embed(KEY, texts(32), true, call());
+  const fails = made.embed(KEY, { texts: texts(32), truncate: true }, call());
   lanes[1]?.end();
   const again = setInterval(() => lanes.at(-1)?.end(), 20);
   await t.rejects(fails, { code: 'UNAVAILABLE' });
   clearInterval(again);
-  t.equal((await made.embed(KEY, ['back'], true, call())).vectors.length, 512, 'it goes on');
+  t.equal(
+    (await made.embed(KEY, { texts: ['back'], truncate: true }, call())).vectors.length,
+    512,
+    'it goes on',
+  );
 });
 
 t.test(

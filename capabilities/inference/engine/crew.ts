@@ -3,8 +3,9 @@
  * characters; a request is settled once; work that a worker took with it is done once more when it may be.
  */
 import { NoaError, stopped } from '@noa/sdk/host';
-import type { BackendCall, Embedded } from '../backend.ts';
-import { EmbeddingQueue, type Piece } from './embedding-queue.ts';
+import type { BackendCall, Embedded, EmbedRequest } from '../backend.ts';
+import { type EmbeddingJob, handOut } from './embedding-job.ts';
+import { EmbeddingQueues, type Piece } from './embedding-queue.ts';
 import type { OpenLane } from './lane.ts';
 import type { EmbedAnswer, Key, Work } from './protocol.ts';
 import { Station, WorkerLostError } from './station.ts';
@@ -40,20 +41,6 @@ export interface CrewOptions {
   readonly now: () => number;
 }
 
-interface EmbeddingJob {
-  readonly key: Key;
-  readonly plugin: string;
-  readonly texts: readonly string[];
-  readonly truncate: boolean;
-  readonly fail: (error: Error) => void;
-  readonly done: (embedded: Embedded) => void;
-  vectors: Float32Array | undefined;
-  tokens: number;
-  left: number;
-  again: boolean;
-  over: boolean;
-}
-
 interface Job {
   readonly key: Key;
   readonly plugin: string;
@@ -65,7 +52,7 @@ interface Job {
 export class Crew {
   readonly stations: readonly Station[];
   readonly #options: CrewOptions;
-  readonly #embeddings = new EmbeddingQueue<EmbeddingJob>();
+  readonly #embeddings = new EmbeddingQueues<EmbeddingJob>();
   /** Chosen, and not yet asked for anything: this model is being prepared. */
   readonly #held = new Map<Station, Key>();
   /** Generations at each. */
@@ -92,19 +79,19 @@ export class Crew {
 
   embed(
     key: Key,
-    texts: readonly string[],
-    truncate: boolean,
+    wish: Pick<EmbedRequest, 'texts' | 'truncate' | 'priority'>,
     call: BackendCall,
   ): Promise<Embedded> {
-    const { size, chars } = this.#embeddings;
+    const { texts, truncate, priority = 'interactive' } = wish;
+    const queue = this.#embeddings.of({ priority });
+    const { size, chars } = queue;
     const more = texts.reduce((sum, { length }) => sum + length, 0);
     const isFull = size + texts.length > this.#options.maxQueued || chars + more > MAX_CHARS;
     if (size > 0 && isFull) throw this.#full(size / this.#rate);
-    const queue = this.#embeddings;
     return this.#settled<Embedded>(call, (done, fail) => {
       const { plugin } = call;
       const left = texts.length;
-      const request = { key, plugin, texts, truncate, left };
+      const request = { key, plugin, texts, truncate, priority, left };
       const job = {
         ...request,
         fail,
@@ -259,11 +246,12 @@ export class Crew {
     const next = this.#embeddings.next();
     const station = next && this.#pick(next.key, ({ isFree }) => isFree);
     if (next === undefined || station === undefined) return false;
-    const { key, truncate } = next;
     // One worker that takes all has whoever comes next wait for the whole of it.
-    const share = Math.max(WORTHWHILE, Math.ceil(this.#embeddings.size / this.stations.length));
-    const most = Math.min(this.#options.maxBatch, share);
-    void this.#embedAt(station, key, this.#embeddings.take(key, truncate, most));
+    const share = Math.ceil(this.#embeddings.of(next).size / this.stations.length);
+    // What nobody waits for is done in small runs, since somebody may come.
+    const most = next.priority === 'batch' ? WORTHWHILE : Math.max(WORTHWHILE, share);
+    const pieces = this.#embeddings.take(next, Math.min(this.#options.maxBatch, most));
+    void this.#embedAt(station, next.key, pieces);
     return true;
   }
 
@@ -307,10 +295,10 @@ export class Crew {
         if (request.over) continue;
         if (error instanceof WorkerLostError && !request.again) {
           request.again = true;
-          this.#embeddings.putBack(piece);
+          this.#embeddings.of(request).putBack(piece);
         } else {
           request.over = true;
-          this.#embeddings.remove(request);
+          this.#embeddings.of(request).remove(request);
           request.fail(asError(error));
         }
       }
@@ -318,30 +306,6 @@ export class Crew {
       this.#held.delete(station);
       this.#pump();
     }
-  }
-}
-
-function handOut(
-  { vectors, tokens }: EmbedAnswer,
-  pieces: Piece<EmbeddingJob>[],
-  rows: number,
-): void {
-  const dimensions = vectors.length / rows;
-  let at = 0;
-  for (const { request, from, to } of pieces) {
-    const count = to - from;
-    if (!request.over) {
-      request.vectors ??= new Float32Array(request.texts.length * dimensions);
-      const part = vectors.subarray(at * dimensions, (at + count) * dimensions);
-      request.vectors.set(part, from * dimensions);
-      request.tokens += tokens.slice(at, at + count).reduce((sum, one) => sum + one, 0);
-      request.left -= count;
-      if (request.left === 0) {
-        request.over = true;
-        request.done({ dimensions, vectors: request.vectors, tokens: request.tokens });
-      }
-    }
-    at += count;
   }
 }
 

@@ -1,16 +1,21 @@
 /**
  * Texts that wait to be embedded. A worker that is free takes what waits, at most so many: nothing waits for
  * company, so one alone is as fast as it can be, and many share what a run costs. Invariants: plugins take
- * turns, so that a thousand texts of one delay another by one batch; each text is handed out once; what was
- * cancelled is not.
+ * turns, so that a thousand texts of one delay another by one batch; what is interactive comes before what is
+ * not, which gets on all the same; each text is handed out once; what was cancelled is not.
  */
+import { PRIORITIES, type Priority } from '../backend.ts';
 import type { Key } from './protocol.ts';
+
+/** Runs that may pass work that nobody waits for before it has its turn. */
+const PATIENCE = 8;
 
 export interface Request {
   readonly key: Key;
   readonly plugin: string;
   readonly texts: readonly string[];
   readonly truncate: boolean;
+  readonly priority: Priority;
 }
 
 /** A run of one request's texts. */
@@ -26,7 +31,45 @@ interface Waiting<R extends Request> {
   readonly end: number;
 }
 
-export class EmbeddingQueue<R extends Request> {
+/** What a run is made of. */
+export interface Turn {
+  readonly key: Key;
+  readonly truncate: boolean;
+  readonly priority: Priority;
+}
+
+/** A queue for each priority, with a bound of its own. */
+export class EmbeddingQueues<R extends Request> {
+  readonly #queues = { interactive: new EmbeddingQueue<R>(), batch: new EmbeddingQueue<R>() };
+  #passed = 0;
+
+  get size(): number {
+    return PRIORITIES.reduce((sum, each) => sum + this.#queues[each].size, 0);
+  }
+
+  of({ priority }: { readonly priority: Priority }): EmbeddingQueue<R> {
+    return this.#queues[priority];
+  }
+
+  /** What is to be run next. */
+  next(): Turn | undefined {
+    const order = this.#passed < PATIENCE ? PRIORITIES : PRIORITIES.toReversed();
+    for (const priority of order) {
+      const first = this.#queues[priority].next();
+      if (first !== undefined) return { key: first.key, truncate: first.truncate, priority };
+    }
+    return undefined;
+  }
+
+  /** At most `most` texts for it. */
+  take({ key, truncate, priority }: Turn, most: number): Piece<R>[] {
+    const isPassing = priority === 'interactive' && this.#queues.batch.size > 0;
+    this.#passed = isPassing ? this.#passed + 1 : 0;
+    return this.#queues[priority].take(key, truncate, most);
+  }
+}
+
+class EmbeddingQueue<R extends Request> {
   /** By plugin, in the order of their turns. */
   readonly #lines = new Map<string, Waiting<R>[]>();
   #texts = 0;

@@ -112,7 +112,7 @@ export class Engine implements Backend {
   }
 
   async embed(
-    { model, texts, truncate, dimensions }: EmbedRequest,
+    { model, texts, truncate, priority, dimensions }: EmbedRequest,
     call: BackendCall,
   ): Promise<Embedded> {
     const { key, entry } = await this.#usable(model);
@@ -121,7 +121,7 @@ export class Engine implements Backend {
       const text = `dimensions: ${model} has ${whole ?? 'its own'} and cannot give ${dimensions}`;
       throw new NoaError('INVALID_ARGUMENT', text);
     }
-    return this.#crewOf(key).embed(key, texts, truncate, call);
+    return this.#crewOf(key).embed(key, { texts, truncate, priority }, call);
   }
 
   async *generate(request: GenerateRequest, call: BackendCall): AsyncIterable<GenerateItem> {

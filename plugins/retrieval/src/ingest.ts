@@ -216,6 +216,7 @@ async function embedBatch(
   const { vectors } = await inference.embed(
     model,
     chunks.map(({ text }) => text),
+    { priority: 'batch' },
   );
   const { title, source, metadata } = about;
   const points = chunks.map(({ seq, text, headings }, i) => ({

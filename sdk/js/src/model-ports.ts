@@ -49,11 +49,18 @@ export interface ModelInfo {
 
 /** Models of the host and of its upstreams; an upstream's are named `group/model`. */
 export interface Inference {
-  /** A vector of unit length for each text, views on one buffer; `truncate: false` refuses long texts. */
+  /**
+   * A vector of unit length for each text, views on one buffer. `truncate: false` refuses long texts; `batch` is
+   * for work that nobody waits for: it comes behind all that is interactive.
+   */
   embed(
     model: string,
     texts: readonly string[],
-    options?: { readonly dimensions?: number; readonly truncate?: boolean },
+    options?: {
+      readonly dimensions?: number;
+      readonly truncate?: boolean;
+      readonly priority?: 'interactive' | 'batch';
+    },
   ): Promise<{ vectors: Float32Array[]; dimensions: number; tokens: number }>;
   /** How well each text answers the query, in their order; higher is better. */
   rerank(
