@@ -66,23 +66,37 @@ export function errorBody(
 ): { error: OpenAiError | string } {
   if (dialect === 'oip') return { error: detail };
   const type = OPENAI_TYPES[status] ?? (status < 500 ? 'invalid_request_error' : 'server_error');
+  const { param = parameterOf(errors), message = detail } = fieldOf(detail);
   const error = {
-    message: detail,
+    message,
     type,
-    param: parameterOf(errors),
+    param,
     code: OPENAI_CODES[code] ?? code.toLowerCase(),
   };
   return { error };
 }
 
-/** The first that broke the schema, as `messages[0].role`. */
+/** The field that an error begins with; what is a parameter of a generation is a member of the body here. */
+function fieldOf(detail: string): { param?: string; message?: string } {
+  const found = /^(?:parameters\/)?([A-Za-z_]\w*(?:\/\w+)*): /.exec(detail);
+  if (found === null) return {};
+  const [, path = ''] = found;
+  return { param: parameterAt(path), message: detail.replace(/^parameters\//, '') };
+}
+
+/** The first that broke the schema. */
 function parameterOf(errors: unknown): string | null {
   const first: unknown = Array.isArray(errors) ? errors[0] : undefined;
   const path: unknown =
     typeof first === 'object' && first !== null ? Reflect.get(first, 'path') : '';
   if (typeof path !== 'string' || path === '') return null;
-  const steps = path.slice(1).split('/');
-  return steps
+  return parameterAt(path.slice(1));
+}
+
+/** As `messages[0].role`. */
+function parameterAt(path: string): string {
+  return path
+    .split('/')
     .map((step, i) => (/^\d+$/.test(step) ? `[${step}]` : `${i > 0 ? '.' : ''}${step}`))
     .join('');
 }

@@ -237,8 +237,9 @@ t.test("errors have the classes of OpenAI's client", async (t) => {
   t.ok(wrong instanceof OpenAI.BadRequestError);
   t.match(wrong, { param: 'messages', type: 'invalid_request_error' });
   t.match(await chat({ messages: [{ content: 'x' }] }), { param: 'messages[0]' });
-  t.match(await chat({ n: 2 }), { message: /n: one choice/ });
-  t.match(await chat({ logprobs: true }), { status: 400, message: /logprobs/ });
+  t.match(await chat({ n: 2 }), { message: /n: one choice/, param: 'n' });
+  t.match(await chat({ logprobs: true }), { status: 400, param: 'logprobs' });
+  t.match(await chat({ max_tokens: 0 }), { param: 'max_tokens', message: /^400 max_tokens: must/ });
   const broken = await openai.chat.completions.create({
     model: 'up/talker',
     messages: [{ role: 'user', content: 'break' }],
@@ -254,7 +255,7 @@ t.test("errors have the classes of OpenAI's client", async (t) => {
   t.ok(ended instanceof OpenAI.APIError, 'a stream that breaks off ends with an error');
   for (const input of [[[1, -2]], [3, 4]]) {
     const tokens = await refusal(openai.embeddings.create({ model: 'use-lite', input } as never));
-    t.match(tokens, { status: 400, message: /token ids are not taken/ });
+    t.match(tokens, { status: 400, param: 'input', message: /token ids are not taken/ });
   }
   t.match(await refusal(openai.embeddings.create({ model: 'use-lite', input: [] })), {
     status: 400,

@@ -568,6 +568,30 @@ void t.test(
   },
 );
 
+void t.test(
+  'of a choice between types it is told what the value of one lacks, or all types',
+  async (t) => {
+    const check = compileSchema({
+      type: 'object',
+      properties: {
+        input: {
+          anyOf: [
+            { type: 'string', maxLength: 3 },
+            { type: 'array', items: { type: 'string' }, maxItems: 2 },
+          ],
+        },
+        stream: { type: ['boolean', 'null'] },
+      },
+    });
+    t.same(check({ input: ['a', 'b'] }), []);
+    t.match(check({ input: 5 }), [{ path: '/input', message: 'must be string or array' }]);
+    t.match(check({ input: ['a', 'b', 'c'] }), [{ path: '/input', rule: 'maxItems' }]);
+    t.match(check({ input: ['a', 5] }), [{ path: '/input/1', message: 'must be string' }]);
+    t.match(check({ input: 'long' }), [{ path: '/input', rule: 'maxLength' }]);
+    t.match(check({ stream: 1 }), [{ path: '/stream', message: 'must be boolean or null' }]);
+  },
+);
+
 void t.test('defaults are filled in only when asked for', async (t) => {
   const schema = { type: 'object', properties: { n: { type: 'integer', default: 5 } } };
   const plain = {};

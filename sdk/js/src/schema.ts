@@ -119,10 +119,29 @@ export function compileSchema(
       if (!(error instanceof RangeError)) throw error;
       return [{ path: '', rule: 'depth', message: 'is nested too deeply' }];
     }
-    return (check.errors ?? [])
-      .slice(0, all ? MAX_VIOLATIONS : 1)
-      .map((error) => violation(error, described));
+    const errors = check.errors ?? [];
+    return (all ? errors.slice(0, MAX_VIOLATIONS) : foremost(errors)).map((error) =>
+      violation(error, described),
+    );
   };
+}
+
+/** The first; of a choice between types what the value of one of them lacks, or all types when it is of none. */
+function foremost(errors: readonly ErrorObject[]): ErrorObject[] {
+  const [first] = errors;
+  const last = errors.at(-1);
+  if (first === undefined || last === undefined) return [];
+  const isChoice = last.keyword === 'anyOf' || last.keyword === 'oneOf';
+  if (!isChoice || !isOfAnotherType(first, last)) return [first];
+  const branches = errors.slice(0, -1);
+  const within = branches.find((error) => !isOfAnotherType(error, last));
+  if (within !== undefined) return [within];
+  const types = branches.flatMap(({ params }): unknown => params['type']);
+  return [{ ...first, params: { type: [...new Set(types)] } }];
+}
+
+function isOfAnotherType(error: ErrorObject, choice: ErrorObject): boolean {
+  return error.keyword === 'type' && error.instancePath === choice.instancePath;
 }
 
 /**
@@ -148,6 +167,10 @@ export function violation(error: ErrorObject, described = false): SchemaViolatio
         rule: keyword,
         message: 'is not a known key',
       };
+    case 'type': {
+      const types = [params['type']].flat().join(' or ');
+      return { path: clip(instancePath), rule: keyword, message: `must be ${types}` };
+    }
     case 'enum':
     case 'const': {
       const { allowedValues, allowedValue } = params;
