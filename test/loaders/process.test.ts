@@ -139,10 +139,9 @@ t.test('errors of a process are cut to what a plugin may say', (t) => {
     failure({ code: 'CONFLICT', message: 'm', details: 'x'.repeat(20_000) }).details,
     /left out/,
   );
-  t.equal(
-    failure({ code: 'UNAVAILABLE', message: 'm', retryAfterMs: 1e9 }).retryAfterMs,
-    undefined,
-  );
+  const retry = (retryAfterMs: unknown): unknown =>
+    failure({ code: 'UNAVAILABLE', message: 'm', retryAfterMs }).retryAfterMs;
+  t.same([retry(1e9), retry(1.2), retry(-1), retry('5')], [3_600_000, 2, undefined, undefined]);
   t.end();
 });
 

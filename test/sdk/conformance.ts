@@ -21,6 +21,7 @@ interface Failure {
   readonly code: ErrorCode;
   readonly message?: string;
   readonly details?: Json;
+  readonly retryAfterMs?: number;
 }
 
 interface Ending {
@@ -173,8 +174,11 @@ class Host {
       return new Promise(() => undefined);
     }
     if (answer?.error !== undefined) {
-      const { code, message = '', details } = answer.error;
-      throw new NoaError(code, message, { details });
+      const { code, message = '', details, retryAfterMs } = answer.error;
+      throw new NoaError(code, message, {
+        details,
+        ...(retryAfterMs !== undefined && { retryAfterMs }),
+      });
     }
     if (answer !== undefined) return answer.value;
     if (capability === 'blob') return this.#keep(operation, input);
@@ -208,9 +212,13 @@ async function run(runtime: Runtime, vector: Vector, host: Host | undefined): Pr
       (output): Ending => ({ output: JSON.parse(output) as Json }),
       (error: unknown): Ending => {
         if (!(error instanceof NoaError)) throw error;
-        const { code, message, details } = error;
+        const { code, message, details, retryAfterMs } = error;
         return {
-          error: { code, message, ...(details !== undefined && { details: details as Json }) },
+          error: {
+            ...{ code, message },
+            ...(details !== undefined && { details: details as Json }),
+            ...(retryAfterMs !== undefined && { retryAfterMs }),
+          },
         };
       },
     );
@@ -225,10 +233,11 @@ function ends(actual: Ending, wanted: Ending, before: Ending | undefined): boole
   if (wanted.error === undefined) {
     return 'output' in actual && equal(actual.output, wanted.output, before?.output);
   }
-  const { code, message, details } = wanted.error;
+  const { code, message, details, retryAfterMs } = wanted.error;
   return (
     actual.error?.code === code &&
     (message === undefined || actual.error.message === message) &&
+    actual.error.retryAfterMs === retryAfterMs &&
     (details === undefined || isDeepStrictEqual(actual.error.details, details))
   );
 }

@@ -6,7 +6,7 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { isErrorCode, type Json, makePorts, NoaError, toBody } from '@noa/sdk/host';
 import type { LoadRequest, RuntimeCall, RuntimeStats } from '../../kernel/loader.ts';
-import { failure } from '../wasm/outcome.ts';
+import { failure, retryOf } from '../wasm/outcome.ts';
 import type { PluginLog } from './log.ts';
 
 type Handler = (input: Json, context: object) => unknown;
@@ -163,8 +163,6 @@ export function asReported(
   error: unknown,
   isOwnFrame: HandlerEngineOptions['isOwnFrame'],
 ): NoaError {
-  // It may come from a capability, and tells when to come again.
-  if (error instanceof NoaError && error.retryAfterMs !== undefined) return error;
   const { stack, ...body } = toBody(ownError(error));
   const own = stack?.split('\n').filter((line) => !/^\s+at /.test(line) || isOwnFrame(line));
   return failure('error', JSON.stringify({ ...body, ...(own && { stack: own.join('\n') }) }));
@@ -175,7 +173,8 @@ function ownError(error: unknown): unknown {
   if (error instanceof NoaError || !(error instanceof Error)) return error;
   if (error.name !== 'NoaError' || !('code' in error) || !isErrorCode(error.code)) return error;
   const details = 'details' in error ? error.details : undefined;
-  return new NoaError(error.code, error.message, { details, cause: error });
+  const retry = 'retryAfterMs' in error ? retryOf({ retryAfterMs: error.retryAfterMs }) : {};
+  return new NoaError(error.code, error.message, { details, ...retry, cause: error });
 }
 
 function takeRandom(length: number): Uint8Array {

@@ -5,7 +5,7 @@
 import { type ErrorCode, NoaError } from '@noa/sdk/host';
 import { isUtf8 } from 'node:buffer';
 import type { CallCost, Harm, LogLevel, RuntimeStats } from '../../kernel/loader.ts';
-import { GUEST_CODES, bounded } from '../wasm/outcome.ts';
+import { GUEST_CODES, bounded, retryOf } from '../wasm/outcome.ts';
 import { printable } from '../wasm/text.ts';
 import { FrameError } from './frames.ts';
 
@@ -14,21 +14,19 @@ const LEVELS: readonly string[] = ['debug', 'info', 'warn', 'error'] satisfies L
 const MAX_MESSAGE_CHARS = 4096;
 const MAX_LINE_CHARS = 8192;
 export const MAX_ERROR_BYTES = 256 << 10;
-const MAX_RETRY_MS = 60_000;
 const MAX_INSTANCES = 1 << 20;
 
 /** The error that a process reports. What only the host may say of itself is taken for the plugin's fault. */
 export function readFailure(bytes: Buffer): NoaError {
   if (bytes.length > MAX_ERROR_BYTES) throw new FrameError(`an error of ${bytes.length} bytes`);
-  const { code, message, details, retryAfterMs } = parse(bytes);
+  const body = parse(bytes);
+  const { code, message, details } = body;
   if (typeof code !== 'string' || typeof message !== 'string')
     throw new FrameError('a wrong error');
   const known = GUEST_CODES.has(code) ? (code as ErrorCode) : 'PLUGIN_TRAP';
   const options = {
     ...(details === undefined ? {} : { details: bounded(details) }),
-    ...(typeof retryAfterMs === 'number' && retryAfterMs >= 0 && retryAfterMs <= MAX_RETRY_MS
-      ? { retryAfterMs }
-      : {}),
+    ...retryOf(body),
   };
   return new NoaError(known, printable(message, MAX_MESSAGE_CHARS), options);
 }

@@ -158,8 +158,8 @@ class Call {
     this.#waiting.delete(Number(number));
     const answer = JSON.parse(envelope) as Envelope;
     if (answer.ok) return reply?.resolve(answer.value);
-    const { code, message, details } = answer.error;
-    reply?.reject(new NoaError(code, message, { details }));
+    const { code, message, ...more } = answer.error;
+    reply?.reject(new NoaError(code, message, more));
   }
 }
 
@@ -171,11 +171,7 @@ function failure(error: unknown): string {
   if (!(error instanceof NoaError)) {
     return JSON.stringify({ code: 'PLUGIN_TRAP', message: 'The sandbox of the plugin failed.' });
   }
-  const { retryAfterMs } = error;
-  return JSON.stringify({
-    ...error.toBody(),
-    ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
-  });
+  return JSON.stringify(error.toBody());
 }
 
 /** A parent may have left descriptors open for its children; nothing of the plugin's runs before this. */

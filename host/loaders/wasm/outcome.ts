@@ -39,6 +39,7 @@ const MAX_STACK_CHARS = 8192;
 const MAX_DETAILS_CHARS = 16384;
 const MAX_DETAILS_DEPTH = 32;
 const MAX_DETAILS_VALUES = 1000;
+const MAX_RETRY_MS = 3_600_000;
 
 export function failure(reason: Failure, text: string): NoaError {
   if (reason === 'error') return guestError(text);
@@ -46,7 +47,7 @@ export function failure(reason: Failure, text: string): NoaError {
 }
 
 /**
- * The error that a guest set: JSON `{code, message, details?, stack?}`, or plain text. Without a code
+ * The error that a guest set: JSON `{code, message, details?, retryAfterMs?, stack?}`, or plain text. Without a code
  * that a guest may choose it is PLUGIN_TRAP, marked as the guest's, with the guest's stack as a detail.
  */
 function guestError(text: string): NoaError {
@@ -54,7 +55,8 @@ function guestError(text: string): NoaError {
   const message = printable(string(body['message']) ?? text, MAX_MESSAGE_CHARS);
   const code = string(body['code']);
   if (code !== undefined && GUEST_CODES.has(code) && code !== 'PLUGIN_TRAP') {
-    return new NoaError(code as ErrorCode, message, { details: bounded(body['details']) });
+    const details = bounded(body['details']);
+    return new NoaError(code as ErrorCode, message, { details, ...retryOf(body) });
   }
   const stack = string(body['stack']);
   if (stack === undefined) return new NoaError('PLUGIN_TRAP', `The plugin reported: ${message}`);
@@ -66,6 +68,14 @@ function guestError(text: string): NoaError {
   return new NoaError('PLUGIN_TRAP', `The plugin reported: ${message}`, {
     details: { guestStack },
   });
+}
+
+/** When to come again, as an error says it: what is no time is left out. */
+export function retryOf({ retryAfterMs }: { readonly [key: string]: unknown }): {
+  retryAfterMs?: number;
+} {
+  if (typeof retryAfterMs !== 'number' || !(retryAfterMs >= 0)) return {};
+  return { retryAfterMs: Math.min(Math.ceil(retryAfterMs), MAX_RETRY_MS) };
 }
 
 function parse(text: string): { readonly [key: string]: unknown } {

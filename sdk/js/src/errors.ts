@@ -116,6 +116,7 @@ export interface ErrorBody {
   code: ErrorCode;
   message: string;
   details?: unknown;
+  retryAfterMs?: number;
 }
 
 export interface NoaErrorOptions {
@@ -144,6 +145,7 @@ export class NoaError extends Error {
   toBody(): ErrorBody {
     const body: ErrorBody = { code: this.code, message: this.message };
     if (this.details !== undefined) body.details = this.details;
+    if (this.retryAfterMs !== undefined) body.retryAfterMs = this.retryAfterMs;
     return body;
   }
 }

@@ -30,18 +30,29 @@ pub struct Error {
     pub message: String,
     /// Particulars for programs; null for none. Never a secret.
     pub details: Value,
+    /// When the caller may come again.
+    pub retry_after_ms: Option<u64>,
 }
 
 impl Error {
     pub fn new(code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Error {
-        Error { code: code.into(), message: message.into(), details: Value::Null }
+        Error {
+            code: code.into(),
+            message: message.into(),
+            details: Value::Null,
+            retry_after_ms: None,
+        }
     }
 
     pub fn with_details(self, details: impl Into<Value>) -> Error {
         Error { details: details.into(), ..self }
     }
 
-    /// The form in which errors cross the sandbox: `{code, message, details?}`.
+    pub fn with_retry_after_ms(self, ms: u64) -> Error {
+        Error { retry_after_ms: Some(ms), ..self }
+    }
+
+    /// The form in which errors cross the sandbox: `{code, message, details?, retryAfterMs?}`.
     pub fn to_value(&self) -> Value {
         let mut members = Map::new();
         members.insert("code".into(), Value::from(self.code.as_ref()));
@@ -49,13 +60,17 @@ impl Error {
         if !self.details.is_null() {
             members.insert("details".into(), self.details.clone());
         }
+        if let Some(ms) = self.retry_after_ms {
+            members.insert("retryAfterMs".into(), Value::from(ms));
+        }
         Value::Object(members)
     }
 
     pub(crate) fn from_value(mut body: Value) -> Error {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let (code, message) = (text(&body["code"]), text(&body["message"]));
-        Error { code: code.into(), message, details: body.take("details") }
+        let retry_after_ms = body["retryAfterMs"].as_i64().and_then(|ms| ms.try_into().ok());
+        Error { code: code.into(), message, details: body.take("details"), retry_after_ms }
     }
 }
 

@@ -25,8 +25,8 @@ function invoke<Value>(capability: string, operation: string, args: object): Val
 
 function valueOf<Value>(reply: engine.Reply): Value {
   if (reply.ok) return reply.value as Value;
-  const { code, message, details } = reply.error;
-  throw new NoaError(code, message, { details });
+  const { code, message, ...more } = reply.error;
+  throw new NoaError(code, message, more);
 }
 
 /** The bytes of the member go beside the request and come beside the reply. */
