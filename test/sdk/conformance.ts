@@ -215,7 +215,8 @@ async function run(runtime: Runtime, vector: Vector, host: Host | undefined): Pr
         const { code, message, details, retryAfterMs } = error;
         return {
           error: {
-            ...{ code, message },
+            code,
+            message,
             ...(details !== undefined && { details: details as Json }),
             ...(retryAfterMs !== undefined && { retryAfterMs }),
           },
