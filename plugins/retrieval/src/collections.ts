@@ -11,6 +11,7 @@ import {
   vectorsOf,
   WORDS,
 } from './context.ts';
+import { assertPlain } from './plain-text.ts';
 import type {
   CollectionInput,
   CollectionOutput,
@@ -33,26 +34,39 @@ export async function createCollection(
   if (overlap * 2 > tokens) {
     throw new NoaError('INVALID_ARGUMENT', 'chunking/overlap: is half of chunking/tokens at most');
   }
+  assertPlain(description, 'description');
+  assertPlain(model, 'model');
+  const [known] = await db.query('select 1 from collections where name = $1', [name]);
+  if (known !== undefined) throw taken(name);
   const { dimensions } = await inference.embed(model, ['How long are the vectors of this model?']);
   // The vectors first: a collection without them could not be used.
   const vectors = `v1_${name}`;
   const form = { default: { dimensions, distance: 'cosine' as const } };
-  await vector.create(vectors, { vectors: form, sparse: [WORDS] });
+  try {
+    await vector.create(vectors, { vectors: form, sparse: [WORDS] });
+  } catch (error) {
+    if (!(error instanceof NoaError) || error.code !== 'CONFLICT') throw error;
+    // Of another model, of a collection that was half made or half deleted: nobody has them.
+    await vector.delete(vectors);
+    await vector.create(vectors, { vectors: form, sparse: [WORDS] });
+  }
   await vector.alias(vectorsOf(name), vectors);
   const { rowCount } = await db.execute(
     `insert into collections (name, description, model, dimensions, chunk_tokens, chunk_overlap)
      values ($1, $2, $3, $4, $5, $6) on conflict (name) do nothing`,
     [name, description, model, dimensions, tokens, overlap],
   );
-  if (rowCount === 0) {
-    const text = `collection ${name} is there already: delete it first, or take another name`;
-    throw new NoaError('CONFLICT', text);
-  }
+  if (rowCount === 0) throw taken(name);
   return collection({ collection: name }, context);
 }
 
+function taken(name: string): NoaError {
+  const text = `collection ${name} is there already: delete it first, or take another name`;
+  return new NoaError('CONFLICT', text);
+}
+
 const COUNTED = `select c.*, count(d.id)::int as documents, coalesce(sum(d.chunks), 0)::int as chunks
-  from collections c left join documents d on d.collection = c.name`;
+  from collections c left join documents d on d.collection = c.name and d.state <> 'deleting'`;
 
 export async function collection(
   { collection: name }: CollectionInput,
@@ -72,6 +86,7 @@ export async function collections(
   { limit = 50, cursor = '' }: CollectionsInput,
   { db }: Ctx,
 ): Promise<CollectionsOutput> {
+  assertPlain(cursor, 'cursor');
   const rows = await db.query<Collection & Row>(
     `${COUNTED} where c.name > $1 group by c.name order by c.name limit $2`,
     [cursor, limit + 1],

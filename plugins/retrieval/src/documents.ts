@@ -1,6 +1,6 @@
 /** Documents that are there: told of, and deleted with all that was made of them. */
 import { NoaError, type SqlStatement } from '@noa/sdk';
-import { type Ctx, findCollection, type Row, vectorsOf } from './context.ts';
+import { type Ctx, findCollection, type Row, withVectors } from './context.ts';
 import type {
   AddDocumentOutput,
   DeleteDocumentInput,
@@ -10,6 +10,7 @@ import type {
   DocumentsInput,
   DocumentsOutput,
 } from './noa.gen.ts';
+import { assertPlain } from './plain-text.ts';
 
 export async function documentOf(
   { db }: Ctx,
@@ -35,6 +36,7 @@ export async function document(
   context: Ctx,
 ): Promise<DocumentOutput> {
   await findCollection(context, collection);
+  assertPlain(id, 'id');
   const row = await documentOf(context, collection, id);
   if (row !== undefined) return viewOf(row);
   const text = `there is no document ${JSON.stringify(id)} in ${collection}`;
@@ -69,40 +71,98 @@ export async function deleteDocument(
   context: Ctx,
 ): Promise<DeleteDocumentOutput> {
   await findCollection(context, collection);
-  const { rowCount } = await context.db.execute(
+  assertPlain(id, 'id');
+  const { rows } = await context.db.execute(
     `update documents set state = 'deleting', leased_until = now() + make_interval(secs => 60)
-      where collection = $1 and id = $2 and state <> 'deleting'`,
+      from documents was
+      where documents.collection = $1 and documents.id = $2 and documents.state <> 'deleting'
+        and was.collection = documents.collection and was.id = documents.id
+      returning documents.seq as version, was.state`,
     [collection, id],
   );
-  if (rowCount === 0) {
+  const [gone] = rows as { version: number; state: string }[];
+  if (gone === undefined) {
     const text = `there is no document ${JSON.stringify(id)} in ${collection}`;
     throw new NoaError('NOT_FOUND', text);
   }
-  await erase(context, collection, id);
+  // Somebody may be about to write vectors of it: they are erased once more when that is over.
+  const isOver = gone.state !== 'embedding';
+  await erase(context, { collection, id, version: gone.version, isOver });
   return {};
 }
 
-export async function erase(context: Ctx, collection: string, id: string): Promise<void> {
-  await eraseVectors(context, collection, id);
-  await context.db.transaction(forgetting(collection, id));
+export interface Erased {
+  readonly collection: string;
+  readonly id: string;
+  readonly version: number;
+  /** Nobody embeds it any more. */
+  readonly isOver: boolean;
 }
 
-export async function eraseVectors({ vector }: Ctx, collection: string, id: string): Promise<void> {
-  await vector.deletePoints(vectorsOf(collection), { filter: { field: 'document', eq: id } });
+/** All of a document that is deleted, up to this version: whoever added it again meanwhile keeps the next. */
+export async function erase(
+  context: Ctx,
+  { collection, id, version, isOver }: Erased,
+): Promise<void> {
+  await eraseVectors(context, collection, id, { lte: version });
+  const statements = forgetting(collection, id, version);
+  await context.db.transaction(isOver ? statements : statements.slice(0, -1));
 }
 
-/** The rows of a document, with the numbers of its terms. */
-export function forgetting(collection: string, id: string): SqlStatement[] {
+/** Of the versions within these bounds. */
+export async function eraseVectors(
+  context: Ctx,
+  collection: string,
+  id: string,
+  version: { readonly lt?: number; readonly lte?: number; readonly gte?: number },
+): Promise<void> {
+  const filter = {
+    and: [
+      { field: 'document', eq: id },
+      { field: 'version', ...version },
+    ],
+  };
+  await withVectors(context, collection, (vectors) =>
+    context.vector.deletePoints(vectors, { filter }),
+  );
+}
+
+/**
+ * The rows of a document, with the numbers of its terms; of one version, or of whichever is there. First the
+ * collection is locked: two that count terms at a time would count some twice, or wait for each other for ever.
+ */
+export function forgetting(
+  collection: string,
+  id: string,
+  version: number | null = null,
+): SqlStatement[] {
+  const params = [collection, id, version];
+  const terms = `select t::bigint as term, count(*) as chunks
+    from chunks c join documents d on d.collection = c.collection and d.id = c.document,
+      jsonb_array_elements_text(c.terms) t
+    where d.collection = $1 and d.id = $2 and ($3::bigint is null or d.seq = $3) group by 1`;
   return [
+    { sql: 'select 1 from collections where name = $1 for no key update', params: [collection] },
     {
-      sql: `update terms set chunks = terms.chunks - gone.chunks from (
-          select t::bigint as term, count(*) as chunks
-            from chunks c, jsonb_array_elements_text(c.terms) t
-           where c.collection = $1 and c.document = $2 group by t) gone
+      sql: `update terms set chunks = terms.chunks - gone.chunks from (${terms}) gone
         where terms.collection = $1 and terms.term = gone.term`,
-      params: [collection, id],
+      params,
     },
-    { sql: 'delete from terms where collection = $1 and chunks <= 0', params: [collection] },
-    { sql: 'delete from documents where collection = $1 and id = $2', params: [collection, id] },
+    {
+      sql: `delete from terms using (${terms}) gone
+        where terms.collection = $1 and terms.term = gone.term and terms.chunks <= 0`,
+      params,
+    },
+    {
+      sql: `delete from chunks using documents d
+        where chunks.collection = $1 and chunks.document = $2
+          and d.collection = $1 and d.id = $2 and ($3::bigint is null or d.seq = $3)`,
+      params,
+    },
+    {
+      sql: `delete from documents
+        where collection = $1 and id = $2 and ($3::bigint is null or seq = $3)`,
+      params,
+    },
   ];
 }

@@ -7,10 +7,11 @@ import {
   type Collection,
   type Ctx,
   findCollection,
+  type Place,
   placeOf,
   pointOf,
   type Row,
-  vectorsOf,
+  withVectors,
   WORDS,
 } from './context.ts';
 import { fuse, queryTerms, queryVector, type Ranked } from './lexical.ts';
@@ -51,7 +52,8 @@ type Ranking = (
   limit: number,
 ) => Promise<Ranked[]>;
 
-const dense: Ranking = async ({ inference, vector }, { name, model, dimensions }, input, limit) => {
+const dense: Ranking = async (context, { name, model, dimensions }, input, limit) => {
+  const { inference, vector } = context;
   let wanted: Float32Array | undefined;
   if (input.vector !== undefined) {
     if (input.vector.length !== dimensions) {
@@ -63,16 +65,18 @@ const dense: Ranking = async ({ inference, vector }, { name, model, dimensions }
     const { vectors } = await inference.embed(model, [input.query ?? '']);
     [wanted] = vectors;
   }
-  const { hits } = await vector.search(vectorsOf(name), {
+  const asked = {
     vector: wanted ?? [],
     limit,
     withPayload: false,
     ...(input.filter && { filter: input.filter }),
-  });
+  };
+  const { hits } = await withVectors(context, name, (vectors) => vector.search(vectors, asked));
   return hits;
 };
 
-const sparse: Ranking = async ({ db, vector }, { name }, { query = '', filter }, limit) => {
+const sparse: Ranking = async (context, { name }, { query = '', filter }, limit) => {
+  const { db, vector } = context;
   const terms = queryTerms(query);
   if (terms.length === 0) return [];
   const [counts, [total]] = await Promise.all([
@@ -81,19 +85,20 @@ const sparse: Ranking = async ({ db, vector }, { name }, { query = '', filter },
       [name, `{${terms.join(',')}}`],
     ),
     db.query<{ chunks: number }>(
-      'select coalesce(sum(chunks), 0)::int as chunks from documents where collection = $1',
+      "select coalesce(sum(chunks), 0)::int as chunks from documents where collection = $1 and state <> 'deleting'",
       [name],
     ),
   ]);
   const chunksWith = new Map(counts.map(({ term, chunks }) => [term, chunks]));
   const wanted = queryVector(terms, chunksWith, total?.chunks ?? 0);
   if (wanted.indices.length === 0) return [];
-  const { hits } = await vector.search(vectorsOf(name), {
+  const asked = {
     sparse: { ...wanted, name: WORDS },
     limit,
     withPayload: false,
     ...(filter && { filter }),
-  });
+  };
+  const { hits } = await withVectors(context, name, (vectors) => vector.search(vectors, asked));
   return hits;
 };
 
@@ -113,23 +118,24 @@ const RANKINGS: { readonly [mode in NonNullable<SearchInput['mode']>]: Ranking }
 async function hitsOf({ db }: Ctx, collection: string, ranked: readonly Ranked[]): Promise<Hit[]> {
   if (ranked.length === 0) return [];
   const places = ranked.map(({ id }) => placeOf(id));
-  const rows = await db.query<Row & { document: string; seq: number }>(
-    `select c.document, c.seq, c.text, c.start_at, c.end_at, c.page, c.headings, d.title, d.source, d.metadata
-       from jsonb_to_recordset($2::jsonb) as p (document text, seq int)
+  const rows = await db.query<Row & Place>(
+    `select c.document, d.seq as version, c.seq, c.text, c.start_at, c.end_at, c.page, c.headings, d.title, d.source, d.metadata
+       from jsonb_to_recordset($2::jsonb) as p (document text, version bigint, seq int)
        join chunks c on c.collection = $1 and c.document = p.document and c.seq = p.seq
-       join documents d on d.collection = $1 and d.id = c.document and d.state <> 'deleting'`,
+       join documents d on d.collection = $1 and d.id = c.document and d.seq = p.version and d.state <> 'deleting'`,
     [collection, JSON.stringify(places)],
   );
-  const byPlace = new Map(rows.map((row) => [pointOf(row.document, row.seq), row]));
+  const byPlace = new Map(rows.map((row) => [pointOf(row), row]));
   return ranked.flatMap(({ id, score }) => {
     const row = byPlace.get(id);
-    return row === undefined ? [] : [hitOf(id, score, row)];
+    return row === undefined ? [] : [hitOf(score, row)];
   });
 }
 
-function hitOf(id: string, score: number, row: Row): Hit {
-  const { document, text, title, source, start_at, end_at, page, headings, metadata } = row;
+function hitOf(score: number, row: Row & Place): Hit {
+  const { document, seq, text, title, source, start_at, end_at, page, headings, metadata } = row;
   const position = { start: start_at, end: end_at, headings, ...(page !== null && { page }) };
+  const id = `${document}#${seq}`;
   return { id, score, text, document, title, source, position, payload: metadata } as Hit;
 }
 
