@@ -1,0 +1,127 @@
+/** The plugin `inference` against callers and upstreams that mean no good, or no good care, through a whole host. */
+import { createServer, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import OpenAI from 'openai';
+import t from 'tap';
+import { RunningHost } from '../e2e/running-host.ts';
+import { GrpcClient, headers } from '../transports/grpc-front.ts';
+
+t.setTimeout(240_000);
+
+type Wish = (say: (delta: object, finish?: string, choice?: object) => void, end: End) => void;
+type End = (usage?: object) => void;
+
+const call = (piece: object, index = 1) => ({ tool_calls: [{ index, ...piece }] });
+/** What the upstream writes, by the last message. */
+const WISHES: { readonly [wish: string]: Wish } = {
+  reason: (say, end) => {
+    say({ role: 'assistant', reasoning_content: 'let ' });
+    say({ reasoning_content: 'me ' });
+    say({ reasoning_content: 'think' });
+    say({ content: '42' }, 'stop');
+    end();
+  },
+  refuse: (say, end) => {
+    say({ role: 'assistant', refusal: 'I can' });
+    say({ refusal: 'not' }, 'stop');
+    end();
+  },
+  tools: (say, end) => {
+    say(call({ id: 'c1', type: 'function', function: { name: 'f', arguments: '' } }));
+    say(call({ id: null, type: null, function: { name: null, arguments: '{"a"' } }));
+    say(call({ id: '', function: { arguments: ':1}' } }), 'tool_calls');
+    end();
+  },
+  astronomic: (say, end) => {
+    say({ content: 'x' }, 'stop');
+    end({ prompt_tokens: Number.MAX_SAFE_INTEGER, completion_tokens: Number.MAX_SAFE_INTEGER });
+  },
+  long: (say) => {
+    for (let i = 0; i < 100; i += 1) say({ content: 'word ' });
+  },
+};
+
+function answer(wish: string, response: ServerResponse): void {
+  if (wish === 'whole') {
+    const tool_calls = [{ id: 'c1', type: 'function', function: { name: 'f', arguments: '{}' } }];
+    const message = { role: 'assistant', content: null, tool_calls };
+    const choices = [{ index: 0, message, finish_reason: 'tool_calls' }];
+    return void response.end(JSON.stringify({ choices }));
+  }
+  response.setHeader('content-type', 'text/event-stream');
+  const send = (part: object) => response.write(`data: ${JSON.stringify(part)}\n\n`);
+  WISHES[wish]?.(
+    (delta, finish_reason, choice) =>
+      send({ choices: [{ index: 0, delta, finish_reason: finish_reason ?? null, ...choice }] }),
+    (usage = { prompt_tokens: 3, completion_tokens: 2 }) => {
+      send({ choices: [], usage });
+      response.end('data: [DONE]\n\n');
+    },
+  );
+}
+
+const server = createServer((request, response) => {
+  response.setHeader('content-type', 'application/json');
+  if (request.url === '/v1/models') {
+    return void response.end(JSON.stringify({ object: 'list', data: [{ id: 'talker' }] }));
+  }
+  let text = '';
+  request.setEncoding('utf8').on('data', (part: string) => (text += part));
+  request.on('end', () => {
+    const asked = JSON.parse(text) as { messages?: { content: string }[] };
+    answer(asked.messages?.at(-1)?.content ?? '', response);
+  });
+  return undefined;
+});
+await new Promise<void>((done) => server.listen(0, '127.0.0.1', done));
+t.teardown(() => {
+  server.closeAllConnections();
+  server.close();
+});
+
+const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1`;
+const host = await RunningHost.start({
+  env: {
+    NOA_PLUGINS__BUILTIN: 'inference',
+    NOA_INFERENCE__TIMEOUT_MS: '30000',
+    NOA_INFERENCE__UPSTREAMS: JSON.stringify([{ name: 'up', members: [{ url }] }]),
+  },
+});
+t.teardown(() => host.dispose());
+
+const openai = new OpenAI({ baseURL: `${host.url}/v1`, apiKey: host.token, maxRetries: 0 });
+const send = (path: string, body?: unknown, token = host.token) =>
+  fetch(new URL(path, host.url), {
+    method: body === undefined ? 'GET' : 'POST',
+    headers: {
+      authorization: `Bearer ${token}`,
+      ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+    },
+    ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+  });
+const ask = async (path: string, body?: unknown, token?: string) => {
+  const answered = await send(path, body, token);
+  return { status: answered.status, body: (await answered.json()) as Record<string, unknown> };
+};
+const talk = (wish: string) => ({
+  model: 'up/talker',
+  messages: [{ role: 'user' as const, content: wish }],
+});
+const texts = (data: unknown, count: number) => ({
+  inputs: [{ name: 'text', shape: [count], datatype: 'BYTES', data }],
+});
+
+t.test('no tensor without rows ends the process of a model', async (t) => {
+  const tensor = (name: string, shape: number[]) => {
+    const data = Array<number>(shape.reduce((count, size) => count * size, 1)).fill(0);
+    return { name, shape, datatype: 'FP32', data };
+  };
+  const rate = { name: 'sr', shape: [], datatype: 'INT64', data: [16_000] };
+  const infer = (rows: number) =>
+    ask('/v2/models/silero-vad/infer', {
+      inputs: [tensor('input', [rows, 512]), tensor('state', [2, rows, 128]), rate],
+    });
+  t.match(await infer(0), { status: 400, body: { error: /"input" .* no rows/ } });
+  t.match(await infer(1), { status: 200 });
+  t.notMatch(host.output, /SIGABRT/);
+});
