@@ -243,39 +243,57 @@ async function collected(
   isChat: boolean,
 ): Promise<unknown> {
   let text = '';
-  const message: { [name: string]: Json } = { role: 'assistant' };
-  const calls: { [name: string]: Json }[] = [];
+  const message: Members = { role: 'assistant' };
+  const calls: Members[] = [];
   let last: GenerateItem = {};
   for await (const { delta = {}, ...rest } of items) {
     const { content, tool_calls: tools, ...others } = delta;
     if (typeof content === 'string') text += content;
     if (Array.isArray(tools)) for (const tool of tools) addToolCall(calls, tool);
-    Object.assign(message, others);
+    for (const [name, value] of Object.entries(others)) addPiece(message, name, value);
     last = { ...last, ...rest };
   }
   const { finishReason = 'stop', usage = { promptTokens: 0, completionTokens: 0 } } = last;
   if (!isChat) return { model, text, finishReason, usage };
   const content = text === '' && calls.length > 0 ? null : text;
-  const whole = { ...message, content, ...(calls.length > 0 && { tool_calls: calls }) };
+  // Some upstreams count from 1.
+  const made = calls.filter((each) => each !== undefined);
+  const whole = { ...message, content, ...(made.length > 0 && { tool_calls: made }) };
   return { model, message: whole, finishReason, usage };
 }
 
-/** Pieces of one call have its `index`; their arguments are put together. */
-function addToolCall(calls: { [name: string]: Json }[], piece: Json): void {
-  if (typeof piece !== 'object' || piece === null || Array.isArray(piece)) return;
-  const { index = calls.length, function: part, ...rest } = piece;
+type Members = { [name: string]: Json };
+
+/** Of these each piece repeats the whole. */
+const WHOLE = ['role', 'id', 'type'];
+
+/** Texts and lists come bit by bit; what is empty or null says nothing against what came before. */
+function addPiece(whole: Members, name: string, value: Json): void {
+  if (value === null || value === '' || name === '__proto__') return;
+  const before = Object.hasOwn(whole, name) ? whole[name] : undefined;
+  if (isMembers(before) && isMembers(value)) {
+    for (const [inner, piece] of Object.entries(value)) addPiece(before, inner, piece);
+  } else if (typeof before === 'string' && typeof value === 'string' && !WHOLE.includes(name)) {
+    whole[name] = before + value;
+  } else if (Array.isArray(before) && Array.isArray(value)) {
+    before.push(...value);
+  } else {
+    whole[name] = value;
+  }
+}
+
+function isMembers(value: Json | undefined): value is Members {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+/** Pieces of one call have its `index`. */
+function addToolCall(calls: Members[], piece: Json): void {
+  if (!isMembers(piece)) return;
+  const { index = calls.length, ...rest } = piece;
   const at = Number(index);
   if (!Number.isInteger(at) || at < 0 || at > 127) return;
   const call = (calls[at] ??= { type: 'function', function: { name: '', arguments: '' } });
-  Object.assign(call, rest);
-  const whole = call['function'];
-  const isPart = typeof part === 'object' && part !== null && !Array.isArray(part);
-  const isWhole = typeof whole === 'object' && whole !== null && !Array.isArray(whole);
-  if (!isPart || !isWhole) return;
-  for (const [name, value] of Object.entries(part)) {
-    const before = whole[name];
-    whole[name] = typeof value === 'string' && typeof before === 'string' ? before + value : value;
-  }
+  for (const [name, value] of Object.entries(rest)) addPiece(call, name, value);
 }
 
 function isStream(value: unknown): value is AsyncIterable<GenerateItem> {

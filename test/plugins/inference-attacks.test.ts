@@ -111,6 +111,21 @@ const texts = (data: unknown, count: number) => ({
   inputs: [{ name: 'text', shape: [count], datatype: 'BYTES', data }],
 });
 
+t.test(
+  'what an upstream says in pieces is whole when it was asked for as one answer',
+  async (t) => {
+    const messageOf = async (wish: string) => {
+      const { choices } = await openai.chat.completions.create(talk(wish));
+      return choices[0]?.message;
+    };
+    t.match(await messageOf('reason'), { content: '42', reasoning_content: 'let me think' });
+    t.match(await messageOf('refuse'), { refusal: 'I cannot' });
+    t.strictSame((await messageOf('tools'))?.tool_calls, [
+      { id: 'c1', type: 'function', function: { name: 'f', arguments: '{"a":1}' } },
+    ]);
+  },
+);
+
 t.test('no tensor without rows ends the process of a model', async (t) => {
   const tensor = (name: string, shape: number[]) => {
     const data = Array<number>(shape.reduce((count, size) => count * size, 1)).fill(0);
