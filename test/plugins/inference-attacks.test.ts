@@ -126,6 +126,17 @@ t.test(
   },
 );
 
+t.test('tool calls of an upstream that answers as a whole are numbered in a stream', async (t) => {
+  const stream = openai.chat.completions.stream(talk('whole'));
+  const whole = await stream.finalChatCompletion();
+  t.match(whole.choices[0]?.message.tool_calls, [{ id: 'c1', function: { name: 'f' } }]);
+});
+
+t.test('what an upstream counts beyond belief is not believed', async (t) => {
+  const { usage } = await openai.chat.completions.create(talk('astronomic'));
+  t.ok(usage && usage.total_tokens < 100, JSON.stringify(usage));
+});
+
 t.test('no tensor without rows ends the process of a model', async (t) => {
   const tensor = (name: string, shape: number[]) => {
     const data = Array<number>(shape.reduce((count, size) => count * size, 1)).fill(0);
