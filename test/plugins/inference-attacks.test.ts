@@ -137,6 +137,18 @@ t.test('what an upstream counts beyond belief is not believed', async (t) => {
   t.ok(usage && usage.total_tokens < 100, JSON.stringify(usage));
 });
 
+t.test('log probabilities, which no answer carries, are refused and not left out', async (t) => {
+  for (const parameters of [{ logprobs: true }, { top_logprobs: 2 }, { logprobs: 0 }]) {
+    const { status, body } = await ask('/v1/chat/completions', {
+      ...talk('refuse'),
+      ...parameters,
+    });
+    t.match({ status, body }, { status: 400, body: { error: { message: /logprobs/ } } });
+  }
+  const none = { ...talk('refuse'), logprobs: false };
+  t.match(await ask('/v1/chat/completions', none), { status: 200 });
+});
+
 t.test('no tensor without rows ends the process of a model', async (t) => {
   const tensor = (name: string, shape: number[]) => {
     const data = Array<number>(shape.reduce((count, size) => count * size, 1)).fill(0);
