@@ -163,3 +163,50 @@ t.test('no tensor without rows ends the process of a model', async (t) => {
   t.match(await infer(1), { status: 200 });
   t.notMatch(host.output, /SIGABRT/);
 });
+
+t.test('metadata of a gRPC call is judged as the body of /v1/infer is', async (t) => {
+  const client = new GrpcClient(new URL(host.url).host);
+  t.teardown(() => client.close());
+  const metadata = headers(host.token);
+  const service = 'noa.api.v1.InferenceService';
+  const vad = 'silero-vad';
+  const cases: [string, unknown, RegExp, string?][] = [
+    ['broken JSON', '{', /metadata_json/],
+    ['a number as metadata', '5', /metadata_json/],
+    ['inputs of null', { model: vad, inputs: [null] }, /inputs/],
+    ['inputs that are empty', { model: vad, inputs: [{}] }, /inputs/],
+    ['a shape that is none', { model: vad, inputs: [{ ...tensorOf(), shape: 'abc' }] }, /inputs/],
+    ['a shape of texts', { model: vad, inputs: [{ ...tensorOf(), shape: ['2'] }] }, /inputs/],
+    ['a name that is none', { model: vad, inputs: [{ ...tensorOf(), name: 5 }] }, /inputs/],
+    ['no data', { model: vad, inputs: [{ ...tensorOf(), data: null }] }, /inputs/],
+    ['a number as inputs', { model: 'use-lite', inputs: 5 }, /inputs/],
+    ['parameters of null', { model: 'use-lite', inputs: 'a', parameters: null }, /parameters/],
+    ['parameters in a list', { model: 'use-lite', inputs: 'a', parameters: [1] }, /parameters/],
+    ['a cache that is none', { model: 'use-lite', inputs: 'a', cache: 'x' }, /cache/],
+    ['a time below 0', { inputs: 'a', cache: { ttl_seconds: -1 } }, /ttl_seconds/],
+    ['a time of ages', { inputs: 'a', cache: { ttl_seconds: 1e300 } }, /ttl_seconds/],
+    ['two things to do', { inputs: 'a' }, /send one of/, 'b'],
+    ['a long model', { model: 'x'.repeat(5000), inputs: 'a' }, /model/],
+  ];
+  for (const [what, given, details, prompt = ''] of cases) {
+    const metadata_json = typeof given === 'string' ? given : JSON.stringify(given);
+    const request = { prompt, metadata_json };
+    const invoked = client.call(`${service}/Invoke`, request, metadata);
+    await t.rejects(invoked, { code: 3, details }, `Invoke: ${what}`);
+    const { ended } = client.stream(`${service}/Stream`, request, metadata);
+    t.match(await ended, { code: 3, details }, `Stream: ${what}`);
+  }
+  const parameters = { max_tokens: 4, temperature: 0 };
+  const asPrompt = { prompt: 'the act of', metadata_json: JSON.stringify({ parameters }) };
+  const asInputs = { metadata_json: JSON.stringify({ parameters, inputs: 'the act of' }) };
+  const said = async (request: Record<string, unknown>) => {
+    const { all, ended } = client.stream(`${service}/Stream`, request, metadata);
+    t.equal((await ended).code, 0);
+    return all.map(({ text }) => text).join('');
+  };
+  t.equal(await said(asInputs), await said(asPrompt), 'inputs are a prompt, streamed as well');
+});
+
+function tensorOf() {
+  return { name: 'input', shape: [1], datatype: 'FP32', data: [1] };
+}

@@ -20,16 +20,26 @@ const FEWER = 'send fewer texts at a time, or ask for fewer dimensions';
 
 /** Emits `{delta}` of a generation that is asked for as a stream. */
 export async function infer(input: InferInput, context: StreamCtx): Promise<InferOutput> {
-  const { model, parameters = {}, stream = false, inputs } = input;
+  const { model, parameters = {}, stream = false } = input;
   if (!stream) return run(input, context);
-  const given = promptOf(input) ?? (typeof inputs === 'string' ? { prompt: inputs } : undefined);
-  if (given === undefined) {
-    throw new NoaError('INVALID_ARGUMENT', 'stream: only generations come piece by piece');
-  }
-  const { finishReason, usage } = await follow(context, model, { ...given, parameters }, (delta) =>
+  const request = { ...streamedPromptOf(input), parameters };
+  const { finishReason, usage } = await follow(context, model, request, (delta) =>
     context.emit({ delta }),
   );
   return { model, task: 'generation', finish_reason: finishReason, usage };
+}
+
+/** Throws INVALID_ARGUMENT for what no generation goes on from. */
+export function streamedPromptOf(input: InferInput): Prompt {
+  const { inputs } = input;
+  const prompt = promptOf(input);
+  if (prompt !== undefined) return prompt;
+  const [first] = Array.isArray(inputs) && inputs.length === 1 ? inputs : [inputs];
+  if (typeof first === 'string') return { prompt: first };
+  throw new NoaError(
+    'INVALID_ARGUMENT',
+    'stream: only generations, of one text, come piece by piece',
+  );
 }
 
 export async function run(input: InferInput, context: Ctx): Promise<InferOutput> {
@@ -41,8 +51,11 @@ export async function run(input: InferInput, context: Ctx): Promise<InferOutput>
   }
   const { task } = await findModel(context, model);
   if (task === 'generation') {
-    const text = textsOf(inputs, task)[0] ?? '';
-    return generate(model, { prompt: text }, parameters, context, cache);
+    const [prompt = '', ...others] = textsOf(inputs, task);
+    if (others.length > 0) {
+      throw new NoaError('INVALID_ARGUMENT', 'inputs: a generation goes on from one text');
+    }
+    return generate(model, { prompt }, parameters, context, cache);
   }
   return cached(context, cache, { model, inputs, parameters }, () =>
     WORK[task](context, model, inputs, parameters),
