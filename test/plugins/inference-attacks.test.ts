@@ -210,3 +210,20 @@ t.test('metadata of a gRPC call is judged as the body of /v1/infer is', async (t
 function tensorOf() {
   return { name: 'input', shape: [1], datatype: 'FP32', data: [1] };
 }
+
+t.test('nothing that was sent is left out in silence', async (t) => {
+  const generator = { model: 'demo-generator', parameters: { max_tokens: 4, temperature: 0 } };
+  const two = await ask('/v1/infer', { ...generator, inputs: ['the act of', 'a kind of'] });
+  t.match(two, { status: 400, body: { detail: /inputs: .*one text/ } });
+  const one = await ask('/v1/infer', { ...generator, inputs: ['the act of'] });
+  t.match(one, { status: 200, body: { task: 'generation' } });
+  const streamed = await send('/v1/infer', { ...generator, inputs: ['the act of'], stream: true });
+  t.match(await streamed.text(), /"delta"/, 'one text in a list is a prompt, streamed as well');
+  const embedder = (parameters: object) =>
+    ask('/v1/infer', { model: 'use-lite', inputs: 'a cat', parameters });
+  for (const labels of ['cat', ['cat', 1, 'dog'], null, { 0: 'cat' }]) {
+    t.match(await embedder({ labels }), { status: 400, body: { detail: /labels/ } });
+  }
+  t.match(await embedder({ dimensions: 7 }), { status: 400, body: { detail: /dimensions/ } });
+  t.match(await embedder({ labels: ['cat', 'dog'] }), { status: 200 });
+});

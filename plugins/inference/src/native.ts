@@ -71,23 +71,26 @@ type Work = (
 ) => Promise<InferOutput>;
 
 const WORK: { readonly [task in 'embedding' | 'classification' | 'rerank' | 'tensor']: Work } = {
-  embedding: async (context, model, inputs, { labels }) => {
+  embedding: async (context, model, inputs, parameters) => {
     const texts = textsOf(inputs, 'embedding');
-    if (labels !== undefined) return classify(context, model, texts, labels);
+    if (parameters['labels'] !== undefined) return classify(context, model, texts, parameters);
+    allowOnly(parameters, []);
     const { vectors, tokens } = await embedAll(context, model, texts, {});
     const outputs = numbersOf(vectors, FEWER);
     return { model, task: 'embedding', outputs, usage: promptUsage(tokens) };
   },
-  classification: (context, model, inputs, { labels }) =>
-    classify(context, model, textsOf(inputs, 'classification'), labels),
-  rerank: async ({ inference }, model, inputs) => {
+  classification: (context, model, inputs, parameters) =>
+    classify(context, model, textsOf(inputs, 'classification'), parameters),
+  rerank: async ({ inference }, model, inputs, parameters) => {
+    allowOnly(parameters, []);
     if (typeof inputs === 'string' || Array.isArray(inputs)) {
       throw new NoaError('INVALID_ARGUMENT', 'inputs: a rerank model takes {query, texts}');
     }
     const { scores, tokens } = await inference.rerank(model, inputs.query, inputs.texts);
     return { model, task: 'rerank', outputs: scores, usage: promptUsage(tokens) };
   },
-  tensor: async ({ inference }, model, inputs) => {
+  tensor: async ({ inference }, model, inputs, parameters) => {
+    allowOnly(parameters, []);
     const tensors = Array.isArray(inputs) ? inputs.filter((each) => typeof each === 'object') : [];
     if (tensors.length === 0) {
       throw new NoaError('INVALID_ARGUMENT', 'inputs: this model takes tensors, as in /v2');
@@ -101,12 +104,28 @@ async function classify(
   { inference }: Ctx,
   model: string,
   texts: readonly string[],
-  labels: Json | undefined,
+  parameters: Parameters,
 ): Promise<InferOutput> {
-  const own = Array.isArray(labels) ? labels.filter((each) => typeof each === 'string') : undefined;
-  const options = own === undefined ? {} : { labels: own };
+  allowOnly(parameters, ['labels']);
+  const { labels } = parameters;
+  const options = labels === undefined ? {} : { labels: labelsOf(labels) };
   const { results, tokens } = await inference.classify(model, texts, options);
   return { model, task: 'classification', outputs: results, usage: promptUsage(tokens) };
+}
+
+function labelsOf(labels: Json): string[] {
+  const list = Array.isArray(labels) ? labels : [labels];
+  const texts = list.filter((each) => typeof each === 'string');
+  if (Array.isArray(labels) && texts.length === list.length) return texts;
+  throw new NoaError('INVALID_ARGUMENT', 'parameters/labels: must be a list of texts');
+}
+
+/** Nothing is left out in silence: of a generation, whoever runs the model judges. */
+function allowOnly(parameters: Parameters, names: readonly string[]): void {
+  const other = Object.keys(parameters).find((name) => !names.includes(name));
+  if (other === undefined) return;
+  const text = `parameters/${other.slice(0, 64)}: is nothing that this model can do; leave it out`;
+  throw new NoaError('INVALID_ARGUMENT', text);
 }
 
 async function generate(
