@@ -227,3 +227,26 @@ t.test('nothing that was sent is left out in silence', async (t) => {
   t.match(await embedder({ dimensions: 7 }), { status: 400, body: { detail: /dimensions/ } });
   t.match(await embedder({ labels: ['cat', 'dog'] }), { status: 200 });
 });
+
+t.test('nested texts of a tensor are those that its shape counts', async (t) => {
+  let nested: unknown = ['one', 'two'];
+  for (let depth = 0; depth < 12; depth += 1) nested = [nested];
+  const path = '/v2/models/use-lite/infer';
+  const flat = await ask(path, texts(['one', 'two'], 2));
+  t.match(flat, { status: 200, body: { outputs: [{ shape: [2, 512] }] } });
+  t.strictSame((await ask(path, texts(nested, 2))).body, flat.body);
+});
+
+t.test('an answer that would be too large is a mistake of the question', async (t) => {
+  const path = '/v2/models/use-lite/infer';
+  t.match(await ask(path, texts(Array(400).fill('a'), 400)), {
+    status: 400,
+    body: { error: /190000/ },
+  });
+  t.match(await ask(path, texts(Array(20_000).fill('a'), 20_000)), {
+    status: 400,
+    body: { error: /2048 texts/ },
+  });
+  const tokens = await ask('/v1/tokenize', { inputs: Array(64).fill('a b '.repeat(1000)) });
+  t.match(tokens, { status: 400, body: { detail: /inputs/ } });
+});

@@ -14,9 +14,12 @@ import type {
   TokenizeInput,
   TokenizeOutput,
 } from './noa.gen.ts';
-import { fromTensor, toTensor } from './tensors.ts';
+import { fromTensors, toTensor } from './tensors.ts';
 
 const FEWER = 'send fewer texts at a time, or ask for fewer dimensions';
+
+/** Of one answer, whose JSON has six values for each; the host reads 200,000. */
+const MAX_TOKENS = 30_000;
 
 /** Emits `{delta}` of a generation that is asked for as a stream. */
 export async function infer(input: InferInput, context: StreamCtx): Promise<InferOutput> {
@@ -96,7 +99,7 @@ const WORK: { readonly [task in 'embedding' | 'classification' | 'rerank' | 'ten
       throw new NoaError('INVALID_ARGUMENT', 'inputs: this model takes tensors, as in /v2');
     }
     const { outputs } = await inference.run(model, tensors.map(toTensor));
-    return { model, task: 'tensor', outputs: outputs.map(fromTensor) };
+    return { model, task: 'tensor', outputs: fromTensors(outputs) };
   },
 };
 
@@ -193,6 +196,11 @@ export async function tokenize(input: TokenizeInput, context: Ctx): Promise<Toke
   const { model = context.config.embedding_model, inputs } = input;
   const texts = typeof inputs === 'string' ? [inputs] : inputs;
   const tokens = await context.inference.tokenize(model, texts);
+  const count = tokens.reduce((sum, each) => sum + each.length, 0);
+  if (count > MAX_TOKENS) {
+    const text = `inputs: they have ${count} tokens, and an answer holds ${MAX_TOKENS}; send less at a time`;
+    throw new NoaError('INVALID_ARGUMENT', text);
+  }
   // What stands for nothing in the text was added by the tokenizer.
   return tokens.map((each) =>
     each.map(({ id, text, start, stop }) => ({ id, text, special: start === stop, start, stop })),

@@ -17,10 +17,13 @@ import type {
   ServerOutput,
   ServerReadyOutput,
 } from './noa.gen.ts';
-import { fromTensor, toTensor } from './tensors.ts';
+import { flatten, fromTensors, toTensor } from './tensors.ts';
 
 type Form = ModelMetadataOutput['inputs'][number];
 type Task = ModelInfo['task'];
+
+/** Of one request, as in OpenAI's API. */
+const MAX_TEXTS = 2048;
 
 export async function server(): Promise<ServerOutput> {
   return { name: 'noa', version: '2', extensions: [] };
@@ -76,7 +79,7 @@ export async function modelInfer(input: ModelInferInput, context: Ctx): Promise<
     model_name: id,
     model_version: answer.version,
     ...(request !== undefined && { id: request }),
-    outputs: chosen(answer.outputs, names).map(fromTensor),
+    outputs: fromTensors(chosen(answer.outputs, names)),
   };
 }
 
@@ -162,7 +165,10 @@ function inputTexts(inputs: ModelInferInput['inputs'], name: string): string[] {
     throw new NoaError('INVALID_ARGUMENT', text);
   }
   toTensor(found); // its form, judged as that of any tensor
-  return found.data.flat(8).map(String);
+  const texts = flatten(found.data).map(String);
+  if (texts.length <= MAX_TEXTS) return texts;
+  const text = `inputs: ${name} has ${texts.length} elements; send at most ${MAX_TEXTS} texts at a time`;
+  throw new NoaError('INVALID_ARGUMENT', text);
 }
 
 function floats(name: string, shape: number[], data: Float32Array): TensorData {
