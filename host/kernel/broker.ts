@@ -144,7 +144,8 @@ export class Broker {
       if (frame.deadline <= started) {
         throw new NoaError('DEADLINE_EXCEEDED', 'the call has no time left');
       }
-      this.#options.budgets.begin(claims);
+      // What a streamed answer is taken by belongs to the call that asked for it.
+      if (entry.limiter === undefined) this.#options.budgets.begin(claims);
       const { driver, spec } = entry;
       const usageOf = spec.usage as ((input: Json, output: unknown) => Usage) | undefined;
       const call: DriverCall = {

@@ -250,3 +250,27 @@ t.test('an answer that would be too large is a mistake of the question', async (
   const tokens = await ask('/v1/tokenize', { inputs: Array(64).fill('a b '.repeat(1000)) });
   t.match(tokens, { status: 400, body: { detail: /inputs/ } });
 });
+
+t.test('a stream that is heard to its end costs what its usage says', async (t) => {
+  const body = { caller: 'listener', calls: ['inference/*'], budget: { tokens: 9 } };
+  const { body: minted } = await ask('/v1/tokens', body);
+  const stream = async () => {
+    const request = { ...talk('refuse'), stream: true };
+    const answered = await send('/v1/chat/completions', request, String(minted['token']));
+    await answered.text();
+    return answered.status;
+  };
+  // Five tokens each: after two of them more than nine are spent.
+  t.strictSame([await stream(), await stream(), await stream()], [200, 200, 429]);
+});
+
+t.test('a streamed answer is as many calls as a whole one', async (t) => {
+  const body = { caller: 'counter', calls: ['inference/*'], budget: { calls: 2 } };
+  const { body: minted } = await ask('/v1/tokens', body);
+  const request = { ...talk('reason'), stream: true };
+  const answered = await send('/v1/chat/completions', request, String(minted['token']));
+  t.match(await answered.text(), /"content":"42".*\[DONE\]/s);
+  const spent = await send('/v1/chat/completions', request, String(minted['token']));
+  t.equal(spent.status, 429);
+  await spent.body?.cancel();
+});
