@@ -171,7 +171,7 @@ const OPERATIONS: { readonly [operation: string]: Run } = {
       ...(messages && { messages }),
     };
     const items = backend.generate(request, call);
-    return stream ? items : collected(items, model, messages !== undefined);
+    return stream ? charged(items, request) : collected(items, model, messages !== undefined);
   },
   run: async (backend, view, { model, version, inputs, outputs }, call) => {
     if (backend.run === undefined) throw cannot(view, 'take tensors');
@@ -298,6 +298,34 @@ function addToolCall(calls: Members[], piece: Json): void {
 
 function isStream(value: unknown): value is AsyncIterable<GenerateItem> {
   return typeof value === 'object' && value !== null && Symbol.asyncIterator in value;
+}
+
+/** Characters of a long token: guesses stay below the usage that comes last, which takes nothing back. */
+const LONG = 16;
+
+/** Each item with the `tokens` that it costs: who leaves before the usage comes has paid for what came. */
+async function* charged(
+  items: AsyncIterable<GenerateItem>,
+  { prompt, messages = [] }: GenerateRequest,
+): AsyncGenerator<GenerateItem & { readonly tokens: number }> {
+  const asked = prompt === undefined ? messages.map(({ content }) => content) : [prompt];
+  const characters = asked.reduce<number>((sum, text) => sum + lengthOf(text), 0);
+  let told = 0;
+  let tokens = Math.floor(characters / LONG);
+  for await (const item of items) {
+    const { delta, usage } = item;
+    if (delta !== undefined) tokens += 1 + Math.floor(lengthOf(delta['content']) / LONG);
+    if (usage !== undefined) {
+      tokens = Math.max(0, usage.promptTokens + usage.completionTokens - told);
+    }
+    yield { ...item, tokens };
+    told += tokens;
+    tokens = 0;
+  }
+}
+
+function lengthOf(content: Json | undefined): number {
+  return typeof content === 'string' ? content.length : 0;
 }
 
 async function* watched(

@@ -251,6 +251,25 @@ t.test('an answer that would be too large is a mistake of the question', async (
   t.match(tokens, { status: 400, body: { detail: /inputs/ } });
 });
 
+t.test('who leaves a stream early has paid for what came of it', async (t) => {
+  const body = { caller: 'reader', calls: ['inference/*'], budget: { tokens: 60 } };
+  const minted = await ask('/v1/tokens', body);
+  t.equal(minted.status, 201);
+  const apiKey = String(minted.body['token']);
+  const client = new OpenAI({ baseURL: `${host.url}/v1`, maxRetries: 0, apiKey });
+  const words = async () => {
+    let heard = 0;
+    const stream = await client.chat.completions.create({ ...talk('long'), stream: true });
+    for await (const { choices } of stream) {
+      heard += choices[0]?.delta.content ? 1 : 0;
+      if (heard === 90) break; // which ends the request
+    }
+    return heard;
+  };
+  t.equal(await words(), 90);
+  await t.rejects(words(), { status: 429, message: /budget of tokens is spent/ });
+});
+
 t.test('a stream that is heard to its end costs what its usage says', async (t) => {
   const body = { caller: 'listener', calls: ['inference/*'], budget: { tokens: 9 } };
   const { body: minted } = await ask('/v1/tokens', body);
