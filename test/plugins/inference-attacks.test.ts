@@ -1,6 +1,8 @@
 /** The plugin `inference` against callers and upstreams that mean no good, or no good care, through a whole host. */
+import { cp, readFile, writeFile } from 'node:fs/promises';
 import { createServer, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
 import OpenAI from 'openai';
 import t from 'tap';
 import { RunningHost } from '../e2e/running-host.ts';
@@ -79,11 +81,24 @@ t.teardown(() => {
   server.close();
 });
 
+// Two more versions of a model that is there.
+const folder = t.testdir();
+for (const version of ['0.0.1', '99.0.0']) {
+  const copy = join(folder, version);
+  await cp(join(import.meta.dirname, '../../capabilities/inference/models/demo'), copy, {
+    recursive: true,
+  });
+  const path = join(copy, 'model.json');
+  const manifest = JSON.parse(await readFile(path, 'utf8')) as object;
+  await writeFile(path, JSON.stringify({ ...manifest, version }));
+}
+
 const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1`;
 const host = await RunningHost.start({
   env: {
     NOA_PLUGINS__BUILTIN: 'inference',
     NOA_INFERENCE__TIMEOUT_MS: '30000',
+    NOA_INFERENCE__MODEL_PATH: folder,
     NOA_INFERENCE__UPSTREAMS: JSON.stringify([{ name: 'up', members: [{ url }] }]),
   },
 });
@@ -292,4 +307,28 @@ t.test('a streamed answer is as many calls as a whole one', async (t) => {
   const spent = await send('/v1/chat/completions', request, String(minted['token']));
   t.equal(spent.status, 429);
   await spent.body?.cancel();
+});
+
+t.test('the version that answers is the one that is named', async (t) => {
+  const path = '/v2/models/demo-generator';
+  const own = JSON.parse(
+    await readFile(
+      join(import.meta.dirname, '../../capabilities/inference/models/demo/model.json'),
+      'utf8',
+    ),
+  ) as { version: string };
+  const { body } = await ask(path);
+  t.strictSame(body['versions'], ['99.0.0', own.version, '0.0.1'], 'the newest first');
+  t.match(await ask(`${path}/infer`, texts(['a kind of'], 1)), {
+    status: 200,
+    body: { model_version: '99.0.0' },
+  });
+  t.match(await ask(`${path}/versions/99.0.0/infer`, texts(['a kind of'], 1)), { status: 200 });
+  t.match(await ask(`${path}/versions/0.0.1/infer`, texts(['a kind of'], 1)), {
+    status: 400,
+    body: { error: /newest, 99.0.0/ },
+  });
+  const ids: string[] = [];
+  for await (const { id } of openai.models.list()) ids.push(id);
+  t.equal(ids.filter((id) => id === 'demo-generator').length, 1);
 });

@@ -48,8 +48,10 @@ export async function modelMetadata(
 ): Promise<ModelMetadataOutput> {
   const model = await findModel(context, id, version);
   const { inputs, outputs } = formsOf(model);
+  const all = (await context.inference.models()).filter((each) => each.id === id);
+  const versions = version === undefined ? all.map((each) => each.version) : [version];
   const platform = model.backend === 'local' ? 'onnxruntime' : model.backend;
-  return { name: id, versions: [model.version], platform, inputs, outputs };
+  return { name: id, versions, platform, inputs, outputs };
 }
 
 /** Loads the model when it is not there yet; rejects when it cannot be. */
@@ -67,6 +69,7 @@ export async function modelReady(
 export async function modelInfer(input: ModelInferInput, context: Ctx): Promise<ModelInferOutput> {
   const { model: id, version, id: request, inputs, outputs: wanted } = input;
   const model = await findModel(context, id, version);
+  if (model.task !== 'tensor' && version !== undefined) await assertNewest(context, model);
   const names = wanted?.map(({ name }) => name);
   const answer =
     model.task === 'tensor'
@@ -81,6 +84,14 @@ export async function modelInfer(input: ModelInferInput, context: Ctx): Promise<
     ...(request !== undefined && { id: request }),
     outputs: fromTensors(chosen(answer.outputs, names)),
   };
+}
+
+/** The capability has texts answered by the newest version; another may not pass for it. */
+async function assertNewest(context: Ctx, { id, version }: ModelInfo): Promise<void> {
+  const newest = await findModel(context, id);
+  if (newest.version === version) return;
+  const text = `version: texts are answered by the newest, ${newest.version}, and not by ${version}`;
+  throw new NoaError('INVALID_ARGUMENT', text);
 }
 
 function chosen(
