@@ -266,6 +266,14 @@ t.test('an answer that would be too large is a mistake of the question', async (
   t.match(tokens, { status: 400, body: { detail: /inputs/ } });
 });
 
+t.test('paths that cannot be read are told so in the form of their API', async (t) => {
+  const long = 'x'.repeat(300);
+  t.match(await ask(`/v1/models/${long}`), { status: 400, body: { error: { type: String } } });
+  t.match(await ask('/v1/models/%ff'), { status: 400, body: { error: { type: String } } });
+  t.match(await ask('/v2/models/%ff/ready'), { status: 400, body: { error: String } });
+  t.match(await ask('/v1/%ff'), { status: 400, body: { code: 'INVALID_ARGUMENT' } });
+});
+
 t.test('who leaves a stream early has paid for what came of it', async (t) => {
   const body = { caller: 'reader', calls: ['inference/*'], budget: { tokens: 60 } };
   const minted = await ask('/v1/tokens', body);
