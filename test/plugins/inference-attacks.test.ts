@@ -1,80 +1,15 @@
 /** The plugin `inference` against callers and upstreams that mean no good, or no good care, through a whole host. */
 import { cp, readFile, writeFile } from 'node:fs/promises';
-import { createServer, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import OpenAI from 'openai';
 import t from 'tap';
 import { RunningHost } from '../e2e/running-host.ts';
 import { GrpcClient, headers } from '../transports/grpc-front.ts';
+import { hostileUpstream as server } from './hostile-upstream.ts';
 
 t.setTimeout(240_000);
 
-type Wish = (say: (delta: object, finish?: string, choice?: object) => void, end: End) => void;
-type End = (usage?: object) => void;
-
-const call = (piece: object, index = 1) => ({ tool_calls: [{ index, ...piece }] });
-/** What the upstream writes, by the last message. */
-const WISHES: { readonly [wish: string]: Wish } = {
-  reason: (say, end) => {
-    say({ role: 'assistant', reasoning_content: 'let ' });
-    say({ reasoning_content: 'me ' });
-    say({ reasoning_content: 'think' });
-    say({ content: '42' }, 'stop');
-    end();
-  },
-  refuse: (say, end) => {
-    say({ role: 'assistant', refusal: 'I can' });
-    say({ refusal: 'not' }, 'stop');
-    end();
-  },
-  tools: (say, end) => {
-    say(call({ id: 'c1', type: 'function', function: { name: 'f', arguments: '' } }));
-    say(call({ id: null, type: null, function: { name: null, arguments: '{"a"' } }));
-    say(call({ id: '', function: { arguments: ':1}' } }), 'tool_calls');
-    end();
-  },
-  astronomic: (say, end) => {
-    say({ content: 'x' }, 'stop');
-    end({ prompt_tokens: Number.MAX_SAFE_INTEGER, completion_tokens: Number.MAX_SAFE_INTEGER });
-  },
-  long: (say) => {
-    for (let i = 0; i < 100; i += 1) say({ content: 'word ' });
-  },
-};
-
-function answer(wish: string, response: ServerResponse): void {
-  if (wish === 'whole') {
-    const tool_calls = [{ id: 'c1', type: 'function', function: { name: 'f', arguments: '{}' } }];
-    const message = { role: 'assistant', content: null, tool_calls };
-    const choices = [{ index: 0, message, finish_reason: 'tool_calls' }];
-    return void response.end(JSON.stringify({ choices }));
-  }
-  response.setHeader('content-type', 'text/event-stream');
-  const send = (part: object) => response.write(`data: ${JSON.stringify(part)}\n\n`);
-  WISHES[wish]?.(
-    (delta, finish_reason, choice) =>
-      send({ choices: [{ index: 0, delta, finish_reason: finish_reason ?? null, ...choice }] }),
-    (usage = { prompt_tokens: 3, completion_tokens: 2 }) => {
-      send({ choices: [], usage });
-      response.end('data: [DONE]\n\n');
-    },
-  );
-}
-
-const server = createServer((request, response) => {
-  response.setHeader('content-type', 'application/json');
-  if (request.url === '/v1/models') {
-    return void response.end(JSON.stringify({ object: 'list', data: [{ id: 'talker' }] }));
-  }
-  let text = '';
-  request.setEncoding('utf8').on('data', (part: string) => (text += part));
-  request.on('end', () => {
-    const asked = JSON.parse(text) as { messages?: { content: string }[] };
-    answer(asked.messages?.at(-1)?.content ?? '', response);
-  });
-  return undefined;
-});
 await new Promise<void>((done) => server.listen(0, '127.0.0.1', done));
 t.teardown(() => {
   server.closeAllConnections();
@@ -319,14 +254,8 @@ t.test('a streamed answer is as many calls as a whole one', async (t) => {
 
 t.test('the version that answers is the one that is named', async (t) => {
   const path = '/v2/models/demo-generator';
-  const own = JSON.parse(
-    await readFile(
-      join(import.meta.dirname, '../../capabilities/inference/models/demo/model.json'),
-      'utf8',
-    ),
-  ) as { version: string };
   const { body } = await ask(path);
-  t.strictSame(body['versions'], ['99.0.0', own.version, '0.0.1'], 'the newest first');
+  t.match(body['versions'], ['99.0.0', '1.0.0', '0.0.1'], 'the newest first');
   t.match(await ask(`${path}/infer`, texts(['a kind of'], 1)), {
     status: 200,
     body: { model_version: '99.0.0' },
@@ -339,4 +268,16 @@ t.test('the version that answers is the one that is named', async (t) => {
   const ids: string[] = [];
   for await (const { id } of openai.models.list()) ids.push(id);
   t.equal(ids.filter((id) => id === 'demo-generator').length, 1);
+});
+
+t.test('a ranking that may cut no text refuses one that is too long', async (t) => {
+  const query = 'Which animal says meow?';
+  const short = { query, texts: ['A dog barks.', 'A cat meows.'], truncate: false };
+  t.match(await ask('/v1/rerank', short), { status: 200, body: [{ index: 1 }] });
+  const long = { query, texts: ['word '.repeat(5000)] };
+  t.match(await ask('/v1/rerank', { ...long, truncate: false }), {
+    status: 400,
+    body: { detail: /tokens/ },
+  });
+  t.match(await ask('/v1/rerank', long), { status: 200 });
 });

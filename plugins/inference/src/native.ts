@@ -177,7 +177,8 @@ export async function embed(input: EmbedInput, context: Ctx): Promise<EmbedOutpu
 
 /** Scores between 0 and 1 unless `raw_scores`: of a cross-encoder by the logistic function. */
 export async function rerank(input: RerankInput, context: Ctx): Promise<RerankOutput> {
-  const { model = context.config.embedding_model, query, texts, ...wishes } = input;
+  const { model = context.config.embedding_model, query, texts, truncate, ...wishes } = input;
+  if (truncate === false) await assertUncut(context, model, [query, ...texts]);
   const { scores, method } = await context.inference.rerank(model, query, texts);
   const share = (score: number): number => {
     if (wishes.raw_scores) return score;
@@ -190,6 +191,16 @@ export async function rerank(input: RerankInput, context: Ctx): Promise<RerankOu
       ...(wishes.return_text && { text: texts[index] ?? '' }),
     }))
     .toSorted((a, b) => b.score - a.score);
+}
+
+/** The capability ranks what is left of long texts; what judges their length is the making of vectors. */
+async function assertUncut(context: Ctx, model: string, texts: readonly string[]): Promise<void> {
+  const { task } = await findModel(context, model);
+  if (task === 'embedding') await embedAll(context, model, texts, { truncate: false });
+  else if (task === 'rerank') {
+    const text = `truncate: ${model} cuts texts that are too long for it, so false is not taken`;
+    throw new NoaError('INVALID_ARGUMENT', text);
+  }
 }
 
 export async function tokenize(input: TokenizeInput, context: Ctx): Promise<TokenizeOutput> {
