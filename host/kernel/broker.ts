@@ -172,6 +172,7 @@ export class Broker {
                   signal: AbortSignal.any([signal, ended]),
                 }),
               (item) => this.#options.budgets.end(claims, usageOf?.(input, item) ?? {}, 0),
+              () => void this.#authorize(claims, capability, operation, resources),
             );
       this.#options.budgets.end(
         claims,

@@ -281,3 +281,23 @@ t.test('a ranking that may cut no text refuses one that is too long', async (t) 
   });
   t.match(await ask('/v1/rerank', long), { status: 200 });
 });
+
+t.test('a grant that is revoked ends the streams that it opened', async (t) => {
+  const { body } = await ask('/v1/grants?plugin=inference');
+  const grants = body['grants'] as { id: string; capability: string }[];
+  const grant = grants.find(({ capability }) => capability === 'inference');
+  const stream = await openai.chat.completions.create({ ...talk('endless'), stream: true });
+  let heard = 0;
+  const listening = (async () => {
+    for await (const { choices } of stream) {
+      heard += 1;
+      if (heard === 5) await host.request('DELETE', `/v1/grants/${grant?.id}`);
+      if (heard > 100) return choices.length;
+    }
+    return 0;
+  })();
+  await t.rejects(listening, { code: 'capability_denied' });
+  t.ok(heard < 50, `${heard} pieces`);
+  await host.cli('grant', 'approve', 'inference', '--all');
+  t.match(await ask('/v1/embed', { input: 'again' }), { status: 200 });
+});
