@@ -75,6 +75,7 @@ const item: JsonSchema = object(
     delta: { ...open, description: 'What is new: `content`, `role`, `tool_calls`.' },
     finishReason,
     usage,
+    tokens: { ...count, description: 'What the item takes of a budget.' },
   },
 );
 
@@ -97,8 +98,12 @@ interface Counted {
   readonly tokens?: number;
 }
 
-interface Generated {
+interface Generated extends Counted {
   readonly usage?: { readonly promptTokens: number; readonly completionTokens: number };
+}
+
+function tokensOf({ usage: told }: Generated): number {
+  return told === undefined ? 0 : told.promptTokens + told.completionTokens;
 }
 
 const resources = (input: OfModel): string[] => [input.model];
@@ -217,7 +222,7 @@ export const inference = defineCapability({
       idempotent: false,
       resources,
       usage: (_input: never, output: Generated) => ({
-        tokens: output.usage ? output.usage.promptTokens + output.usage.completionTokens : 0,
+        tokens: output.tokens ?? tokensOf(output),
       }),
     },
     run: {

@@ -179,7 +179,7 @@ const OPERATIONS: { readonly [operation: string]: Run } = {
       ...(messages && { messages }),
     };
     const items = backend.generate(request, call);
-    return stream ? items : collected(items, model, messages !== undefined);
+    return stream ? charged(items, request) : collected(items, model, messages !== undefined);
   },
   run: async (backend, view, { model, version, inputs, outputs }, call) => {
     if (backend.run === undefined) throw cannot(view, 'take tensors');
@@ -251,43 +251,89 @@ async function collected(
   isChat: boolean,
 ): Promise<unknown> {
   let text = '';
-  const message: { [name: string]: Json } = { role: 'assistant' };
-  const calls: { [name: string]: Json }[] = [];
+  const message: Members = { role: 'assistant' };
+  const calls: Members[] = [];
   let last: GenerateItem = {};
   for await (const { delta = {}, ...rest } of items) {
     const { content, tool_calls: tools, ...others } = delta;
     if (typeof content === 'string') text += content;
     if (Array.isArray(tools)) for (const tool of tools) addToolCall(calls, tool);
-    Object.assign(message, others);
+    for (const [name, value] of Object.entries(others)) addPiece(message, name, value);
     last = { ...last, ...rest };
   }
   const { finishReason = 'stop', usage = { promptTokens: 0, completionTokens: 0 } } = last;
   if (!isChat) return { model, text, finishReason, usage };
   const content = text === '' && calls.length > 0 ? null : text;
-  const whole = { ...message, content, ...(calls.length > 0 && { tool_calls: calls }) };
+  // Some upstreams count from 1.
+  const made = calls.filter((each) => each !== undefined);
+  const whole = { ...message, content, ...(made.length > 0 && { tool_calls: made }) };
   return { model, message: whole, finishReason, usage };
 }
 
-/** Pieces of one call have its `index`; their arguments are put together. */
-function addToolCall(calls: { [name: string]: Json }[], piece: Json): void {
-  if (typeof piece !== 'object' || piece === null || Array.isArray(piece)) return;
-  const { index = calls.length, function: part, ...rest } = piece;
+type Members = { [name: string]: Json };
+
+/** Of these each piece repeats the whole. */
+const WHOLE = ['role', 'id', 'type'];
+
+/** Texts and lists come bit by bit; what is empty or null says nothing against what came before. */
+function addPiece(whole: Members, name: string, value: Json): void {
+  if (value === null || value === '' || name === '__proto__') return;
+  const before = Object.hasOwn(whole, name) ? whole[name] : undefined;
+  if (isMembers(before) && isMembers(value)) {
+    for (const [inner, piece] of Object.entries(value)) addPiece(before, inner, piece);
+  } else if (typeof before === 'string' && typeof value === 'string' && !WHOLE.includes(name)) {
+    whole[name] = before + value;
+  } else if (Array.isArray(before) && Array.isArray(value)) {
+    before.push(...value);
+  } else {
+    whole[name] = value;
+  }
+}
+
+function isMembers(value: Json | undefined): value is Members {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+/** Pieces of one call have its `index`. */
+function addToolCall(calls: Members[], piece: Json): void {
+  if (!isMembers(piece)) return;
+  const { index = calls.length, ...rest } = piece;
   const at = Number(index);
   if (!Number.isInteger(at) || at < 0 || at > 127) return;
   const call = (calls[at] ??= { type: 'function', function: { name: '', arguments: '' } });
-  Object.assign(call, rest);
-  const whole = call['function'];
-  const isPart = typeof part === 'object' && part !== null && !Array.isArray(part);
-  const isWhole = typeof whole === 'object' && whole !== null && !Array.isArray(whole);
-  if (!isPart || !isWhole) return;
-  for (const [name, value] of Object.entries(part)) {
-    const before = whole[name];
-    whole[name] = typeof value === 'string' && typeof before === 'string' ? before + value : value;
-  }
+  for (const [name, value] of Object.entries(rest)) addPiece(call, name, value);
 }
 
 function isStream(value: unknown): value is AsyncIterable<GenerateItem> {
   return typeof value === 'object' && value !== null && Symbol.asyncIterator in value;
+}
+
+/** Characters of a long token: guesses stay below the usage that comes last, which takes nothing back. */
+const LONG = 16;
+
+/** Each item with the `tokens` that it costs: who leaves before the usage comes has paid for what came. */
+async function* charged(
+  items: AsyncIterable<GenerateItem>,
+  { prompt, messages = [] }: GenerateRequest,
+): AsyncGenerator<GenerateItem & { readonly tokens: number }> {
+  const asked = prompt === undefined ? messages.map(({ content }) => content) : [prompt];
+  const characters = asked.reduce<number>((sum, text) => sum + lengthOf(text), 0);
+  let told = 0;
+  let tokens = Math.floor(characters / LONG);
+  for await (const item of items) {
+    const { delta, usage } = item;
+    if (delta !== undefined) tokens += 1 + Math.floor(lengthOf(delta['content']) / LONG);
+    if (usage !== undefined) {
+      tokens = Math.max(0, usage.promptTokens + usage.completionTokens - told);
+    }
+    yield { ...item, tokens };
+    told += tokens;
+    tokens = 0;
+  }
+}
+
+function lengthOf(content: Json | undefined): number {
+  return typeof content === 'string' ? content.length : 0;
 }
 
 async function* watched(

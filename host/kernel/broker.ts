@@ -144,7 +144,8 @@ export class Broker {
       if (frame.deadline <= started) {
         throw new NoaError('DEADLINE_EXCEEDED', 'the call has no time left');
       }
-      this.#options.budgets.begin(claims);
+      // What a streamed answer is taken by belongs to the call that asked for it.
+      if (entry.limiter === undefined) this.#options.budgets.begin(claims);
       const { driver, spec } = entry;
       const usageOf = spec.usage as ((input: Json, output: unknown) => Usage) | undefined;
       const call: DriverCall = {
@@ -171,6 +172,7 @@ export class Broker {
                   signal: AbortSignal.any([signal, ended]),
                 }),
               (item) => this.#options.budgets.end(claims, usageOf?.(input, item) ?? {}, 0),
+              () => void this.#authorize(claims, capability, operation, resources),
             );
       this.#options.budgets.end(
         claims,

@@ -1,7 +1,8 @@
 /**
  * What drivers answer bit by bit, held for the one call that asked: the plugin takes the items by an id that
  * nobody can guess, at its own pace. Invariants: a stream ends with its call; what waits of it is bounded, and
- * its source waits then; each failure is told once, after the items that came before it.
+ * its source waits then; each failure is told once, after the items that came before it; and each time that
+ * items are taken, the right to what was asked for is there still.
  */
 import { NoaError } from '@noa/sdk/host';
 
@@ -26,12 +27,13 @@ export class HeldStreams {
   }
 
   /**
-   * Runs `open` with a signal that ends with the stream. `observe` is told each item as it comes. Throws
-   * RESOURCE_EXHAUSTED when the call has too many open.
+   * Runs `open` with a signal that ends with the stream. `observe` is told each item as it comes, and
+   * `authorize` throws when no more may be taken. Throws RESOURCE_EXHAUSTED when the call has too many open.
    */
   async hold(
     open: (signal: AbortSignal) => Promise<unknown>,
     observe: (item: unknown) => void,
+    authorize: () => void,
   ): Promise<unknown> {
     if (this.#streams.size >= MAX_STREAMS) {
       const text = `a call has at most ${MAX_STREAMS} streams open: close one`;
@@ -40,7 +42,7 @@ export class HeldStreams {
     const end = new AbortController();
     const output = await open(end.signal);
     if (!isIterable(output)) return output;
-    const stream = new HeldStream(output, end, observe);
+    const stream = new HeldStream(output, end, observe, authorize);
     if (this.#over) {
       stream.end();
       throw new NoaError('CANCELLED', 'the call is over, and so are its streams');
@@ -84,6 +86,7 @@ class HeldStream {
   readonly #iterator: AsyncIterator<unknown, unknown>;
   readonly #end: AbortController;
   readonly #items: { item: unknown; bytes: number }[] = [];
+  readonly #authorize: () => void;
   #bytes = 0;
   #state: 'open' | 'done' | { readonly error: unknown } = 'open';
   #wake = (): void => undefined;
@@ -93,9 +96,11 @@ class HeldStream {
     source: AsyncIterable<unknown>,
     end: AbortController,
     observe: (item: unknown) => void,
+    authorize: () => void,
   ) {
     this.#iterator = source[Symbol.asyncIterator]();
     this.#end = end;
+    this.#authorize = authorize;
     void this.#read(observe);
   }
 
@@ -137,6 +142,7 @@ class HeldStream {
         };
       });
     }
+    this.#authorize();
     if (this.#items.length === 0 && typeof this.#state === 'object') throw this.#state.error;
     const items = this.#items.splice(0).map(({ item }) => item);
     this.#bytes = 0;

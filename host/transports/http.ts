@@ -20,6 +20,7 @@ import { admitAll } from './admission.ts';
 import { type BodyLimit, takeJson } from './body.ts';
 import { registerCallerTokens, registerOwnTokens } from './caller-tokens.ts';
 import { collectRoutes, type MountedRoute } from './contract.ts';
+import { dialectOf } from './dialect.ts';
 import { type AccessEntry, Exchanges, type HttpObservation } from './exchange.ts';
 import { registerDocs } from './docs/routes.ts';
 import { type HealthOptions, registerHealth } from './health.ts';
@@ -37,9 +38,9 @@ import type { Metrics } from './metrics.ts';
 import { type ReferenceOptions, registerReference } from './openapi/routes.ts';
 import { type PluginsOptions, registerExports, registerPluginRoutes } from './plugins.ts';
 import { Port, type PortOptions } from './port/port.ts';
-import { asNoaError, sendProblem } from './problem.ts';
+import { asNoaError, pathOf, sendProblem } from './problem.ts';
 import { refuseMethod, resource } from './resource.ts';
-import { registerRootRoutes } from './root-routes.ts';
+import { meantDialect, registerRootRoutes } from './root-routes.ts';
 import { hookAll } from './route-hooks.ts';
 import { registerRoutePlan } from './route-plan.ts';
 import { registerUpstreams, type UpstreamOptions } from './route-upstream.ts';
@@ -98,6 +99,7 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
   const streams = new Streams(options);
   const open = () => exchanges.open();
   const limits = { ...CONNECTION_LIMITS, ...options.limits };
+  const { builtins = [] } = options;
   const fail = (error: unknown, request: FastifyRequest, reply: FastifyReply): void => {
     const shown = asNoaError(error, request);
     // A plugin's fault is in the plugin's log, and must not fill that of the host.
@@ -105,7 +107,8 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
     if (own && shown.cause !== undefined) {
       options.onError(`request ${request.exchange.id}: ${shown.message}`, shown.cause);
     }
-    sendProblem(request, reply, shown);
+    const meant = dialectOf(request) ?? meantDialect(builtins, pathOf(request.raw.url));
+    sendProblem(request, reply, shown, meant);
   };
   const { tls, grpc, onError } = options;
   const port = new Port((request, response) => app.routing(request, response), {

@@ -13,7 +13,12 @@ import { dialectOf, errorBody } from './dialect.ts';
 import { type Problem, problem, PROBLEM_TYPE } from './problem-document.ts';
 
 /** Answers a request with an error. Headers that were set before (`allow` …) stay. */
-export function sendProblem(request: FastifyRequest, reply: FastifyReply, error: NoaError): void {
+export function sendProblem(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  error: NoaError,
+  dialect = dialectOf(request),
+): void {
   const body: Problem = {
     ...problem(error, error instanceof BadGatewayError ? 502 : undefined),
     instance: pathOf(request.raw.url),
@@ -34,7 +39,6 @@ export function sendProblem(request: FastifyRequest, reply: FastifyReply, error:
   }
   // fastify sets it on what it refuses; HTTP/2 has no such header.
   if (request.raw.httpVersionMajor === 2) void reply.removeHeader('connection');
-  const dialect = dialectOf(request);
   const type = dialect === undefined ? PROBLEM_TYPE : 'application/json';
   // A serialiser of its own: the type must stay as it is, without the charset that fastify adds.
   void reply.code(body.status).header('content-type', type).serializer(identity);

@@ -46,6 +46,17 @@ export function rootRoutesOf({ contributes }: Manifest): RouteSpec[] {
   return (contributes?.routes ?? []).filter(({ at }) => at === 'root');
 }
 
+/** Of the route that a path was meant for, when what stands for a parameter in it kept it from being found. */
+export function meantDialect(manifests: readonly Manifest[], path: string): Dialect | undefined {
+  const asked = segmentsOf(path);
+  const meant = manifests.flatMap(rootRoutesOf).find((spec) => {
+    const own = segmentsOf(spec.path);
+    const fits = own.every((segment, at) => segment.startsWith(':') || segment === asked[at]);
+    return fits && own.length === asked.length;
+  });
+  return meant?.dialect;
+}
+
 function mount(
   scope: FastifyInstance,
   manifest: Manifest,

@@ -49,26 +49,24 @@ export class ModelRegistry {
     this.#options = options;
   }
 
+  /** Of a model with many versions first the one that is found by its id alone. */
   list(): readonly ModelEntry[] {
     return this.#known;
   }
 
   /** The model, or the newest of its versions; one that failed only when there is no other. */
   find(id: string, version?: string): ModelEntry | undefined {
-    return this.#known
-      .filter((each) => each.id === id && (version === undefined || each.version === version))
-      .toSorted(
-        (a, b) =>
-          Number(a.reason !== undefined) - Number(b.reason !== undefined) ||
-          compare(b.version, a.version),
-      )[0];
+    return this.#known.find(
+      (each) => each.id === id && (version === undefined || each.version === version),
+    );
   }
 
   /** Looks at all folders again. */
   async rescan(): Promise<void> {
     const known = await this.#builtIn();
     for (const path of this.#options.paths) known.push(...(await scan(path)));
-    this.#known = withoutDoubles(known).slice(0, MAX_MODELS);
+    const single = withoutDoubles(known).slice(0, MAX_MODELS);
+    this.#known = [...Map.groupBy(single, ({ id }) => id).values()].flatMap(bestFirst);
   }
 
   /**
@@ -213,6 +211,15 @@ function failed(id: string, error: unknown): Known {
       });
     },
   };
+}
+
+/** The newest, and at last those that failed. */
+function bestFirst(versions: readonly Known[]): Known[] {
+  return versions.toSorted(
+    (a, b) =>
+      Number(a.reason !== undefined) - Number(b.reason !== undefined) ||
+      compare(b.version, a.version),
+  );
 }
 
 /** Of those with the same id and version the first stays, so that no folder takes the place of a built-in model. */

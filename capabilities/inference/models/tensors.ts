@@ -80,6 +80,8 @@ function checked(tensor: Tensor, form: TensorForm, Runtime: TensorClass): Runtim
   if (!shape.every((size) => Number.isSafeInteger(size) && size >= 0)) {
     throw invalid(name, 'has a dimension that is no count');
   }
+  // The runtime ends its process over some graphs that are given none.
+  if (shape[0] === 0) throw invalid(name, 'has no rows; give it one or more');
   const count = shape.reduce((product, size) => product * size, 1);
   if (count > MAX_ELEMENTS) throw invalid(name, `has over ${MAX_ELEMENTS} elements`);
   if (datatype === 'BYTES')

@@ -14,6 +14,8 @@ const REASONS: { readonly [name: string]: FinishReason } = {
   content_filter: 'content_filter',
 };
 
+const MAX_COUNT = 2 ** 31 - 1;
+
 /** About four characters to a token, in most languages and tokenizers. */
 export function estimatedTokens(characters: number): number {
   return Math.ceil(characters / 4);
@@ -73,11 +75,19 @@ export class Generation {
 /** The members of a part that say something. */
 function deltaOf(choice: { readonly [name: string]: Json }): GenerateItem['delta'] {
   const { delta, message, text } = choice;
-  const given = typeof text === 'string' ? { content: text } : (delta ?? message);
+  const given = typeof text === 'string' ? { content: text } : (delta ?? numbered(message));
   if (!isObject(given)) return undefined;
   const said = Object.entries(given).filter(([, value]) => value !== null);
   const isEmpty = said.every(([, value]) => value === '');
   return isEmpty ? undefined : Object.fromEntries(said);
+}
+
+/** A whole message as a part of a stream, in which tool calls have numbers. */
+function numbered(message: Json | undefined): Json | undefined {
+  const { tool_calls: calls, ...rest } = isObject(message) ? message : {};
+  if (!Array.isArray(calls)) return message;
+  const tool_calls = calls.map((call, index) => (isObject(call) ? { index, ...call } : call));
+  return { ...rest, tool_calls };
 }
 
 function usageOf(usage: Json | undefined): TokenUsage | undefined {
@@ -168,6 +178,7 @@ export function reranked(
   return { scores: whole, tokens: tokensOf(answer) ?? estimatedTokens(characters) };
 }
 
+/** What no model counts is not believed: it would be taken from the budget of a caller. */
 function isCount(value: Json | undefined): value is number {
-  return typeof value === 'number' && Number.isSafeInteger(value) && value >= 0;
+  return Number.isInteger(value) && Number(value) >= 0 && Number(value) <= MAX_COUNT;
 }

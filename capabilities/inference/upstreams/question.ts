@@ -20,6 +20,12 @@ export function questionOf(
       throw new NoaError('INVALID_ARGUMENT', `inference: ${rule}`);
     }
   }
+  for (const name of ['logprobs', 'top_logprobs']) {
+    if ((parameters[name] ?? false) !== false) {
+      const rule = `parameters.${name}: an answer has no log probabilities; leave it out`;
+      throw new NoaError('INVALID_ARGUMENT', `inference: ${rule}`);
+    }
+  }
   const streamed = { stream: true, ...(usage && { stream_options: { include_usage: true } }) };
   const rest = { ...parameters, ...(stream ? streamed : { stream: false }) };
   return messages === undefined

@@ -5,7 +5,7 @@ import type { Ctx } from './context.ts';
 /** Texts of one call of the capability. */
 const BATCH = 256;
 /** Numbers in one answer: the host reads 200,000 values of JSON at most. */
-const MAX_NUMBERS = 190_000;
+export const MAX_NUMBERS = 190_000;
 
 export interface Embedded {
   vectors: Float32Array[];

@@ -14,22 +14,35 @@ import type {
   TokenizeInput,
   TokenizeOutput,
 } from './noa.gen.ts';
-import { fromTensor, toTensor } from './tensors.ts';
+import { fromTensors, toTensor } from './tensors.ts';
 
 const FEWER = 'send fewer texts at a time, or ask for fewer dimensions';
 
+/** Of one answer, whose JSON has six values for each; the host reads 200,000. */
+const MAX_TOKENS = 30_000;
+
 /** Emits `{delta}` of a generation that is asked for as a stream. */
 export async function infer(input: InferInput, context: StreamCtx): Promise<InferOutput> {
-  const { model, parameters = {}, stream = false, inputs } = input;
+  const { model, parameters = {}, stream = false } = input;
   if (!stream) return run(input, context);
-  const given = promptOf(input) ?? (typeof inputs === 'string' ? { prompt: inputs } : undefined);
-  if (given === undefined) {
-    throw new NoaError('INVALID_ARGUMENT', 'stream: only generations come piece by piece');
-  }
-  const { finishReason, usage } = await follow(context, model, { ...given, parameters }, (delta) =>
+  const request = { ...streamedPromptOf(input), parameters };
+  const { finishReason, usage } = await follow(context, model, request, (delta) =>
     context.emit({ delta }),
   );
   return { model, task: 'generation', finish_reason: finishReason, usage };
+}
+
+/** Throws INVALID_ARGUMENT for what no generation goes on from. */
+export function streamedPromptOf(input: InferInput): Prompt {
+  const { inputs } = input;
+  const prompt = promptOf(input);
+  if (prompt !== undefined) return prompt;
+  const [first] = Array.isArray(inputs) && inputs.length === 1 ? inputs : [inputs];
+  if (typeof first === 'string') return { prompt: first };
+  throw new NoaError(
+    'INVALID_ARGUMENT',
+    'stream: only generations, of one text, come piece by piece',
+  );
 }
 
 export async function run(input: InferInput, context: Ctx): Promise<InferOutput> {
@@ -41,8 +54,11 @@ export async function run(input: InferInput, context: Ctx): Promise<InferOutput>
   }
   const { task } = await findModel(context, model);
   if (task === 'generation') {
-    const text = textsOf(inputs, task)[0] ?? '';
-    return generate(model, { prompt: text }, parameters, context, cache);
+    const [prompt = '', ...others] = textsOf(inputs, task);
+    if (others.length > 0) {
+      throw new NoaError('INVALID_ARGUMENT', 'inputs: a generation goes on from one text');
+    }
+    return generate(model, { prompt }, parameters, context, cache);
   }
   return cached(context, cache, { model, inputs, parameters }, () =>
     WORK[task](context, model, inputs, parameters),
@@ -58,29 +74,32 @@ type Work = (
 ) => Promise<InferOutput>;
 
 const WORK: { readonly [task in 'embedding' | 'classification' | 'rerank' | 'tensor']: Work } = {
-  embedding: async (context, model, inputs, { labels }) => {
+  embedding: async (context, model, inputs, parameters) => {
     const texts = textsOf(inputs, 'embedding');
-    if (labels !== undefined) return classify(context, model, texts, labels);
+    if (parameters['labels'] !== undefined) return classify(context, model, texts, parameters);
+    allowOnly(parameters, []);
     const { vectors, tokens } = await embedAll(context, model, texts, {});
     const outputs = numbersOf(vectors, FEWER);
     return { model, task: 'embedding', outputs, usage: promptUsage(tokens) };
   },
-  classification: (context, model, inputs, { labels }) =>
-    classify(context, model, textsOf(inputs, 'classification'), labels),
-  rerank: async ({ inference }, model, inputs) => {
+  classification: (context, model, inputs, parameters) =>
+    classify(context, model, textsOf(inputs, 'classification'), parameters),
+  rerank: async ({ inference }, model, inputs, parameters) => {
+    allowOnly(parameters, []);
     if (typeof inputs === 'string' || Array.isArray(inputs)) {
       throw new NoaError('INVALID_ARGUMENT', 'inputs: a rerank model takes {query, texts}');
     }
     const { scores, tokens } = await inference.rerank(model, inputs.query, inputs.texts);
     return { model, task: 'rerank', outputs: scores, usage: promptUsage(tokens) };
   },
-  tensor: async ({ inference }, model, inputs) => {
+  tensor: async ({ inference }, model, inputs, parameters) => {
+    allowOnly(parameters, []);
     const tensors = Array.isArray(inputs) ? inputs.filter((each) => typeof each === 'object') : [];
     if (tensors.length === 0) {
       throw new NoaError('INVALID_ARGUMENT', 'inputs: this model takes tensors, as in /v2');
     }
     const { outputs } = await inference.run(model, tensors.map(toTensor));
-    return { model, task: 'tensor', outputs: outputs.map(fromTensor) };
+    return { model, task: 'tensor', outputs: fromTensors(outputs) };
   },
 };
 
@@ -88,12 +107,28 @@ async function classify(
   { inference }: Ctx,
   model: string,
   texts: readonly string[],
-  labels: Json | undefined,
+  parameters: Parameters,
 ): Promise<InferOutput> {
-  const own = Array.isArray(labels) ? labels.filter((each) => typeof each === 'string') : undefined;
-  const options = own === undefined ? {} : { labels: own };
+  allowOnly(parameters, ['labels']);
+  const { labels } = parameters;
+  const options = labels === undefined ? {} : { labels: labelsOf(labels) };
   const { results, tokens } = await inference.classify(model, texts, options);
   return { model, task: 'classification', outputs: results, usage: promptUsage(tokens) };
+}
+
+function labelsOf(labels: Json): string[] {
+  const list = Array.isArray(labels) ? labels : [labels];
+  const texts = list.filter((each) => typeof each === 'string');
+  if (Array.isArray(labels) && texts.length === list.length) return texts;
+  throw new NoaError('INVALID_ARGUMENT', 'parameters/labels: must be a list of texts');
+}
+
+/** Nothing is left out in silence: of a generation, whoever runs the model judges. */
+function allowOnly(parameters: Parameters, names: readonly string[]): void {
+  const other = Object.keys(parameters).find((name) => !names.includes(name));
+  if (other === undefined) return;
+  const text = `parameters/${other.slice(0, 64)}: is nothing that this model can do; leave it out`;
+  throw new NoaError('INVALID_ARGUMENT', text);
 }
 
 async function generate(
@@ -142,7 +177,8 @@ export async function embed(input: EmbedInput, context: Ctx): Promise<EmbedOutpu
 
 /** Scores between 0 and 1 unless `raw_scores`: of a cross-encoder by the logistic function. */
 export async function rerank(input: RerankInput, context: Ctx): Promise<RerankOutput> {
-  const { model = context.config.embedding_model, query, texts, ...wishes } = input;
+  const { model = context.config.embedding_model, query, texts, truncate, ...wishes } = input;
+  if (truncate === false) await assertUncut(context, model, [query, ...texts]);
   const { scores, method } = await context.inference.rerank(model, query, texts);
   const share = (score: number): number => {
     if (wishes.raw_scores) return score;
@@ -157,10 +193,25 @@ export async function rerank(input: RerankInput, context: Ctx): Promise<RerankOu
     .toSorted((a, b) => b.score - a.score);
 }
 
+/** The capability ranks what is left of long texts; what judges their length is the making of vectors. */
+async function assertUncut(context: Ctx, model: string, texts: readonly string[]): Promise<void> {
+  const { task } = await findModel(context, model);
+  if (task === 'embedding') await embedAll(context, model, texts, { truncate: false });
+  else if (task === 'rerank') {
+    const text = `truncate: ${model} cuts texts that are too long for it, so false is not taken`;
+    throw new NoaError('INVALID_ARGUMENT', text);
+  }
+}
+
 export async function tokenize(input: TokenizeInput, context: Ctx): Promise<TokenizeOutput> {
   const { model = context.config.embedding_model, inputs } = input;
   const texts = typeof inputs === 'string' ? [inputs] : inputs;
   const tokens = await context.inference.tokenize(model, texts);
+  const count = tokens.reduce((sum, each) => sum + each.length, 0);
+  if (count > MAX_TOKENS) {
+    const text = `inputs: they have ${count} tokens, and an answer holds ${MAX_TOKENS}; send less at a time`;
+    throw new NoaError('INVALID_ARGUMENT', text);
+  }
   // What stands for nothing in the text was added by the tokenizer.
   return tokens.map((each) =>
     each.map(({ id, text, start, stop }) => ({ id, text, special: start === stop, start, stop })),

@@ -17,10 +17,13 @@ import type {
   ServerOutput,
   ServerReadyOutput,
 } from './noa.gen.ts';
-import { fromTensor, toTensor } from './tensors.ts';
+import { flatten, fromTensors, toTensor } from './tensors.ts';
 
 type Form = ModelMetadataOutput['inputs'][number];
 type Task = ModelInfo['task'];
+
+/** Of one request, as in OpenAI's API. */
+const MAX_TEXTS = 2048;
 
 export async function server(): Promise<ServerOutput> {
   return { name: 'noa', version: '2', extensions: [] };
@@ -45,8 +48,10 @@ export async function modelMetadata(
 ): Promise<ModelMetadataOutput> {
   const model = await findModel(context, id, version);
   const { inputs, outputs } = formsOf(model);
+  const all = (await context.inference.models()).filter((each) => each.id === id);
+  const versions = version === undefined ? all.map((each) => each.version) : [version];
   const platform = model.backend === 'local' ? 'onnxruntime' : model.backend;
-  return { name: id, versions: [model.version], platform, inputs, outputs };
+  return { name: id, versions, platform, inputs, outputs };
 }
 
 /** Loads the model when it is not there yet; rejects when it cannot be. */
@@ -64,6 +69,7 @@ export async function modelReady(
 export async function modelInfer(input: ModelInferInput, context: Ctx): Promise<ModelInferOutput> {
   const { model: id, version, id: request, inputs, outputs: wanted } = input;
   const model = await findModel(context, id, version);
+  if (model.task !== 'tensor' && version !== undefined) await assertNewest(context, model);
   const names = wanted?.map(({ name }) => name);
   const answer =
     model.task === 'tensor'
@@ -76,8 +82,16 @@ export async function modelInfer(input: ModelInferInput, context: Ctx): Promise<
     model_name: id,
     model_version: answer.version,
     ...(request !== undefined && { id: request }),
-    outputs: chosen(answer.outputs, names).map(fromTensor),
+    outputs: fromTensors(chosen(answer.outputs, names)),
   };
+}
+
+/** The capability has texts answered by the newest version; another may not pass for it. */
+async function assertNewest(context: Ctx, { id, version }: ModelInfo): Promise<void> {
+  const newest = await findModel(context, id);
+  if (newest.version === version) return;
+  const text = `version: texts are answered by the newest, ${newest.version}, and not by ${version}`;
+  throw new NoaError('INVALID_ARGUMENT', text);
 }
 
 function chosen(
@@ -162,7 +176,10 @@ function inputTexts(inputs: ModelInferInput['inputs'], name: string): string[] {
     throw new NoaError('INVALID_ARGUMENT', text);
   }
   toTensor(found); // its form, judged as that of any tensor
-  return found.data.flat(8).map(String);
+  const texts = flatten(found.data).map(String);
+  if (texts.length <= MAX_TEXTS) return texts;
+  const text = `inputs: ${name} has ${texts.length} elements; send at most ${MAX_TEXTS} texts at a time`;
+  throw new NoaError('INVALID_ARGUMENT', text);
 }
 
 function floats(name: string, shape: number[], data: Float32Array): TensorData {

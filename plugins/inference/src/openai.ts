@@ -138,7 +138,8 @@ class Chunks {
 
 export async function models(_input: ModelsInput, { inference }: Ctx): Promise<ModelsOutput> {
   const all = await inference.models();
-  return { object: 'list', data: all.map(viewOf) };
+  const newest = new Map(all.toReversed().map((each) => [each.id, each]));
+  return { object: 'list', data: [...newest.values()].toReversed().map(viewOf) };
 }
 
 export async function model({ model: id }: ModelInput, context: Ctx): Promise<ModelOutput> {

@@ -4,6 +4,7 @@
  * many elements as its shape says, each of them a value of its datatype.
  */
 import { type Json, NoaError, type TensorData } from '@noa/sdk';
+import { MAX_NUMBERS } from './embedding.ts';
 
 export interface JsonTensor {
   name: string;
@@ -183,12 +184,22 @@ export function toTensor({ name, shape, datatype, data }: JsonTensor): TensorDat
 }
 
 /** Any nesting of arrays, in row-major order. */
-function flatten(data: readonly Json[]): Json[] {
+export function flatten(data: readonly Json[]): Json[] {
   return data.flatMap((each) => (Array.isArray(each) ? flatten(each) : [each]));
 }
 
-/** Flat, in row-major order. */
-export function fromTensor({ name, shape, datatype, data }: TensorData): JsonTensor {
+/** Flat, in row-major order. Throws INVALID_ARGUMENT when these are more than an answer holds. */
+export function fromTensors(tensors: readonly TensorData[]): JsonTensor[] {
+  const counts = tensors.map(({ shape }) => shape.reduce((product, size) => product * size, 1));
+  const total = counts.reduce((sum, count) => sum + count, 0);
+  if (total > MAX_NUMBERS) {
+    const text = `the answer would hold ${total} elements, over ${MAX_NUMBERS}`;
+    throw new NoaError('INVALID_ARGUMENT', `inputs: ${text}; send fewer at a time`);
+  }
+  return tensors.map(fromTensor);
+}
+
+function fromTensor({ name, shape, datatype, data }: TensorData): JsonTensor {
   if (datatype === 'BYTES') return { name, shape, datatype, data: textsOf(data) };
   const kind = KINDS[datatype];
   if (kind === undefined) throw new TypeError(`a model answered with the datatype ${datatype}`);
