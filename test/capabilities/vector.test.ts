@@ -158,3 +158,34 @@ t.test('filtered searches find what they should among many, tended or not', asyn
   const tended = await recall();
   t.ok(tended >= 0.99, `${tended}`);
 });
+
+t.test('a filter that takes long is ended, and others are answered', async (t) => {
+  const { invoke } = place(t, 'exact');
+  await invoke('manage', { action: 'create', collection: 'docs', ...form });
+  const text = Array.from({ length: 8500 }, (_, i) => `w${i}`).join(' ');
+  for (let at = 0; at < 300; at += 100) {
+    const ids = Array.from({ length: 100 }, (_, i) => at + i);
+    await invoke('upsert', {
+      collection: 'docs',
+      points: ids.map((id) => ({ id: String(id), payload: { text } })),
+      vectors: [{ base64: base64(...ids.map(rowOf)) }],
+    });
+  }
+  const or = Array.from({ length: 63 }, (_, i) => ({ field: 'text', text: `none${i}` }));
+  const startedAt = performance.now();
+  const asked = invoke('scroll', { collection: 'docs', limit: 1, filter: { or } });
+  const other = invoke('manage', { action: 'list' }, 'another');
+  await t.rejects(asked, { code: 'RESOURCE_EXHAUSTED', message: /^filter: takes over 3 s/ });
+  t.same(await other, { collections: [] });
+  t.ok(performance.now() - startedAt < 15_000);
+});
+
+t.test('a test that there is not is refused, whatever objects inherit', async (t) => {
+  const { invoke } = place(t, 'exact');
+  await invoke('manage', { action: 'create', collection: 'docs', ...form });
+  for (const name of ['constructor', 'toString', 'hasOwnProperty']) {
+    const filter = { and: [{ field: 'n', [name]: 1 }] };
+    const asked = invoke('scroll', { collection: 'docs', limit: 1, filter });
+    await t.rejects(asked, { code: 'INVALID_ARGUMENT', message: /has one test of eq/ }, name);
+  }
+});

@@ -217,3 +217,10 @@ t.test(
     }
   },
 );
+
+t.test('an answer from short lines, or from one long, has something in it', async (t) => {
+  await make('short');
+  await add({ collection: 'short', id: 'a', text: 'Tea: hot.' });
+  const { body } = await host.post('/v1/rag/answer', { collection: 'short', question: 'tea?' });
+  t.match(body, { method: 'extractive', answer: 'Tea: hot. [1]' });
+});

@@ -2,7 +2,7 @@
  * One collection in memory: the payloads of its points, by which filters are judged exactly, before the index
  * that keeps them and finds the nearest. Invariant: what is here is what the index has on disk.
  */
-import { type Filter, matches } from '@noa/sdk/host';
+import { type Filter, matches, NoaError } from '@noa/sdk/host';
 import {
   assertAnswers,
   assertFits,
@@ -23,6 +23,10 @@ import type { Near, PointIndex, Wanted } from './point-index.ts';
 const FEW = 256;
 /** Filters whose result is kept until the collection changes. */
 const KEPT_FILTERS = 16;
+/** All plugins share the process, and it does one thing at a time: a filter may take so long. */
+const FILTER_MS = 3000;
+/** Payloads judged between two looks at the clock. */
+const JUDGED = 64;
 
 export class Shelf {
   readonly form: Form;
@@ -141,7 +145,16 @@ export class Shelf {
     const kept = this.#passing.get(key);
     if (kept !== undefined) return kept;
     const passing = new Set<string>();
-    for (const [id, payload] of this.#payloads) if (matches(filter, payload)) passing.add(id);
+    const until = performance.now() + FILTER_MS;
+    let judged = 0;
+    for (const [id, payload] of this.#payloads) {
+      if (matches(filter, payload)) passing.add(id);
+      judged += 1;
+      if (judged % JUDGED === 0 && performance.now() > until) {
+        const text = `filter: takes over ${FILTER_MS / 1000} s for ${this.size} points: test less text with it`;
+        throw new NoaError('RESOURCE_EXHAUSTED', text);
+      }
+    }
     if (this.#passing.size >= KEPT_FILTERS) {
       const [oldest = ''] = this.#passing.keys();
       this.#passing.delete(oldest);

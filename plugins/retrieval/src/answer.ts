@@ -101,9 +101,15 @@ async function extract(
   question: string,
   citations: readonly Citation[],
 ): Promise<string> {
-  const all = citations.flatMap(({ n, text }) =>
+  const parts = citations.flatMap(({ n, text }) =>
     sentencesOf(text).map((sentence) => ({ n, sentence })),
   );
+  const whole = parts.filter(({ sentence: { length } }) => length >= 20 && length <= 600);
+  // Of documents of short lines, or of one long, those; an answer has something in it.
+  const all =
+    whole.length > 0
+      ? whole
+      : parts.map(({ n, sentence }) => ({ n, sentence: sentence.slice(0, 600).toWellFormed() }));
   const seen = new Set<string>();
   const sentences = all
     .filter(({ sentence }) => !seen.has(sentence) && seen.add(sentence))
@@ -145,5 +151,5 @@ function sentencesOf(text: string): string[] {
   const segments = new Intl.Segmenter('en', { granularity: 'sentence' }).segment(text);
   return [...segments]
     .map(({ segment }) => segment.replaceAll(/\s+/g, ' ').trim())
-    .filter(({ length }) => length >= 20 && length <= 600);
+    .filter(({ length }) => length > 0);
 }

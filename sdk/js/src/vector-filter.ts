@@ -101,7 +101,7 @@ function readCondition(given: { readonly [name: string]: unknown }, path: string
   const names = Object.keys(tests);
   const ranges = names.filter((name) => ['gt', 'gte', 'lt', 'lte'].includes(name));
   const fits = names.length === 1 || (names.length === 2 && ranges.length === 2);
-  if (!fits || names.some((name) => !(name in TESTS))) {
+  if (!fits || names.some((name) => !Object.hasOwn(TESTS, name))) {
     throw wrong(path, `has one test of ${Object.keys(TESTS).join(', ')}, or two bounds of a range`);
   }
   for (const [name, value] of Object.entries(tests)) {
