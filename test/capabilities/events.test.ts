@@ -26,6 +26,8 @@ await runMigrations(config, 'up');
 /** One host's part: a pool and a log of its own. */
 function openHost() {
   const pool = new Pool({ ...config, max: 4 });
+  // A server that ends says so to connections that are closing.
+  pool.on('error', () => undefined);
   // The server's end may reach a connection that is on its way out.
   pool.on('error', () => undefined);
   return { pool, log: new PostgresEvents(pool), deliveries: new PostgresDeliveries(pool) };

@@ -17,6 +17,8 @@ import { failure, testDatabase } from './database.ts';
 const database = await testDatabase(process.env['NOA_TEST_DATABASE_URL']);
 await runMigrations(connectionConfig(database.url), 'up');
 const pool = new Pool(connectionConfig(database.url));
+// A server that ends says so to connections that are closing.
+pool.on('error', () => undefined);
 // The server's end may reach a connection that is on its way out.
 pool.on('error', () => undefined);
 t.teardown(async () => {

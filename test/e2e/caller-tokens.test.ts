@@ -19,6 +19,8 @@ interface Made {
 
 const { one, two, url } = await twoHosts(t);
 const database = new Pool({ connectionString: url });
+// A server that ends says so to connections that are closing.
+database.on('error', () => undefined);
 t.teardown(() => database.end());
 await one.install(await bundleOf('plugins/examples/notes'));
 await one.install(await bundleOf('plugins/examples/orders'));

@@ -18,6 +18,8 @@ const server = await testDatabase(process.env['NOA_TEST_DATABASE_URL']);
 t.teardown(() => server.stop());
 await runMigrations(connectionConfig(server.url), 'up');
 const pool = new pg.Pool({ ...connectionConfig(server.url), max: 8 });
+// A server that ends says so to connections that are closing.
+pool.on('error', () => undefined);
 t.teardown(() => pool.end());
 const rootKey = randomBytes(32);
 
