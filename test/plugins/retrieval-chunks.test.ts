@@ -195,6 +195,15 @@ t.test(
   },
 );
 
+t.test('a large text is cut in slices: others have the thread in between', async (t) => {
+  const document = parsePlain('A sentence that is one of very many. '.repeat(200_000));
+  let turns = 0;
+  const others = setInterval(() => (turns += 1), 1);
+  await chunk(document, words, { tokens: 120, overlap: 20 });
+  clearInterval(others);
+  t.ok(turns >= 4, `${turns} turns`);
+});
+
 t.test('what has no text has no chunks', async (t) => {
   t.same(await markdown(' \n\n\t', 16), []);
 });

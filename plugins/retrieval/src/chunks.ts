@@ -4,6 +4,7 @@
  * character that is longer; nothing of the text but spaces is in no chunk.
  */
 import type { Block, ParsedDocument } from './documents/document.ts';
+import { Turns } from './turns.ts';
 
 export interface Chunk {
   readonly text: string;
@@ -23,12 +24,15 @@ export interface ChunkSize {
 /** How many tokens each of these texts has. */
 export type CountTokens = (texts: string[]) => Promise<number[]>;
 
-/** A run of text, and where what follows it begins: between them are spaces. */
-interface Span {
+interface Place {
   readonly start: number;
   readonly end: number;
-  readonly next: number;
   readonly block: Block;
+}
+
+/** A run of text, and where what follows it begins: between them are spaces. */
+interface Span extends Place {
+  readonly next: number;
 }
 
 /** What is not cut any further: a sentence, a line, code or a table, or a part of one that is too long. */
@@ -119,11 +123,23 @@ async function piecesOf(
   count: CountTokens,
   most: number,
 ): Promise<Piece[]> {
-  const places = blocks.flatMap((block) => placesOf(text, block));
+  const turns = new Turns();
+  const places: Place[] = [];
+  for (const block of blocks) {
+    for (const place of placesOf(text, block)) {
+      places.push(place);
+      if (turns.isOver) await turns.next();
+    }
+  }
   const longest = most * UNITS_PER_TOKEN;
-  let spans: Span[] = places.flatMap((place, i) =>
-    shortened(text, { ...place, next: places[i + 1]?.start ?? text.length }, longest),
-  );
+  let spans: Span[] = [];
+  for (const [i, place] of places.entries()) {
+    const next = places[i + 1]?.start ?? text.length;
+    for (const span of shortened(text, { ...place, next }, longest)) {
+      spans.push(span);
+      if (turns.isOver) await turns.next();
+    }
+  }
   const done: Piece[] = [];
   // Each round halves what is too long, so this ends; a character that is too long stays.
   while (spans.length > 0) {
@@ -143,28 +159,33 @@ async function piecesOf(
   return done.toSorted((a, b) => a.start - b.start);
 }
 
-function shortened(text: string, span: Span, longest: number): Span[] {
+function* shortened(text: string, span: Span, longest: number): Generator<Span> {
   const parts = span.end - span.start > longest ? halves(text, span) : undefined;
-  return parts?.flatMap((part) => shortened(text, part, longest)) ?? [span];
+  if (parts === undefined) yield span;
+  else for (const part of parts) yield* shortened(text, part, longest);
 }
 
 /** The sentences of a paragraph, the lines of a list, all else whole. */
-function placesOf(text: string, block: Block): { start: number; end: number; block: Block }[] {
+function* placesOf(text: string, block: Block): Generator<Place> {
   const content = text.slice(block.start, block.end);
   const { kind } = block;
   const parts =
     kind === 'paragraph'
-      ? [...SENTENCES.segment(content)].map(({ segment }) => segment)
+      ? sentencesOf(content)
       : kind === 'list'
         ? content.split(/(?<=\n)/)
         : [content];
   let at = block.start;
-  return parts.flatMap((part) => {
+  for (const part of parts) {
     const start = at + part.length - part.trimStart().length;
     const end = at + part.trimEnd().length;
     at += part.length;
-    return part.trim() === '' ? [] : [{ start, end, block }];
-  });
+    if (part.trim() !== '') yield { start, end, block };
+  }
+}
+
+function* sentencesOf(content: string): Generator<string> {
+  for (const { segment } of SENTENCES.segment(content)) yield segment;
 }
 
 const SENTENCES = new Intl.Segmenter('en', { granularity: 'sentence' });

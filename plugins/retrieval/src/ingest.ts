@@ -19,6 +19,7 @@ import { chunkVector } from './lexical.ts';
 import type { AddDocumentInput, AddDocumentOutput, ResumeInput, ResumeOutput } from './noa.gen.ts';
 import { documentOf, erase, eraseVectors, forgetting, viewOf } from './documents.ts';
 import { assertPlain } from './plain-text.ts';
+import { Turns } from './turns.ts';
 
 /** Chunks of one document. */
 const MAX_CHUNKS = 10_000;
@@ -145,15 +146,13 @@ async function keep(
   document: Omit<Kept, 'title'> & { title: string | null },
 ): Promise<number> {
   const { id, hash, title, source = null, mediaType, metadata = {}, chunks } = document;
-  const rows = chunks.map(({ text, start, end, page = null, headings }, seq) => ({
-    seq,
-    text,
-    start_at: start,
-    end_at: end,
-    page,
-    headings,
-    terms: chunkVector(text, headings).indices,
-  }));
+  const rows: object[] = [];
+  const turns = new Turns();
+  for (const [seq, { text, start, end, page = null, headings }] of chunks.entries()) {
+    const terms = chunkVector(text, headings).indices;
+    rows.push({ seq, text, start_at: start, end_at: end, page, headings, terms });
+    if (turns.isOver) await turns.next();
+  }
   const statements = [
     ...forgetting(name, id),
     {

@@ -1,11 +1,11 @@
 /**
- * What is in a document. Invariant: what may take any amount of work (HTML, PDF) is parsed in a thread that
- * ends at its bounds of time and memory, few at a time.
+ * What is in a document. Invariant: what may take any amount of work (HTML, PDF) or is large is parsed in a
+ * thread that ends at its bounds of time and memory, few at a time.
  */
 import { Worker } from 'node:worker_threads';
 import { NoaError } from '@noa/sdk';
 import { type ParsedDocument, refused, textOf } from './document.ts';
-import { parseMarkdown, parsePlain } from './plain.ts';
+import { READ_HERE } from './plain.ts';
 
 const TIME_MS = 20_000;
 const MEMORY_MB = 512;
@@ -14,6 +14,8 @@ const UNPACKED_BYTES = 192 << 20;
 const COPIES = 4;
 const WATCH_MS = 50;
 const APART: ReadonlySet<string> = new Set(['text/html', 'application/pdf']);
+/** A text of more is parsed apart too: it would hold up the host. */
+const SMALL_BYTES = 256 << 10;
 /** Threads at one time; as many again may wait. */
 const MAX_THREADS = 2;
 const MAX_WAITING = 16;
@@ -21,9 +23,11 @@ const MAX_WAITING = 16;
 /** Throws INVALID_ARGUMENT in words for whoever sent it. */
 export async function parse(bytes: Uint8Array, mediaType: string): Promise<ParsedDocument> {
   if (bytes.length === 0) throw refused('is empty');
-  if (mediaType === 'text/plain') return parsePlain(textOf(bytes));
-  if (mediaType === 'text/markdown') return parseMarkdown(textOf(bytes));
-  if (!APART.has(mediaType)) throw refused(`is ${mediaType}, which is not read here`);
+  const read = READ_HERE[mediaType];
+  if (read !== undefined && bytes.length <= SMALL_BYTES) return read(textOf(bytes));
+  if (read === undefined && !APART.has(mediaType)) {
+    throw refused(`is ${mediaType}, which is not read here`);
+  }
   await takePlace();
   try {
     return await parseApart(bytes, mediaType);

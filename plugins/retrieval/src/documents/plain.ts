@@ -72,3 +72,9 @@ function withoutFrontMatter(source: string): string {
 function plainOf(text: string): string {
   return text.replaceAll(/!?\[([^[\]]*)\]\([^()]*\)/g, '$1').replaceAll(/[*_`]/g, '');
 }
+
+/** By media type. */
+export const READ_HERE: { readonly [mediaType: string]: (text: string) => ParsedDocument } = {
+  'text/plain': parsePlain,
+  'text/markdown': parseMarkdown,
+};
