@@ -45,21 +45,10 @@ export function generatorOf(
         }
         past = present;
         const id = sampler.next(logits.data);
-        if (tokenizer.ends.has(id)) {
-          yield { text: text.rest(), tokens: 1, finishReason: 'stop' };
-          return;
-        }
         ids = [id];
-        const part = text.add(id);
-        if (text.stopped) {
-          yield { text: part, tokens: 1, finishReason: 'stop' };
-          return;
-        }
-        if (count === most) {
-          yield { text: part + text.rest(), tokens: 1, finishReason: 'length' };
-          return;
-        }
-        yield { text: part, tokens: 1 };
+        const part = text.part(id, tokenizer.ends.has(id), count === most);
+        yield part;
+        if (part.finishReason !== undefined) return;
         // A stream of many tokens must let an abort through.
         await new Promise((resolve) => setImmediate(resolve));
       }
@@ -74,21 +63,29 @@ export class Outgoing {
   readonly #ids: number[] = [];
   #text = '';
   #sent = 0;
-  stopped = false;
+  #stopped = false;
 
   constructor(tokenizer: Pick<Tokenizer, 'decode'>, stops: readonly string[]) {
     this.#tokenizer = tokenizer;
     this.#stops = stops.filter((stop) => stop !== '');
   }
 
-  /** What may go out now that `id` came. */
-  add(id: number): string {
+  /** What goes out now that `id` came, which ends the text or is the last that it may have. */
+  part(id: number, isEnd: boolean, isLast: boolean): GeneratedPart {
+    if (isEnd) return { text: this.#rest(), tokens: 1, finishReason: 'stop' };
+    const text = this.#add(id);
+    if (this.#stopped) return { text, tokens: 1, finishReason: 'stop' };
+    if (isLast) return { text: text + this.#rest(), tokens: 1, finishReason: 'length' };
+    return { text, tokens: 1 };
+  }
+
+  #add(id: number): string {
     this.#ids.push(id);
     this.#text = this.#tokenizer.decode(this.#ids);
     const places = this.#stops.map((stop) => this.#text.indexOf(stop, this.#sent));
     const found = places.filter((at) => at >= 0);
     if (found.length > 0) {
-      this.stopped = true;
+      this.#stopped = true;
       return this.#take(Math.min(...found));
     }
     const whole = this.#text.endsWith('\ufffd') ? this.#text.replace(/\ufffd+$/, '') : this.#text;
@@ -96,7 +93,7 @@ export class Outgoing {
   }
 
   /** All that was held back. */
-  rest(): string {
+  #rest(): string {
     return this.#take(this.#text.length);
   }
 

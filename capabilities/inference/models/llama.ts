@@ -9,6 +9,7 @@ import { NoaError } from '@noa/sdk/host';
 import { Outgoing } from './generator.ts';
 import type { Device, GeneratedPart, ModelFiles, Runner, Tokens, Turn } from './runner.ts';
 import { reason } from './session.ts';
+import { toUnitLength } from './text-model.ts';
 
 /** A variable, for the package is no dependency: it weighs more than the host. */
 const PACKAGE: string = 'node-llama-cpp';
@@ -154,12 +155,9 @@ async function embedder(
           `Model ${id} answers ${vector.length} dimensions, not ${dimensions}; correct its manifest.`,
         );
       }
-      const length = normalize ? Math.hypot(...vector) || 1 : 1;
-      rows.set(
-        vector.map((each) => each / length),
-        row * dimensions,
-      );
+      rows.set(vector, row * dimensions);
     }
+    if (normalize) toUnitLength(rows, dimensions);
     return rows;
   };
 }
@@ -191,20 +189,9 @@ function generator(
       for await (const token of evaluated) {
         signal.throwIfAborted();
         count += 1;
-        if (model.isEogToken(token)) {
-          yield { text: text.rest(), tokens: 1, finishReason: 'stop' };
-          return;
-        }
-        const part = text.add(token);
-        if (text.stopped) {
-          yield { text: part, tokens: 1, finishReason: 'stop' };
-          return;
-        }
-        if (count === most) {
-          yield { text: part + text.rest(), tokens: 1, finishReason: 'length' };
-          return;
-        }
-        yield { text: part, tokens: 1 };
+        const part = text.part(token, model.isEogToken(token), count === most);
+        yield part;
+        if (part.finishReason !== undefined) return;
       }
     } finally {
       await sequence.dispose();

@@ -195,7 +195,8 @@ export class TextModel {
   }
 }
 
-function toUnitLength(vectors: Float32Array, width: number): void {
+/** Each row of `width`; one of zeros stays. */
+export function toUnitLength(vectors: Float32Array, width: number): void {
   for (let from = 0; from < vectors.length; from += width) {
     let square = 0;
     for (let at = from; at < from + width; at += 1) square += (vectors[at] ?? 0) ** 2;
