@@ -272,12 +272,21 @@ t.test('logs --follow goes on until it is interrupted', async (t) => {
   t.teardown(() => follower.kill('SIGKILL'));
   let seen = '';
   follower.stdout.setEncoding('utf8').on('data', (text: string) => (seen += text));
-  const lines = () => seen.split('\n').length - 1;
-  await eventually('the past', async () => lines() > 0);
-  const before = lines();
-  await noa('plugin', 'call', 'tally', 'add', '{}');
-  await eventually('a new line', async () => lines() === before + 1);
-  t.match(JSON.parse(seen.trim().split('\n').at(-1) ?? ''), { level: 'info', seq: Number });
+  const lines = () =>
+    seen
+      .split('\n')
+      .slice(0, -1)
+      .map((line) => JSON.parse(line) as { seq: number; level: string; message: string });
+  await eventually('the past', async () => lines().length > 0);
+  const { total } = await json<{ total: number }>('plugin', 'call', 'tally', 'add', '{}');
+  const message = `counted {"total":${total}}`;
+  await eventually('a new line', async () => lines().at(-1)?.message === message);
+  t.match(lines().at(-1), { level: 'info' });
+  t.strictSame(
+    lines().map(({ seq }) => seq),
+    lines().map((_, index) => index + 1),
+    'each line once, in order',
+  );
   const ended = once(follower, 'exit');
   follower.kill('SIGINT');
   t.strictSame(await ended, [0, null]);

@@ -8,6 +8,8 @@ export interface GuestOptions {
   readonly config?: unknown;
   /** Answers capability calls; throws the NoaError that the guest is to see. */
   answer?(call: Call): unknown;
+  /** Milliseconds since 1970; the machine's clock by default. */
+  clock?(): number;
 }
 
 /** How an export ended. */
@@ -44,7 +46,7 @@ export class GuestInstance {
           this.#own(pointer, length).set(this.#bytes(address, length)),
         noa_write: (address: bigint, pointer: number, length: number) =>
           this.#bytes(address, length).set(this.#own(pointer, length)),
-        noa_clock: () => BigInt(Date.now()) * 1_000_000n,
+        noa_clock: () => BigInt((options.clock ?? Date.now)()) * 1_000_000n,
         noa_random: () => randomBytes(8).readBigUInt64LE(),
       },
     }).exports;

@@ -202,6 +202,24 @@ void t.test('randomness and time are live: no two instances and no two calls agr
   t.equal(await value(two.call('state')), 1, 'state is of one instance');
 });
 
+void t.test(
+  'performance.now starts at 0 and never goes back, whatever the clock does',
+  async (t) => {
+    const clock = [5000, 5001, 5002, 4000, 4001];
+    let reads = 0;
+    const instance = guest({ clock: () => clock[Math.min(reads++, clock.length - 1)] ?? 0 });
+    const elapsed: number[] = [];
+    for (let call = 0; call < 5; call++) {
+      elapsed.push(((await value(instance.call('chance'))) as { elapsed: number }).elapsed);
+    }
+    t.equal(elapsed[0], 0);
+    t.strictSame(
+      elapsed,
+      elapsed.toSorted((a, b) => a - b),
+    );
+  },
+);
+
 void t.test('recursion ends in an error that leaves the instance well', async (t) => {
   const instance = guest();
   const shapes = (await value(instance.call('overflow', { how: '' }))) as string[];

@@ -107,7 +107,7 @@ interface Crypto {
 declare const crypto: Crypto;
 
 interface Performance {
-  /** Milliseconds since the first use in this instance. */
+  /** Milliseconds since the first use in this instance, which is 0; never less than before. */
   now(): number;
 }
 declare const performance: Performance;

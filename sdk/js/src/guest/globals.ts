@@ -15,13 +15,22 @@ function define(target: object, values: object): void {
   }
 }
 
-let origin: number | undefined;
+let last: number | undefined;
+let elapsed = 0;
+
+/** The host's clock follows the time of day, which may be set back: only its steps forward count. */
+function now(): number {
+  const read = clock();
+  elapsed += Math.max(0, read - (last ?? read));
+  last = read;
+  return elapsed;
+}
 
 define(globalThis, {
   console,
   crypto: { getRandomValues, randomUUID },
   // The engine's own counts from its start, which was at build time.
-  performance: { now: () => clock() - (origin ??= clock()) },
+  performance: { now },
   setTimeout,
   setInterval,
   clearTimeout,
