@@ -9,7 +9,7 @@ export interface GuestOptions {
   /** Answers capability calls; throws the NoaError that the guest is to see. */
   answer?(call: Call): unknown;
   /** Milliseconds since 1970; the machine's clock by default. */
-  clock?(): number;
+  readonly clock?: () => number;
 }
 
 /** How an export ended. */
