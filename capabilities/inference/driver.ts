@@ -198,7 +198,8 @@ const OPERATIONS: { readonly [operation: string]: Run } = {
     };
   },
   tokenize: async (backend, view, { model, texts }, call) => {
-    if (backend.tokenize === undefined) throw cannot(view, 'show its tokens');
+    if (backend.tokenize === undefined)
+      throw cannot(view, 'show its tokens', { lacks: 'tokenize' });
     return { tokens: await backend.tokenize(model, texts, call) };
   },
   manage: (backend, view, { model, version, action }, call) => {
@@ -209,8 +210,9 @@ const OPERATIONS: { readonly [operation: string]: Run } = {
   },
 };
 
-function cannot({ id }: ModelView, what: string): NoaError {
-  return new NoaError('INVALID_ARGUMENT', `model: ${id} cannot ${what}`);
+/** `details` are for callers that can do without. */
+function cannot({ id }: ModelView, what: string, details?: { readonly lacks: string }): NoaError {
+  return new NoaError('INVALID_ARGUMENT', `model: ${id} cannot ${what}`, { details });
 }
 
 async function embedded(

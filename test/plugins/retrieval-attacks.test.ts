@@ -32,7 +32,7 @@ const begun = (collection: string, id: string) =>
   });
 
 /** No rule of the database, no name of ours for vectors, no path, no stack. */
-const INNER = /sqlstate|constraint|_pkey|db:|points:|"(?:a|v1)_|\/tmp\/|node_modules|\n\s+at /;
+const INNER = /sqlstate|constraint|_pkey|db:|points:|"i\d+"|\/tmp\/|node_modules|\n\s+at /;
 
 t.test('what one engine would keep and another not find again is refused by name', async (t) => {
   await make('names');

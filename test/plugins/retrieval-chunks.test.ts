@@ -1,9 +1,12 @@
 /** How documents are cut: what holds for every document, and where cuts are made. */
+import assert from 'node:assert/strict';
 import fc from 'fast-check';
 import t from 'tap';
 import { type Chunk, chunk, type CountTokens } from '../../plugins/retrieval/src/chunks.ts';
 import { type ParsedDocument, Writer } from '../../plugins/retrieval/src/documents/document.ts';
 import { parseMarkdown, parsePlain } from '../../plugins/retrieval/src/documents/plain.ts';
+import { estimate } from '../../plugins/retrieval/src/tokens.ts';
+import { ownText, partsOf, Restorer } from '../../plugins/retrieval/src/parts.ts';
 
 t.setTimeout(120_000);
 
@@ -35,16 +38,22 @@ const documents: fc.Arbitrary<ParsedDocument> = fc
         .map((parts) => parts.join('')),
       level: fc.integer({ min: 1, max: 6 }),
       turns: fc.boolean(),
+      line: fc.nat(500),
+      far: fc.boolean(),
     }),
     { maxLength: 12 },
   )
   .map((blocks) => {
     const writer = new Writer();
     let page = 1;
-    for (const { kind, content, level, turns } of blocks) {
+    for (const { kind, content, level, turns, line, far } of blocks) {
       page += turns ? 1 : 0;
       writer.page(page);
-      writer.block(kind, content, level);
+      writer.block(kind, content, {
+        level,
+        ...(line > 0 && { line }),
+        ...(far && { endLine: line + 99 }),
+      });
     }
     return writer.done();
   });
@@ -86,6 +95,73 @@ t.test('whatever the document: chunks cover it, tell their places, and are bound
     }),
     { numRuns: 1000 },
   );
+});
+
+t.test('whatever the document: from its chunks it is put together again', async (t) => {
+  await fc.assert(
+    fc.asyncProperty(documents, sizes, counters, async (document, size, tokensOf) => {
+      const chunks = await chunk(document, countWith(tokensOf), size);
+      const parts = [...partsOf(document, chunks)];
+      const restorer = new Restorer();
+      let text = '';
+      for (const part of parts) {
+        text += ownText(part, text.length);
+        // As a database gives it back.
+        restorer.add(JSON.parse(JSON.stringify(part)) as (typeof parts)[number]);
+      }
+      const { text: whole, blocks } = restorer.done();
+      assert.equal(text, document.text);
+      assert.deepEqual({ text: whole, blocks }, { text: document.text, blocks: document.blocks });
+    }),
+    { numRuns: 500 },
+  );
+  t.pass();
+});
+
+t.test('chunks tell their lines in what was sent', async (t) => {
+  const source = [
+    '---',
+    'title: x',
+    '---',
+    '# Top',
+    '',
+    'One is here. Two is',
+    'here now. Three is',
+    'here.',
+    '',
+    '',
+    '- item one',
+    '- item two',
+    '',
+    '```',
+    'code a',
+    'code b',
+    '```',
+    '',
+    'Under',
+    '=====',
+    'last',
+  ];
+  const lines = async (parse: typeof parsePlain, text: string) =>
+    (await chunk(parse(text), words, { tokens: 4, overlap: 0 })).map((each) => [
+      each.text,
+      each.lines?.from,
+      each.lines?.to,
+    ]);
+  t.same(await lines(parseMarkdown, source.join('\n')), [
+    ['Top\n\nOne is here.', 4, 6],
+    ['Two is\nhere now.', 6, 7],
+    ['Three is\nhere.', 7, 8],
+    ['- item one', 11, 11],
+    ['- item two', 12, 12],
+    ['```\ncode a', 14, 15],
+    ['code b\n```', 16, 17],
+    ['Under\n\nlast', 19, 21],
+  ]);
+  t.same(await lines(parsePlain, '\n\n\n a b\nc d\n \n\ne'), [
+    ['a b\nc d', 4, 5],
+    ['e', 8, 8],
+  ]);
 });
 
 t.test('the same document is cut the same way', async () => {
@@ -202,6 +278,13 @@ t.test('a large text is cut in slices: others have the thread in between', async
   await chunk(document, words, { tokens: 120, overlap: 20 });
   clearInterval(others);
   t.ok(turns >= 4, `${turns} turns`);
+});
+
+t.test('where a model does not tell its tokens they are estimated, rather too many', (t) => {
+  t.equal(estimate('The quick, brown fox.'), 8);
+  t.equal(estimate('  \n '), 0);
+  t.equal(estimate('知识 привет 12345'), 2 + 3 + 2);
+  t.end();
 });
 
 t.test('what has no text has no chunks', async (t) => {

@@ -3,8 +3,7 @@
  * that, put together from their own sentences. Invariant: which of the two it is, is told, and each citation
  * is a chunk of a document that is there.
  */
-import { NoaError } from '@noa/sdk';
-import type { Ctx, StreamCtx } from './context.ts';
+import { type Ctx, findCollection, type StreamCtx } from './context.ts';
 import { termsOf } from './lexical.ts';
 import type { AnswerInput, AnswerOutput } from './noa.gen.ts';
 import { type Hit, search } from './search.ts';
@@ -96,7 +95,7 @@ async function write(
 
 /** The sentences likest to the question, in the order in which they stand, with the excerpts that they are of. */
 async function extract(
-  { db, inference }: Ctx,
+  context: Ctx,
   collection: string,
   question: string,
   citations: readonly Citation[],
@@ -114,12 +113,8 @@ async function extract(
   const sentences = all
     .filter(({ sentence }) => !seen.has(sentence) && seen.add(sentence))
     .slice(0, MAX_SENTENCES);
-  const [row] = await db.query<{ model: string }>('select model from collections where name = $1', [
-    collection,
-  ]);
-  if (row === undefined)
-    throw new NoaError('NOT_FOUND', `collection ${collection} was just deleted`);
-  const { vectors } = await inference.embed(row.model, [
+  const { model } = await findCollection(context, collection);
+  const { vectors } = await context.inference.embed(model, [
     question,
     ...sentences.map(({ sentence }) => sentence),
   ]);

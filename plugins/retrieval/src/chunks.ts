@@ -3,7 +3,7 @@
  * with its place in it; none has more tokens than it may, by the model's own count of its pieces, but for a
  * character that is longer; nothing of the text but spaces is in no chunk.
  */
-import type { Block, ParsedDocument } from './documents/document.ts';
+import { type Block, type Lines, newlines, type ParsedDocument } from './documents/document.ts';
 import { Turns } from './turns.ts';
 
 export interface Chunk {
@@ -13,6 +13,8 @@ export interface Chunk {
   readonly end: number;
   readonly headings: readonly string[];
   readonly page?: number;
+  /** In what was sent, if that has lines. */
+  readonly lines?: Lines;
 }
 
 export interface ChunkSize {
@@ -28,6 +30,8 @@ interface Place {
   readonly start: number;
   readonly end: number;
   readonly block: Block;
+  /** Of its first character; undefined where only the block's lines are known. */
+  readonly line: number | undefined;
 }
 
 /** A run of text, and where what follows it begins: between them are spaces. */
@@ -42,7 +46,7 @@ interface Piece extends Span {
 }
 
 /** So many UTF-16 units count as a token at least, so that a chunk is bounded in both. */
-const UNITS_PER_TOKEN = 16;
+export const UNITS_PER_TOKEN = 16;
 /** Of the spaces after a piece, so many are shown to the model. */
 const COUNTED_SPACES = 32;
 
@@ -94,13 +98,25 @@ function chunkOf(text: string, pieces: readonly Piece[], shared: number): Chunk 
   const end = pieces.at(-1)?.end ?? start;
   // Of what is new in it.
   const { headings = [], page } = pieces[shared]?.block ?? {};
+  const lines = linesOf(text, pieces);
   return {
     text: text.slice(start, end),
     start,
     end,
     headings,
     ...(page !== undefined && { page }),
+    ...(lines && { lines }),
   };
+}
+
+function linesOf(text: string, pieces: readonly Piece[]): Lines | undefined {
+  const [first, last] = [pieces[0], pieces.at(-1)];
+  if (!first?.block.lines || !last?.block.lines) return undefined;
+  const from = first.line ?? first.block.lines.from;
+  const { line } = last;
+  const to =
+    line === undefined ? last.block.lines.to : line + newlines(text.slice(last.start, last.end));
+  return { from, to };
 }
 
 /** The last pieces that have so many tokens together, and never all of them. */
@@ -168,7 +184,10 @@ function* shortened(text: string, span: Span, longest: number): Generator<Span> 
 /** The sentences of a paragraph, the lines of a list, all else whole. */
 function* placesOf(text: string, block: Block): Generator<Place> {
   const content = text.slice(block.start, block.end);
-  const { kind } = block;
+  const { kind, lines } = block;
+  // Of what was joined to one line, as HTML's paragraphs are, only the whole block's are known.
+  const isVerbatim = lines !== undefined && newlines(content) === lines.to - lines.from;
+  let line = isVerbatim ? lines.from : undefined;
   const parts =
     kind === 'paragraph'
       ? sentencesOf(content)
@@ -179,10 +198,15 @@ function* placesOf(text: string, block: Block): Generator<Place> {
   for (const part of parts) {
     const start = at + part.length - part.trimStart().length;
     const end = at + part.trimEnd().length;
+    if (part.trim() !== '') yield { start, end, block, line: below(line, text.slice(at, start)) };
+    line = below(line, part);
     at += part.length;
-    if (part.trim() !== '') yield { start, end, block };
   }
 }
+
+/** The line after this text. */
+const below = (line: number | undefined, text: string): number | undefined =>
+  line === undefined ? undefined : line + newlines(text);
 
 function* sentencesOf(content: string): Generator<string> {
   for (const { segment } of SENTENCES.segment(content)) yield segment;
@@ -208,7 +232,7 @@ function halves(text: string, span: Span): Span[] | undefined {
   const end = span.start + content.slice(0, cut).trimEnd().length;
   return [
     { ...span, end, next: start },
-    { ...span, start },
+    { ...span, start, line: below(span.line, text.slice(span.start, start)) },
   ];
 }
 

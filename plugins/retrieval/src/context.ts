@@ -1,4 +1,4 @@
-/** What the handlers of this plugin are given, and how they read rows. */
+/** What the handlers of this plugin are given, and how they find what they work on. */
 import { type Context, type Emit, type Json, NoaError } from '@noa/sdk';
 import type { Plugin } from './noa.gen.ts';
 
@@ -6,22 +6,35 @@ export type Ctx = Context<Plugin>;
 export type StreamCtx = Ctx & { readonly emit: Emit };
 export type Row = { readonly [name: string]: Json };
 
-export interface Collection {
-  readonly name: string;
-  readonly description: string | null;
+/** How the documents of an index are cut and embedded. */
+export interface Index {
+  readonly index_id: number;
   readonly model: string;
   readonly dimensions: number;
   readonly chunk_tokens: number;
   readonly chunk_overlap: number;
+}
+
+/** A collection, and the index of it that is meant: the one that answers, or the one that is built. */
+export interface Collection extends Index {
+  readonly name: string;
+  readonly description: string | null;
+  readonly building_id: number | null;
+  readonly reindex_error: string | null;
   readonly created_at: string;
 }
 
 const NAME = /^[a-z][a-z0-9_-]{0,47}$/;
+const COLUMNS = `c.name, c.description, c.building_id, c.reindex_error, c.created_at,
+  i.id as index_id, i.model, i.dimensions, i.chunk_tokens, i.chunk_overlap`;
 
-/** Throws NOT_FOUND, which names those that there are. */
+/** With the index that answers. Throws NOT_FOUND, which names those that there are. */
 export async function findCollection({ db }: Ctx, name: string): Promise<Collection> {
   const [found] = NAME.test(name)
-    ? await db.query<Collection>('select * from collections where name = $1', [name])
+    ? await db.query<Collection & Row>(
+        `select ${COLUMNS} from collections c join indexes i on i.id = c.index_id where c.name = $1`,
+        [name],
+      )
     : [];
   if (found !== undefined) return found;
   const known = await db.query<{ name: string }>(
@@ -33,8 +46,18 @@ export async function findCollection({ db }: Ctx, name: string): Promise<Collect
   throw new NoaError('NOT_FOUND', `collection: there is no ${JSON.stringify(name)}; ${there}`);
 }
 
-/** The name of the vectors behind a collection: an alias, so that they can be made anew beside the old ones. */
-export const vectorsOf = (collection: string): string => `a_${collection}`;
+/** The collection that has this index, with it; undefined when none has it any more. */
+export async function collectionWith({ db }: Ctx, index: number): Promise<Collection | undefined> {
+  const [found] = await db.query<Collection & Row>(
+    `select ${COLUMNS} from indexes i join collections c on i.id in (c.index_id, c.building_id)
+      where i.id = $1`,
+    [index],
+  );
+  return found;
+}
+
+/** The name of the vectors of an index. */
+export const vectorsOf = (index: number): string => `i${index}`;
 export const WORDS = 'words';
 
 /**
@@ -43,15 +66,15 @@ export const WORDS = 'words';
  */
 export async function withVectors<Value>(
   context: Ctx,
-  collection: string,
+  { name, index_id }: Collection,
   work: (vectors: string) => Promise<Value>,
 ): Promise<Value> {
   try {
-    return await work(vectorsOf(collection));
+    return await work(vectorsOf(index_id));
   } catch (error) {
     if (!(error instanceof NoaError) || error.code !== 'NOT_FOUND') throw error;
-    await findCollection(context, collection);
-    const text = `collection: the vectors of ${collection} are not here: it is just being deleted, or another host has them`;
+    await findCollection(context, name);
+    const text = `collection: the vectors of ${name} are not here: it is just being deleted, or another host has them`;
     throw new NoaError('UNAVAILABLE', `${text} (hosts that share a database need qdrant.url)`);
   }
 }

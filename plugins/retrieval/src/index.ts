@@ -2,10 +2,12 @@
 import { definePlugin } from '@noa/sdk';
 import { answer } from './answer.ts';
 import { collection, collections, createCollection, deleteCollection } from './collections.ts';
-import { deleteDocument, document, documents } from './documents.ts';
+import { deleteDocument, document, documents, documentText } from './documents.ts';
 import { retrieve } from './grpc.ts';
-import { addDocument, resume } from './ingest.ts';
+import { addDocument } from './ingest.ts';
 import type { Plugin } from './noa.gen.ts';
+import { cancelReindex, reindex } from './reindex.ts';
+import { resume } from './resume.ts';
 import { search } from './search.ts';
 
 export default definePlugin<Plugin>({
@@ -13,9 +15,12 @@ export default definePlugin<Plugin>({
   collections,
   collection,
   deleteCollection,
+  reindex,
+  cancelReindex,
   addDocument,
   documents,
   document,
+  documentText,
   deleteDocument,
   search,
   answer,

@@ -27,6 +27,21 @@ export interface CreateCollectionOutput {
   };
   documents: number;
   chunks: number;
+  /** Of the index that is built beside the one that answers, or why the last was given up; null when there is neither. */
+  reindex: null | {
+    state: 'building';
+    model: string;
+    dimensions: number;
+    chunking: {
+      tokens: number;
+      overlap: number;
+    };
+    /** That are in it already. */
+    documents: number;
+  } | {
+    state: 'failed';
+    error: string;
+  };
   created_at: string;
 }
 
@@ -49,6 +64,21 @@ export interface CollectionsOutput {
     };
     documents: number;
     chunks: number;
+    /** Of the index that is built beside the one that answers, or why the last was given up; null when there is neither. */
+    reindex: null | {
+      state: 'building';
+      model: string;
+      dimensions: number;
+      chunking: {
+        tokens: number;
+        overlap: number;
+      };
+      /** That are in it already. */
+      documents: number;
+    } | {
+      state: 'failed';
+      error: string;
+    };
     created_at: string;
   }[];
   next: string | null;
@@ -70,6 +100,21 @@ export interface CollectionOutput {
   };
   documents: number;
   chunks: number;
+  /** Of the index that is built beside the one that answers, or why the last was given up; null when there is neither. */
+  reindex: null | {
+    state: 'building';
+    model: string;
+    dimensions: number;
+    chunking: {
+      tokens: number;
+      overlap: number;
+    };
+    /** That are in it already. */
+    documents: number;
+  } | {
+    state: 'failed';
+    error: string;
+  };
   created_at: string;
 }
 
@@ -78,6 +123,54 @@ export interface DeleteCollectionInput {
 }
 
 export type DeleteCollectionOutput = Record<string, never>;
+
+export interface ReindexInput {
+  collection: string;
+  /** Embeds the chunks from then on; the present one when absent. */
+  model?: string;
+  chunking?: {
+    /** Of one chunk, by the model's tokenizer. */
+    tokens?: number;
+    /** Tokens that a chunk has in common with the one before. */
+    overlap?: number;
+  };
+}
+
+export interface ReindexOutput {
+  name: string;
+  description: string | null;
+  /** Embeds the chunks. */
+  model: string;
+  dimensions: number;
+  chunking: {
+    tokens: number;
+    overlap: number;
+  };
+  documents: number;
+  chunks: number;
+  /** Of the index that is built beside the one that answers, or why the last was given up; null when there is neither. */
+  reindex: null | {
+    state: 'building';
+    model: string;
+    dimensions: number;
+    chunking: {
+      tokens: number;
+      overlap: number;
+    };
+    /** That are in it already. */
+    documents: number;
+  } | {
+    state: 'failed';
+    error: string;
+  };
+  created_at: string;
+}
+
+export interface CancelReindexInput {
+  collection: string;
+}
+
+export type CancelReindexOutput = Record<string, never>;
 
 export interface AddDocumentInput {
   collection: string;
@@ -163,6 +256,21 @@ export interface DocumentOutput {
   updated_at: string;
 }
 
+export interface DocumentTextInput {
+  collection: string;
+  /** Unique in its collection. */
+  id: string;
+  /** `next` of the page before. */
+  cursor?: string;
+}
+
+export interface DocumentTextOutput {
+  text: string;
+  /** Where this part begins in the whole, in UTF-16 units. */
+  start: number;
+  next: string | null;
+}
+
 export interface DeleteDocumentInput {
   collection: string;
   /** Unique in its collection. */
@@ -197,11 +305,16 @@ export interface SearchOutput {
     title: string | null;
     source: string | null;
     position: {
-      /** In UTF-16 units of the document's text. */
+      /** In UTF-16 units of the text that was read of the document: GET /v1/documents/:id/text. */
       start: number;
       end: number;
       headings: string[];
       page?: number;
+      /** Of what was sent, if that has lines; the first is 1. */
+      lines?: {
+        from: number;
+        to: number;
+      };
     };
     /** The metadata of the document. */
     payload: Record<string, unknown>;
@@ -231,11 +344,16 @@ export interface AnswerOutput {
     title: string | null;
     source: string | null;
     position: {
-      /** In UTF-16 units of the document's text. */
+      /** In UTF-16 units of the text that was read of the document: GET /v1/documents/:id/text. */
       start: number;
       end: number;
       headings: string[];
       page?: number;
+      /** Of what was sent, if that has lines; the first is 1. */
+      lines?: {
+        from: number;
+        to: number;
+      };
     };
     text: string;
   }[];
@@ -276,9 +394,12 @@ export interface Plugin {
     collections(input: CollectionsInput): CollectionsOutput;
     collection(input: CollectionInput): CollectionOutput;
     deleteCollection(input: DeleteCollectionInput): DeleteCollectionOutput;
+    reindex(input: ReindexInput): ReindexOutput;
+    cancelReindex(input: CancelReindexInput): CancelReindexOutput;
     addDocument(input: AddDocumentInput): AddDocumentOutput;
     documents(input: DocumentsInput): DocumentsOutput;
     document(input: DocumentInput): DocumentOutput;
+    documentText(input: DocumentTextInput): DocumentTextOutput;
     deleteDocument(input: DeleteDocumentInput): DeleteDocumentOutput;
     search(input: SearchInput): SearchOutput;
     answer(input: AnswerInput, emit: Emit): AnswerOutput;

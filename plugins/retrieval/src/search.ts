@@ -40,7 +40,7 @@ export async function search(input: SearchInput, context: Ctx): Promise<SearchOu
   const collection = await findCollection(context, input.collection);
   const wanted = input.rerank === undefined ? limit : Math.max(limit, RERANKED);
   const ranked = await RANKINGS[mode](context, collection, input, wanted);
-  const hits = await hitsOf(context, collection.name, ranked.slice(0, wanted));
+  const hits = await hitsOf(context, collection, ranked.slice(0, wanted));
   const best = input.rerank === undefined ? hits : await rerank(context, collection, input, hits);
   return { collection: collection.name, mode, hits: best.slice(0, limit) };
 }
@@ -52,7 +52,8 @@ type Ranking = (
   limit: number,
 ) => Promise<Ranked[]>;
 
-const dense: Ranking = async (context, { name, model, dimensions }, input, limit) => {
+const dense: Ranking = async (context, collection, input, limit) => {
+  const { name, model, dimensions } = collection;
   const { inference, vector } = context;
   let wanted: Float32Array | undefined;
   if (input.vector !== undefined) {
@@ -71,22 +72,25 @@ const dense: Ranking = async (context, { name, model, dimensions }, input, limit
     withPayload: false,
     ...(input.filter && { filter: input.filter }),
   };
-  const { hits } = await withVectors(context, name, (vectors) => vector.search(vectors, asked));
+  const { hits } = await withVectors(context, collection, (vectors) =>
+    vector.search(vectors, asked),
+  );
   return hits;
 };
 
-const sparse: Ranking = async (context, { name }, { query = '', filter }, limit) => {
+const sparse: Ranking = async (context, collection, { query = '', filter }, limit) => {
+  const { index_id } = collection;
   const { db, vector } = context;
   const terms = queryTerms(query);
   if (terms.length === 0) return [];
   const [counts, [total]] = await Promise.all([
     db.query<{ term: number; chunks: number }>(
-      'select term, chunks from terms where collection = $1 and term = any($2::bigint[])',
-      [name, `{${terms.join(',')}}`],
+      'select term, chunks from terms where index_id = $1 and term = any($2::bigint[])',
+      [index_id, `{${terms.join(',')}}`],
     ),
     db.query<{ chunks: number }>(
-      "select coalesce(sum(chunks), 0)::int as chunks from documents where collection = $1 and state <> 'deleting'",
-      [name],
+      "select coalesce(sum(chunks), 0)::int as chunks from documents where index_id = $1 and state <> 'deleting'",
+      [index_id],
     ),
   ]);
   const chunksWith = new Map(counts.map(({ term, chunks }) => [term, chunks]));
@@ -98,7 +102,9 @@ const sparse: Ranking = async (context, { name }, { query = '', filter }, limit)
     withPayload: false,
     ...(filter && { filter }),
   };
-  const { hits } = await withVectors(context, name, (vectors) => vector.search(vectors, asked));
+  const { hits } = await withVectors(context, collection, (vectors) =>
+    vector.search(vectors, asked),
+  );
   return hits;
 };
 
@@ -115,15 +121,19 @@ const RANKINGS: { readonly [mode in NonNullable<SearchInput['mode']>]: Ranking }
   },
 };
 
-async function hitsOf({ db }: Ctx, collection: string, ranked: readonly Ranked[]): Promise<Hit[]> {
+async function hitsOf(
+  { db }: Ctx,
+  { index_id }: Collection,
+  ranked: readonly Ranked[],
+): Promise<Hit[]> {
   if (ranked.length === 0) return [];
   const places = ranked.map(({ id }) => placeOf(id));
   const rows = await db.query<Row & Place>(
-    `select c.document, d.seq as version, c.seq, c.text, c.start_at, c.end_at, c.page, c.headings, d.title, d.source, d.metadata
+    `select c.document, d.seq as version, c.seq, c.text, c.start_at, c.end_at, c.page, c.line, c.end_line, c.headings, d.title, d.source, d.metadata
        from jsonb_to_recordset($2::jsonb) as p (document text, version bigint, seq int)
-       join chunks c on c.collection = $1 and c.document = p.document and c.seq = p.seq
-       join documents d on d.collection = $1 and d.id = c.document and d.seq = p.version and d.state <> 'deleting'`,
-    [collection, JSON.stringify(places)],
+       join chunks c on c.index_id = $1 and c.document = p.document and c.seq = p.seq
+       join documents d on d.index_id = $1 and d.id = c.document and d.seq = p.version and d.state <> 'deleting'`,
+    [index_id, JSON.stringify(places)],
   );
   const byPlace = new Map(rows.map((row) => [pointOf(row), row]));
   return ranked.flatMap(({ id, score }) => {
@@ -134,7 +144,14 @@ async function hitsOf({ db }: Ctx, collection: string, ranked: readonly Ranked[]
 
 function hitOf(score: number, row: Row & Place): Hit {
   const { document, seq, text, title, source, start_at, end_at, page, headings, metadata } = row;
-  const position = { start: start_at, end: end_at, headings, ...(page !== null && { page }) };
+  const { line, end_line } = row;
+  const position = {
+    start: start_at,
+    end: end_at,
+    headings,
+    ...(page !== null && { page }),
+    ...(line !== null && { lines: { from: line, to: end_line } }),
+  };
   const id = `${document}#${seq}`;
   return { id, score, text, document, title, source, position, payload: metadata } as Hit;
 }

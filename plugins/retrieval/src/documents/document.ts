@@ -8,8 +8,25 @@ export interface Block {
   readonly end: number;
   /** Of the sections around it, the outermost first. */
   readonly headings: readonly string[];
+  /** Of a heading, from 1, the outermost. */
+  readonly level?: number;
   /** From 1. */
   readonly page?: number;
+  /** Where it stands in what was sent, if that has lines. */
+  readonly lines?: Lines;
+}
+
+/** From 1, both in it. */
+export interface Lines {
+  readonly from: number;
+  readonly to: number;
+}
+
+/** Where a block is from: its level as a heading, the line of its first character, and its last line if that is not told by its text. */
+export interface Origin {
+  readonly level?: number;
+  readonly line?: number;
+  readonly endLine?: number;
 }
 
 export interface ParsedDocument {
@@ -32,13 +49,14 @@ export class Writer {
   #page: number | undefined;
   title: string | undefined;
 
-  page(number: number): void {
+  page(number: number | undefined): void {
     this.#page = number;
   }
 
-  /** Nothing is written of what is blank. `level` is of a heading. */
-  block(kind: Block['kind'], content: string, level = 0): void {
-    const text = cleaned(content).trim();
+  /** Nothing is written of what is blank. */
+  block(kind: Block['kind'], content: string, { level = 1, line, endLine }: Origin = {}): void {
+    const whole = cleaned(content);
+    const text = whole.trim();
     if (text === '') return;
     if (kind === 'heading') {
       while ((this.#headings.at(-1)?.level ?? 0) >= level) this.#headings.pop();
@@ -54,14 +72,28 @@ export class Writer {
       this.#headings.push({ level, text: clipped(text) });
     }
     const headings = this.#headings.map((each) => each.text);
-    const page = this.#page === undefined ? {} : { page: this.#page };
-    this.#blocks.push({ kind, start, end: this.#text.length, headings, ...page });
+    const from = line === undefined ? 0 : line + newlines(whole.slice(0, whole.indexOf(text)));
+    this.#blocks.push({
+      kind,
+      start,
+      end: this.#text.length,
+      headings,
+      ...(kind === 'heading' && { level }),
+      ...(this.#page !== undefined && { page: this.#page }),
+      ...(from > 0 && { lines: { from, to: endLine ?? from + newlines(text) } }),
+    });
   }
 
   done(): ParsedDocument {
     const title = clipped(cleaned(this.title ?? '').trim());
     return { ...(title !== '' && { title }), text: this.#text, blocks: this.#blocks };
   }
+}
+
+export function newlines(text: string): number {
+  let count = 0;
+  for (let at = text.indexOf('\n'); at >= 0; at = text.indexOf('\n', at + 1)) count += 1;
+  return count;
 }
 
 /** Without what no reader sees and no database takes: control characters, halves of a character. */

@@ -1,6 +1,6 @@
 /** HTML, parsed as browsers do (parse5): what a reader would read, without scripts, styles and hidden parts. */
 import { defaultTreeAdapter as tree, type DefaultTreeAdapterTypes, parse } from 'parse5';
-import { type Block, type ParsedDocument, refused, Writer } from './document.ts';
+import { type Block, newlines, type ParsedDocument, refused, Writer } from './document.ts';
 
 type Element = DefaultTreeAdapterTypes.Element;
 type Node = DefaultTreeAdapterTypes.ChildNode;
@@ -65,17 +65,26 @@ const MAX_DEPTH = 512;
 
 export function parseHtml(source: string): ParsedDocument {
   const writer = new Writer();
-  const document = parse(source);
+  const document = parse(source, { sourceCodeLocationInfo: true });
   const title = find(document.childNodes, 'title', 0);
   let open = '';
+  let lines: { line: number; endLine: number } | undefined;
   const flush = (): void => {
-    writer.block('paragraph', spaced(open));
+    writer.block('paragraph', spaced(open), lines);
     open = '';
+    lines = undefined;
+  };
+  const add = ({ value, sourceCodeLocation: at }: DefaultTreeAdapterTypes.TextNode): void => {
+    open += value;
+    if (!at || value.trim() === '') return;
+    const leading = newlines(value.slice(0, value.length - value.trimStart().length));
+    const endLine = at.endLine - newlines(value.slice(value.trimEnd().length));
+    lines = { line: lines?.line ?? at.startLine + leading, endLine };
   };
   const walk = (nodes: readonly Node[], depth: number): void => {
     if (depth > MAX_DEPTH) throw refused(`is nested deeper than ${MAX_DEPTH} elements`);
     for (const node of nodes) {
-      if (tree.isTextNode(node)) open += node.value;
+      if (tree.isTextNode(node)) add(node);
       else if (tree.isElementNode(node)) visit(node, depth);
     }
   };
@@ -89,7 +98,9 @@ export function parseHtml(source: string): ParsedDocument {
     if (level !== undefined || kind !== undefined) {
       flush();
       const text = contentOf(element, depth, tag === 'pre');
-      writer.block(kind ?? 'heading', text, Number(level ?? 0));
+      const at = element.sourceCodeLocation;
+      const origin = { ...(at && { line: at.startLine, endLine: at.endLine }) };
+      writer.block(kind ?? 'heading', text, { ...origin, ...(level && { level: Number(level) }) });
     } else if (tag === 'br') {
       open += ' ';
     } else {

@@ -1,9 +1,14 @@
 /** Plain text, and Markdown (CommonMark's blocks, as far as they tell where a text may be cut). */
-import { type ParsedDocument, Writer } from './document.ts';
+import { newlines, type ParsedDocument, Writer } from './document.ts';
 
 export function parsePlain(text: string): ParsedDocument {
   const writer = new Writer();
-  for (const paragraph of text.split(/\n[ \t]*\n/)) writer.block('paragraph', paragraph);
+  let line = 1;
+  // With what is between them, which counts.
+  for (const [i, part] of text.split(/(\n[ \t]*\n)/).entries()) {
+    if (i % 2 === 0) writer.block('paragraph', part, { line });
+    line += newlines(part);
+  }
   return writer.done();
 }
 
@@ -18,14 +23,18 @@ const ROW = /^[ \t]*\|/;
 
 export function parseMarkdown(source: string): ParsedDocument {
   const writer = new Writer();
-  const lines = withoutFrontMatter(source).split('\n');
+  const body = withoutFrontMatter(source);
+  const lines = body.split('\n');
+  const first = 1 + newlines(source.slice(0, source.length - body.length));
   let open: string[] = [];
-  const flush = (): void => {
-    const [first = ''] = open;
-    const kind = ITEM.test(first) ? 'list' : ROW.test(first) ? 'table' : 'paragraph';
+  /** `at` is where it ends. */
+  const flush = (at: number): void => {
+    const [head = ''] = open;
+    const kind = ITEM.test(head) ? 'list' : ROW.test(head) ? 'table' : 'paragraph';
     const text = open.join('\n');
     // Cells are often filled up with spaces to stand below each other.
-    writer.block(kind, kind === 'table' ? text.replaceAll(/[ \t]{2,}|-{3,}/g, ' ') : text);
+    const content = kind === 'table' ? text.replaceAll(/[ \t]{2,}|-{3,}/g, ' ') : text;
+    writer.block(kind, content, { line: first + at - open.length });
     open = [];
   };
   for (let at = 0; at < lines.length; at += 1) {
@@ -33,26 +42,28 @@ export function parseMarkdown(source: string): ParsedDocument {
     const fence = FENCE.exec(line)?.[1];
     const heading = HEADING.exec(line)?.[0];
     if (fence !== undefined) {
-      flush();
+      flush(at);
       const from = at;
       do at += 1;
       while (at < lines.length && !closes(lines[at] ?? '', fence));
-      writer.block('code', lines.slice(from, at + 1).join('\n'));
+      writer.block('code', lines.slice(from, at + 1).join('\n'), { line: first + from });
     } else if (heading !== undefined) {
-      flush();
+      flush(at);
       const title = line.slice(heading.length).trim().replace(HEADING_END, '');
-      writer.block('heading', plainOf(title), heading.trimStart().length);
+      const level = heading.trimStart().length;
+      writer.block('heading', plainOf(title), { level, line: first + at });
     } else if (open.length === 1 && UNDERLINE.test(line) && !ITEM.test(open[0] ?? '')) {
       const [title = ''] = open;
       open = [];
-      writer.block('heading', plainOf(title), line.trim().startsWith('=') ? 1 : 2);
+      const level = line.trim().startsWith('=') ? 1 : 2;
+      writer.block('heading', plainOf(title), { level, line: first + at - 1 });
     } else if (line.trim() === '') {
-      flush();
+      flush(at);
     } else {
       open.push(line);
     }
   }
-  flush();
+  flush(lines.length);
   return writer.done();
 }
 
