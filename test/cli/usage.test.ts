@@ -52,6 +52,20 @@ t.test('wrong usage ends with 2 and a line that helps', async (t) => {
   }
 });
 
+t.test('a command takes code that an earlier one has compiled, and does without', async (t) => {
+  const run = runner(t);
+  const env = { NODE_DEBUG_NATIVE: 'COMPILE_CACHE' };
+  await run(['--version']);
+  const { code, stderr } = await run(['--version'], { env });
+  t.equal(code, 0);
+  t.match(stderr, /node_modules\/\.cache\/noa\/.* for StrippedTypeScript .*success/);
+  t.match(stderr, /V8 code cache for ESM \S+cli\/main\.ts was accepted/);
+  t.match(await run(['--version'], { env: { NODE_DISABLE_COMPILE_CACHE: '1' } }), {
+    code: 0,
+    stderr: '',
+  });
+});
+
 t.test('help and version end with 0', async (t) => {
   const run = runner(t);
   t.match(await run(['--version']), { code: 0, stdout: /^\d+\.\d+\.\d+\n$/, stderr: '' });

@@ -5,6 +5,7 @@
  */
 import { fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
+import { bareEnvironment } from '@noa/sdk/host';
 import type { FromWorker, ToWorker } from './protocol.ts';
 
 export interface Lane {
@@ -28,7 +29,7 @@ const HEAP_MB = 512;
 /** Its channel closes with the host, and it ends then by itself. It has no environment of the host's. */
 export function openProcess({ received, ended }: LaneEvents): Lane {
   const child = fork(FILE, [], {
-    env: {},
+    env: bareEnvironment(),
     execArgv: [`--max-old-space-size=${HEAP_MB}`],
     serialization: 'advanced',
     stdio: ['ignore', 'ignore', 'inherit', 'ipc'],

@@ -5,7 +5,7 @@
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
-import { NoaError } from '@noa/sdk/host';
+import { bareEnvironment, NoaError } from '@noa/sdk/host';
 import type { VectorStore } from '../store.ts';
 import { asError, type Method, type Reply, type Request } from './protocol.ts';
 
@@ -125,7 +125,7 @@ class Keeper {
     const { folder, maxPoints, engine = 'auto' } = this.#options;
     const startedAt = performance.now();
     const child = fork(FILE, [folder, String(maxPoints), engine], {
-      env: {},
+      env: bareEnvironment(),
       execArgv: [`--max-old-space-size=${HEAP_MB}`, '--disable-warning=ExperimentalWarning'],
       serialization: 'advanced',
       stdio: ['ignore', 'ignore', 'inherit', 'ipc'],

@@ -4,6 +4,7 @@
  */
 import { MessageChannel, Worker, receiveMessageOnPort } from 'node:worker_threads';
 import type { MessagePort } from 'node:worker_threads';
+import { bareEnvironment } from '@noa/sdk/host';
 import { Jobs } from './jobs.ts';
 import type { Plugin } from './plugin.ts';
 import { BEGUN, PLACES, WORD, wordOf } from './protocol.ts';
@@ -77,7 +78,7 @@ export class Thread {
       name: 'noa-sandbox',
       workerData: data,
       transferList: [data.port],
-      env: {},
+      env: bareEnvironment(),
       execArgv: [],
       resourceLimits: RESOURCE_LIMITS,
     });

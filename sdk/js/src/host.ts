@@ -1,4 +1,5 @@
 /** What hosts and capability authors import. Plugins import `@noa/sdk`; this entry carries none of the guest's engine. */
+export { bareEnvironment } from './bare-environment.ts';
 export * from './capability.ts';
 export type { CloudEvent } from './cloud-event.ts';
 export { nextCronTime } from './cron.ts';

@@ -2,6 +2,7 @@
  * What is in a document. Invariant: what may take any amount of work (HTML, PDF) or is large is parsed in a
  * thread that ends at its bounds of time and memory, few at a time.
  */
+import { getCompileCacheDir } from 'node:module';
 import { Worker } from 'node:worker_threads';
 import { NoaError } from '@noa/sdk';
 import { type ParsedDocument, refused, textOf } from './document.ts';
@@ -60,9 +61,11 @@ interface Told {
 }
 
 async function parseApart(bytes: Uint8Array, mediaType: string): Promise<ParsedDocument> {
+  const kept = getCompileCacheDir();
   const worker = new Worker(new URL('./worker.ts', import.meta.url), {
     workerData: { bytes, mediaType },
-    env: {},
+    env: kept === undefined ? {} : { NODE_COMPILE_CACHE: kept },
+    execArgv: [],
     resourceLimits: { maxOldGenerationSizeMb: MEMORY_MB },
     stdout: true,
     stderr: true,
