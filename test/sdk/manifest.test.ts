@@ -817,3 +817,22 @@ void t.test('the published schema is the schema, and it compiles strictly', asyn
   const file = fileURLToPath(import.meta.resolve('@noa/sdk/plugin.schema.json'));
   t.same(JSON.parse(readFileSync(file, 'utf8')), MANIFEST_SCHEMA);
 });
+
+void t.test(
+  'a schema is compiled once, by its content and options, and not kept for ever',
+  async (t) => {
+    const schema = { type: 'object', properties: { count: { type: 'integer', default: 7 } } };
+    const check = compileSchema(schema);
+    t.equal(compileSchema(structuredClone(schema)), check);
+    const filled = {};
+    t.same(compileSchema(schema, { defaults: true })(filled), []);
+    t.same(filled, { count: 7 });
+    const left = {};
+    t.same(check(left), []);
+    t.same(left, {}, 'the one without defaults fills nothing');
+    for (let length = 1; length <= 300; length += 1)
+      compileSchema({ type: 'string', maxLength: length });
+    t.not(compileSchema(schema), check);
+    t.match(check({ count: 'x' }), [{ path: '/count', rule: 'type' }], 'whoever has it goes on');
+  },
+);

@@ -99,12 +99,33 @@ const MAX_VIOLATIONS = 100;
  * With `all` every violation is told, up to a bound, and not the first alone: for values that the host trusts.
  * Throws Error when the schema does not compile strictly.
  */
-export function compileSchema(
+export function compileSchema(schema: JsonSchema, options: SchemaOptions = {}): CompiledSchema {
+  const { defaults = false, described = false, all = false } = options;
+  const key = JSON.stringify([schema, defaults, described, all]);
+  const known = compiled.get(key) ?? compile(schema, { defaults, described, all });
+  compiled.delete(key);
+  if (key.length <= MAX_KEPT_LENGTH) compiled.set(key, known);
+  if (compiled.size > MAX_KEPT) compiled.delete(compiled.keys().next().value ?? '');
+  return known;
+}
+
+export interface SchemaOptions {
+  readonly defaults?: boolean;
+  readonly described?: boolean;
+  readonly all?: boolean;
+}
+
+/** Used last, last. The schemas of a plugin are judged when it is read, and compiled again when it starts. */
+const compiled = new Map<string, CompiledSchema>();
+const MAX_KEPT = 256;
+/** Of a schema that is kept, as JSON: what it compiles to grows with it. */
+const MAX_KEPT_LENGTH = 16_384;
+
+function compile(
   schema: JsonSchema,
-  options: { defaults?: boolean; described?: boolean; all?: boolean } = {},
+  { defaults, described, all }: Required<SchemaOptions>,
 ): CompiledSchema {
   const meter = new Meter();
-  const { defaults = false, described = false, all = false } = options;
   const ajv = strictAjv({ useDefaults: defaults, verbose: described, allErrors: all }, meter);
   attach(meter, ajv);
   const check = ajv.compile(metered(schema));
