@@ -247,6 +247,48 @@ t.test('one that is ended leaves nothing', async (t) => {
   t.pass('its vectors are gone');
 });
 
+t.test(
+  'whatever is written and deleted while it goes on, the collection has in the end',
+  async (t) => {
+    await host.post('/v1/collections', { name: 'busy', chunking });
+    const ids = ['a', 'b', 'c', 'd', 'e', 'f'];
+    const kept = new Map<string, string>();
+    let isOver = false;
+    const writing = ids.map(async (id, place) => {
+      for (let n = 0; !isOver; n += 1) {
+        // Each in a rhythm of its own.
+        if (n % (place + 2) === place) {
+          const { status } = await remove('busy', id);
+          t.ok(status === 204 || (status === 404 && !kept.has(id)));
+          kept.delete(id);
+        } else {
+          const text = `Word${place}x${n} is what ${id} says.`;
+          t.equal((await add('busy', id, text)).status, 201);
+          kept.set(id, text);
+        }
+        await sleep(place);
+      }
+    });
+    for (const model of ['up/eight', 'use-lite', 'up/eight']) {
+      t.equal((await host.post('/v1/collections/busy/reindex', { model })).status, 202);
+      await eventually('it is done', () => isDone('busy'));
+      t.match((await read('busy')).body, { model });
+    }
+    isOver = true;
+    await Promise.all(writing);
+    await eventually('all are ready', async () => {
+      await goOn();
+      const { body } = await host.get('/v1/documents?collection=busy');
+      return (body['documents'] as { state: string }[]).every(({ state }) => state === 'ready');
+    });
+    for (const mode of ['dense', 'sparse']) {
+      const found = hits(await search('busy', 'says', { mode }));
+      t.same(new Map(found.map(({ document, text }) => [document, text])), kept, mode);
+      t.equal(found.length, kept.size, mode);
+    }
+  },
+);
+
 t.test('a host that is killed in the middle goes on when it is back', async (t) => {
   await host.post('/v1/collections', { name: 'killed', chunking });
   const ids = Array.from({ length: 9 }, (_, i) => `animal${i}`);

@@ -119,6 +119,7 @@ function viewOf(row: Counted): CollectionOutput {
           dimensions: row.next_dimensions,
           chunking: { tokens: row.next_tokens, overlap: row.next_overlap },
           documents: done,
+          ...(row.reindex_error !== null && { error: row.reindex_error }),
         };
   return {
     name,

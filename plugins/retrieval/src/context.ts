@@ -15,17 +15,19 @@ export interface Index {
   readonly chunk_overlap: number;
 }
 
-/** A collection, and the index of it that is meant: the one that answers, or the one that is built. */
+/** A collection, and the index of it that is meant (`index_id`): the one that answers, or the one that is built. */
 export interface Collection extends Index {
   readonly name: string;
   readonly description: string | null;
+  /** The index that answers. */
+  readonly live_id: number;
   readonly building_id: number | null;
   readonly reindex_error: string | null;
   readonly created_at: string;
 }
 
 const NAME = /^[a-z][a-z0-9_-]{0,47}$/;
-const COLUMNS = `c.name, c.description, c.building_id, c.reindex_error, c.created_at,
+const COLUMNS = `c.name, c.description, c.index_id as live_id, c.building_id, c.reindex_error, c.created_at,
   i.id as index_id, i.model, i.dimensions, i.chunk_tokens, i.chunk_overlap`;
 
 /** With the index that answers. Throws NOT_FOUND, which names those that there are. */

@@ -143,6 +143,11 @@ export async function deleteDocument(
         returning documents.seq as version, was.state`,
       params: [index_id, id],
     },
+    {
+      sql: `update documents set state = 'deleting', leased_until = now()
+        where id = $2 and index_id in (select building_id from collections where index_id = $1)`,
+      params: [index_id, id],
+    },
   ]);
   const [gone] = (marked?.rows ?? []) as { version: number; state: string }[];
   if (gone === undefined) {

@@ -24,7 +24,7 @@ export async function embedAll(
   version: number,
 ): Promise<void> {
   const { db, events } = context;
-  const { name, index_id, building_id } = collection;
+  const { name, index_id, live_id } = collection;
   for (;;) {
     const [row] = await db.query<Work & Row>(
       `select embedded, chunks, title, source, metadata from documents
@@ -48,7 +48,7 @@ export async function embedAll(
     if (rowCount === 0) break;
     if (done < row.chunks) continue;
     // What is in the index that is being built is told of when that takes its place.
-    if (index_id === building_id) return;
+    if (index_id !== live_id) return;
     const told = { collection: name, id, state: 'ready', chunks: row.chunks };
     await events.publish(`retrieval.${name}`, 'retrieval.document', told);
     return;

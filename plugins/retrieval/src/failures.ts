@@ -1,6 +1,6 @@
 /** What becomes of what cannot be done. Invariant: nobody is left waiting for it, and what answers goes on answering. */
 import { NoaError } from '@noa/sdk';
-import type { Collection, Ctx } from './context.ts';
+import { type Collection, collectionWith, type Ctx } from './context.ts';
 
 /** Of an engine that is away or busy: the next call tries again. */
 const PASSING: ReadonlySet<string> = new Set([
@@ -14,16 +14,28 @@ const PASSING: ReadonlySet<string> = new Set([
 const isForGood = (error: unknown): error is NoaError =>
   error instanceof NoaError && !PASSING.has(error.code);
 
-/** Says of a document that it cannot be embedded; a collection is not indexed anew without one that it has now. */
+/**
+ * Says of a document that it cannot be embedded; a collection is not indexed anew without one that it has now.
+ * Throws what may pass.
+ */
 export async function fail(
   context: Ctx,
   collection: Collection,
   { id, version }: { readonly id: string; readonly version: number },
   error: unknown,
 ): Promise<void> {
-  if (!isForGood(error)) throw error;
   const { db, log } = context;
   const { name, index_id } = collection;
+  // It was ended meanwhile, and is erased with its index.
+  if ((await collectionWith(context, index_id)) === undefined) return;
+  if (!isForGood(error)) {
+    // Whoever comes next need not wait for the lease.
+    await db.execute(
+      "update documents set leased_until = now() where seq = $1 and state = 'embedding'",
+      [version],
+    );
+    throw error;
+  }
   const [ready] = await db.query(
     `select 1 from documents n join collections c on c.building_id = n.index_id
       join documents d on d.index_id = c.index_id and d.id = n.id and d.seq = n.origin

@@ -3,11 +3,12 @@
  * before; the same content again changes nothing.
  */
 import { NoaError } from '@noa/sdk';
-import { type Ctx, findCollection } from './context.ts';
+import { type Collection, collectionWith, type Ctx, findCollection } from './context.ts';
 import { documentOf, viewOf } from './documents.ts';
+import type { ParsedDocument } from './documents/document.ts';
 import { parse } from './documents/parse.ts';
 import { embedAll } from './embed.ts';
-import { cut, keep } from './keep.ts';
+import { cut, keep, type Target } from './keep.ts';
 import type { AddDocumentInput, AddDocumentOutput } from './noa.gen.ts';
 import { assertPlain } from './plain-text.ts';
 
@@ -15,6 +16,8 @@ import { assertPlain } from './plain-text.ts';
 const MAX_CHUNKS = 10_000;
 /** A document of more chunks is embedded after the answer. */
 const MAX_AT_ONCE = 2048;
+/** For how long whoever adds a document waits for the index that is built. */
+const NEXT_MS = 2000;
 /** Of a document, as JSON: each of its points carries them. */
 const MAX_METADATA_BYTES = 32_768;
 
@@ -32,21 +35,64 @@ export async function addDocument(
   if (known?.['hash'] === hash && known['state'] !== 'failed') return viewOf(known);
   const parsed = await parse(bytes, mediaType);
   const title = input.title ?? parsed.title ?? null;
-  let version: number | undefined;
-  // Again when another index takes the place of the one that it was cut for.
-  while (version === undefined) {
-    const collection = await findCollection(context, name);
-    const chunks = await cut(context, collection, parsed);
-    assertFits(chunks.length);
-    const document = { id, hash, title, source, mediaType, metadata, parsed, chunks };
-    version = await keep(context, collection, document);
-    if (version !== undefined && chunks.length <= MAX_AT_ONCE) {
-      await embedAll(context, collection, id, version);
-    }
-  }
+  const document = { id, hash, title, source, mediaType, metadata, parsed };
+  let targets: readonly [Target, ...Target[]];
+  let versions: readonly number[] | undefined;
+  do {
+    targets = await targetsOf(context, await findCollection(context, name), parsed);
+    assertFits(targets[0].chunks.length);
+    versions = await keep(context, document, targets);
+    // Again when another index took the place of one.
+  } while (versions === undefined);
+  if (targets[0].chunks.length <= MAX_AT_ONCE) await embedInto(context, id, targets, versions);
   const there = await documentOf(context, await findCollection(context, name), id);
   if (there !== undefined) return viewOf(there);
   throw new NoaError('CONFLICT', `document ${id} was deleted meanwhile`);
+}
+
+/**
+ * The index that answers and the one that is built, where there is one: with every document in both the one can
+ * take the other's place at any time. What cannot be cut for the one that is built, or is large, is copied later.
+ */
+async function targetsOf(
+  context: Ctx,
+  collection: Collection,
+  parsed: ParsedDocument,
+): Promise<readonly [Target, ...Target[]]> {
+  const live = { collection, chunks: await cut(context, collection, parsed) };
+  const { building_id } = collection;
+  const next = building_id === null ? undefined : await collectionWith(context, building_id);
+  if (next === undefined || live.chunks.length > MAX_AT_ONCE) return [live];
+  const chunks = await cut(context, next, parsed).catch(unlessRefused);
+  if (chunks === undefined || chunks.length > MAX_AT_ONCE) return [live];
+  return [live, { collection: next, chunks }];
+}
+
+/** That what is built has it first keeps what answers from being ahead of it. */
+async function embedInto(
+  context: Ctx,
+  id: string,
+  targets: readonly Target[],
+  versions: readonly number[],
+): Promise<void> {
+  const [live, next] = targets.map(({ collection }, i) => ({
+    collection,
+    version: versions[i] ?? 0,
+  }));
+  if (next) {
+    // What is in its way will be found again, and told, by what goes on with the index.
+    const embedded = embedAll(context, next.collection, id, next.version).catch(unlessRefused);
+    await Promise.race([embedded, new Promise((resolve) => setTimeout(resolve, NEXT_MS))]);
+    await context.db.execute(
+      "update documents set leased_until = now() where seq = $1 and state = 'embedding'",
+      [next.version],
+    );
+  }
+  if (live) await embedAll(context, live.collection, id, live.version);
+}
+
+function unlessRefused(error: unknown): undefined {
+  if (!(error instanceof NoaError)) throw error;
 }
 
 /** Throws INVALID_ARGUMENT. */

@@ -1,8 +1,8 @@
 /** A document in its chunks, as rows. Invariant: it is there with all of its chunks, and its words are counted, or not at all. */
-import { NoaError } from '@noa/sdk';
+import { NoaError, type SqlStatement } from '@noa/sdk';
 import { type Chunk, chunk } from './chunks.ts';
-import { type Collection, collectionWith, type Ctx, findCollection } from './context.ts';
-import { forgetting } from './documents.ts';
+import { type Collection, type Ctx, findCollection } from './context.ts';
+import { forgetting, locking } from './documents.ts';
 import type { ParsedDocument } from './documents/document.ts';
 import { LEASE_SECONDS } from './embed.ts';
 import { chunkVector } from './lexical.ts';
@@ -21,6 +21,12 @@ export function cut(
   return chunk(parsed, count, { tokens, overlap });
 }
 
+/** An index, and a document as it is cut for it. */
+export interface Target {
+  readonly collection: Collection;
+  readonly chunks: readonly Chunk[];
+}
+
 export interface Kept {
   readonly id: string;
   readonly hash: string;
@@ -29,24 +35,44 @@ export interface Kept {
   readonly mediaType: string;
   readonly metadata: object;
   readonly parsed: ParsedDocument;
-  readonly chunks: readonly Chunk[];
-  /** The version of another index that it is a copy of. */
-  readonly origin?: number;
   /** ISO 8601; now when absent. */
   readonly createdAt?: string;
 }
 
 /**
- * The document with its chunks and the numbers of its terms, in one transaction. Answers its version; undefined when
- * no collection has the index any more.
+ * The document with its chunks and the numbers of its terms, in one transaction. Into the index that answers, and
+ * then, as a copy of that, into the one that is built; or into that alone, as a copy of this `version`. Answers the
+ * versions that it has in them; undefined when another index has taken the place of one, or the document is gone.
  */
 export async function keep(
   context: Ctx,
-  { name, index_id }: Collection,
   document: Kept,
-): Promise<number | undefined> {
-  const { id, hash, title, source, mediaType, metadata, parsed, chunks } = document;
-  const { origin = null, createdAt = null } = document;
+  targets: readonly [Target, ...Target[]],
+  version: number | null = null,
+): Promise<readonly number[] | undefined> {
+  const [{ collection }] = targets;
+  const { name, live_id } = collection;
+  const statements = [locking(live_id)];
+  for (const target of targets) statements.push(...(await writing(target, document, version)));
+  try {
+    const results = await context.db.transaction(statements);
+    return results.flatMap(({ rows: [row] }) => Number(row?.['version'] ?? []) || []);
+  } catch (error) {
+    if (!(error instanceof NoaError) || error.code !== 'CONFLICT') throw error;
+    // Its collection may have been deleted meanwhile, which is to be told by its name.
+    const now = await findCollection(context, name);
+    const isAsBefore = now.live_id === live_id && now.building_id === collection.building_id;
+    if (isAsBefore && version === null) throw error;
+    return undefined;
+  }
+}
+
+async function writing(
+  { collection, chunks }: Target,
+  { id, hash, title, source, mediaType, metadata, parsed, createdAt }: Kept,
+  version: number | null,
+): Promise<SqlStatement[]> {
+  const { index_id } = collection;
   const rows: object[] = [];
   const turns = new Turns();
   for (const { text, start, end, gap, blocks } of partsOf(parsed, chunks)) {
@@ -57,15 +83,26 @@ export async function keep(
     rows.push({ seq, gap, text, ...place, headings, blocks, terms });
     if (turns.isOver) await turns.next();
   }
-  const about = [id, title, source, mediaType, JSON.stringify(metadata), hash, origin, createdAt];
-  const statements = [
+  const about = [
+    id,
+    title,
+    source,
+    mediaType,
+    JSON.stringify(metadata),
+    hash,
+    createdAt ?? null,
+    version,
+  ];
+  return [
     ...forgetting(index_id, id),
     {
-      // Not into an index that no collection has any more, for another took its place.
-      sql: `insert into documents (index_id, id, title, source, media_type, metadata, hash, origin, created_at, state, chunks, leased_until)
-        select $1::bigint, $2, $3, $4, $5, $6::jsonb, $7, $8::bigint, coalesce($9::timestamptz, now()),
+      // Into no index that is neither; and a copy only of what is there.
+      sql: `insert into documents (index_id, id, title, source, media_type, metadata, hash, created_at, origin, state, chunks, leased_until)
+        select $1::bigint, $2, $3, $4, $5, $6::jsonb, $7, coalesce($8::timestamptz, now()), d.seq,
             'embedding', $10::int, now() + make_interval(secs => $11)
-          from collections c where $1::bigint in (c.index_id, c.building_id)
+          from collections c left join documents d on c.building_id = $1::bigint and d.index_id = c.index_id
+            and d.id = $2 and d.state <> 'deleting' and d.seq = coalesce($9::bigint, d.seq)
+          where c.index_id = $1::bigint or d.seq is not null
         returning seq as version`,
       params: [index_id, ...about, rows.length, LEASE_SECONDS],
     },
@@ -84,14 +121,4 @@ export async function keep(
       params: [index_id, id],
     },
   ];
-  try {
-    const results = await context.db.transaction(statements);
-    return Number(results.flatMap(({ rows: [row] }) => row?.['version'] ?? [])[0]);
-  } catch (error) {
-    if (!(error instanceof NoaError) || error.code !== 'CONFLICT') throw error;
-    if ((await collectionWith(context, index_id)) !== undefined) throw error;
-    // Its collection may have been deleted meanwhile, which is to be told by its name.
-    await findCollection(context, name);
-    return undefined;
-  }
 }

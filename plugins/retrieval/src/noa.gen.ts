@@ -38,6 +38,8 @@ export interface CreateCollectionOutput {
     };
     /** That are in it already. */
     documents: number;
+    /** Why it waits. */
+    error?: string;
   } | {
     state: 'failed';
     error: string;
@@ -75,6 +77,8 @@ export interface CollectionsOutput {
       };
       /** That are in it already. */
       documents: number;
+      /** Why it waits. */
+      error?: string;
     } | {
       state: 'failed';
       error: string;
@@ -111,6 +115,8 @@ export interface CollectionOutput {
     };
     /** That are in it already. */
     documents: number;
+    /** Why it waits. */
+    error?: string;
   } | {
     state: 'failed';
     error: string;
@@ -159,6 +165,8 @@ export interface ReindexOutput {
     };
     /** That are in it already. */
     documents: number;
+    /** Why it waits. */
+    error?: string;
   } | {
     state: 'failed';
     error: string;

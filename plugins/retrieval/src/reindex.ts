@@ -77,12 +77,22 @@ export async function reindexNext(context: Ctx): Promise<boolean> {
   const from = await collectionWith(context, next.index_id);
   const to = await collectionWith(context, next.building_id);
   // Otherwise it was ended just now.
-  const isForward = from && to ? await copySome(context, from, to) : true;
-  await db.execute(
-    'update collections set leased_until = now() + make_interval(secs => $2) where name = $1',
-    [next.name, isForward ? 0 : 1],
-  );
-  return isForward;
+  if (from === undefined || to === undefined) return true;
+  const release = (seconds: number, error: string | null) =>
+    db.execute(
+      `update collections set leased_until = now() + make_interval(secs => $2), reindex_error = $3
+        where name = $1 and building_id = $4`,
+      [next.name, seconds, error, next.building_id],
+    );
+  try {
+    const isForward = await copySome(context, from, to);
+    await release(isForward ? 0 : 1, null);
+    return isForward;
+  } catch (error) {
+    // What it waits for is told; the next call tries again.
+    if (error instanceof NoaError) await release(1, error.message.slice(0, 500));
+    throw error;
+  }
 }
 
 async function copySome(context: Ctx, from: Collection, to: Collection): Promise<boolean> {
@@ -92,7 +102,7 @@ async function copySome(context: Ctx, from: Collection, to: Collection): Promise
     `select d.id, d.seq as version from documents d
       where d.index_id = $1 and d.state <> 'deleting' and not exists (select 1 from documents n
         where n.index_id = $2 and n.id = d.id and n.origin = d.seq
-          and (n.state in ('embedding', 'ready') or n.state = d.state))
+          and (n.state in ('embedding', 'ready') or (n.state = 'failed' and d.state <> 'ready')))
       order by d.seq limit $3`,
     [...params, AT_ONCE],
   );
@@ -103,13 +113,7 @@ async function copySome(context: Ctx, from: Collection, to: Collection): Promise
     for (const each of copies) if (each.status === 'rejected') throw each.reason;
     return true;
   }
-  const { rowCount } = await db.execute(
-    `update documents n set state = 'deleting', leased_until = now()
-      where n.index_id = $2 and n.state <> 'deleting' and not exists (select 1 from documents d
-        where d.index_id = $1 and d.id = n.id and d.state <> 'deleting')`,
-    params,
-  );
-  return rowCount > 0 || takeOver(context, from, to);
+  return takeOver(context, from, to);
 }
 
 async function copy(
@@ -143,8 +147,8 @@ async function copy(
     giveUp(context, to, error),
   );
   if (chunks === undefined) return;
-  const about = { id, hash, title, source, mediaType, metadata, createdAt, origin: version };
-  const copied = await keep(context, to, { ...about, parsed, chunks });
+  const document = { id, hash, title, source, mediaType, metadata, createdAt, parsed };
+  const [copied] = (await keep(context, document, [{ collection: to, chunks }], version)) ?? [];
   if (copied === undefined) return;
   await embedAll(context, to, id, copied).catch((error: unknown) =>
     fail(context, to, { id, version: copied }, error),
@@ -160,22 +164,19 @@ interface Was extends Row {
   readonly created_at: string;
 }
 
-/** When all that is ready in the one is ready in the other, and nothing is there that is not in the first. */
+/** When all that is ready in the one is ready in the other. */
 async function takeOver(context: Ctx, from: Collection, to: Collection): Promise<boolean> {
   const { name, model } = to;
   const params = [from.index_id, to.index_id];
   const [, taken] = await context.db.transaction([
     locking(from.index_id),
     {
-      sql: `update collections set index_id = $2, building_id = null
+      sql: `update collections set index_id = $2, building_id = null, reindex_error = null
         where index_id = $1 and building_id = $2
           and not exists (select 1 from documents d
             left join documents n on n.index_id = $2 and n.id = d.id and n.origin = d.seq
             where d.index_id = $1 and d.state <> 'deleting'
-              and (n.id is null or n.state = 'deleting' or (d.state = 'ready' and n.state <> 'ready')))
-          and not exists (select 1 from documents n
-            where n.index_id = $2 and n.state <> 'deleting' and not exists (select 1 from documents d
-              where d.index_id = $1 and d.id = n.id and d.state <> 'deleting'))`,
+              and (n.id is null or n.state = 'deleting' or (d.state = 'ready' and n.state <> 'ready')))`,
       params,
     },
     {
