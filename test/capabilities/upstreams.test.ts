@@ -470,7 +470,7 @@ t.test('a slow reader holds the upstream back, and is not taken for its silence'
       await room(response);
     }
   });
-  const { backend } = group(t, [{ url: server.url }], { idle_ms: 200 });
+  const { backend } = group(t, [{ url: server.url }], { idle_ms: 1000 });
   const items = generate(backend);
   await items.next();
   let before = -1;
@@ -482,7 +482,7 @@ t.test('a slow reader holds the upstream back, and is not taken for its silence'
   });
   t.ok(sent.blocked, 'its write blocks');
   t.ok(sent.bytes < 32 << 20, `after ${sent.bytes} bytes, which lie in the sockets`);
-  await sleep(500);
+  await sleep(1500);
   t.notOk((await items.next()).done, 'the time of a slow reader is not the upstream’s');
   const error = await failure(collect(items));
   t.match(error, { code: 'UNAVAILABLE', message: /more than \d+ bytes/ }, 'an endless one ends');
