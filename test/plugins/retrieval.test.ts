@@ -309,9 +309,13 @@ t.test('an answer cites what it rests on, and says how it was made', async (t) =
   t.match(await ask('POST', '/v1/rag/answer', { collection: 'plants', question }), {
     body: { method: 'none', citations: [] },
   });
-  t.match(await ask('POST', '/v1/rag/answer', { collection: 'animals', question, model: 'none' }), {
-    status: 404,
-  });
+  for (const stream of [false, true]) {
+    const asked = { collection: 'animals', question, model: 'none', stream };
+    t.match(await ask('POST', '/v1/rag/answer', asked), {
+      status: 404,
+      body: { detail: /there is no "none"/ },
+    });
+  }
 });
 
 t.test('gRPC retrieves the same', async (t) => {

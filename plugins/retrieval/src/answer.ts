@@ -13,6 +13,8 @@ const MAX_CONTEXT = 24_000;
 /** Sentences that are looked at, and of which an answer is made. */
 const MAX_SENTENCES = 200;
 const ANSWER_SENTENCES = 3;
+/** A stream begins with its citations when the model takes longer than that for its first word. */
+const AT_ONCE_MS = 300;
 /** How much shared words count beside likeness. */
 const OVERLAP_WEIGHT = 0.5;
 
@@ -29,25 +31,34 @@ export async function answer(input: AnswerInput, context: StreamCtx): Promise<An
     context,
   );
   const citations = found.hits.map((hit, i) => citationOf(hit, i + 1));
-  if (stream) await context.emit({ citations: citations as never });
+  const begin = async (): Promise<void> => {
+    if (stream) await context.emit({ citations: citations as never });
+  };
   const tell = async (content: string): Promise<void> => {
     if (stream && content !== '') await context.emit({ delta: { content } });
   };
   if (citations.length === 0) {
     const text = 'Nothing in the collection is about that.';
+    await begin();
     await tell(text);
     return { answer: text, citations, method: 'none' };
   }
   if (model === undefined || model === '') {
     const text = await extract(context, collection, question, citations);
+    await begin();
     await tell(text);
     return { answer: text, citations, method: 'extractive' };
   }
-  return write(context, model, input, citations, tell);
+  return write(context, model, input, citations, { begin, tell });
 }
 
 function citationOf({ document, title, source, position, text }: Hit, n: number): Citation {
   return { n, document, title, source, position, text };
+}
+
+interface Teller {
+  readonly begin: () => Promise<void>;
+  readonly tell: (content: string) => Promise<void>;
 }
 
 async function write(
@@ -55,7 +66,7 @@ async function write(
   model: string,
   { question, parameters = {} }: AnswerInput,
   citations: readonly Citation[],
-  tell: (content: string) => Promise<void>,
+  { begin, tell }: Teller,
 ): Promise<AnswerOutput> {
   let left = MAX_CONTEXT;
   const excerpts = citations.map(({ n, title, text }) => {
@@ -69,7 +80,9 @@ async function write(
   ];
   let whole = '';
   let usage: AnswerOutput['usage'];
-  for await (const item of inference.stream(model, { messages, parameters })) {
+  const items = await opened(inference.stream(model, { messages, parameters }));
+  await begin();
+  for await (const item of items) {
     const content = item.delta?.['content'];
     if (typeof content === 'string') {
       whole += content;
@@ -91,6 +104,23 @@ async function write(
     model,
     ...(usage && { usage }),
   };
+}
+
+/** The same items, when the first is there or takes its time: what fails at once fails before anything was sent. */
+async function opened<Item>(items: AsyncIterable<Item>): Promise<AsyncIterable<Item>> {
+  const iterator = items[Symbol.asyncIterator]();
+  const first = iterator.next();
+  first.catch(() => undefined); // it is thrown where it is awaited
+  await Promise.race([first, new Promise((resolve) => setTimeout(resolve, AT_ONCE_MS))]);
+  return (async function* () {
+    try {
+      for (let item = await first; item.done !== true; item = await iterator.next()) {
+        yield item.value;
+      }
+    } finally {
+      await iterator.return?.();
+    }
+  })();
 }
 
 /** The sentences likest to the question, in the order in which they stand, with the excerpts that they are of. */
