@@ -11,6 +11,8 @@ import { setFlagsFromString } from 'node:v8';
 
 /** No WebAssembly memory of this process grows past 1 GiB, the most that a manifest may ask for. */
 const MAX_MEMORY_PAGES = 16384;
+/** A host has loaded all that it needs by then. */
+const CACHE_AFTER_MS = 10_000;
 
 if (typeof WebAssembly.Suspending === 'function') {
   if (process.argv[2] === 'serve') setFlagsFromString(`--wasm-max-mem-pages=${MAX_MEMORY_PAGES}`);
@@ -18,6 +20,8 @@ if (typeof WebAssembly.Suspending === 'function') {
   // for who may write there may change the code itself; where nobody may, there is no cache. After the flags above,
   // which compiled code depends on.
   modules.enableCompileCache(join(import.meta.dirname, '../node_modules/.cache/noa'));
+  // Node writes it as the process ends; a host may be killed before it does.
+  setTimeout(modules.flushCompileCache, CACHE_AFTER_MS).unref();
   stopWithParent();
   await import('./cli/main.ts');
 } else {
